@@ -1,0 +1,45 @@
+"""expkit: experiments that cannot be lost. Names load on first use: `import expkit` is light."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "CheckpointManager": "expkit.checkpoints",
+    "ConfigTracker": "expkit.config_tracker",
+    "JournalReader": "expkit.journal",
+    "MetricsLogger": "expkit.metrics_logger",
+    "check_disk_space": "expkit.experiment",
+    "compute_lightweight_blob_metrics": "expkit.diagnostics.blob",
+    "create_experiment_directory": "expkit.experiment",
+    "full_blob_analysis": "expkit.diagnostics.blob",
+    "generate_experiment_id": "expkit.experiment",
+    "read_journal": "expkit.journal",
+}
+
+__all__ = ["__version__", *_WHERE]
+
+if TYPE_CHECKING:
+    from expkit.checkpoints import CheckpointManager as CheckpointManager
+    from expkit.config_tracker import ConfigTracker as ConfigTracker
+    from expkit.diagnostics.blob import compute_lightweight_blob_metrics as compute_lightweight_blob_metrics
+    from expkit.diagnostics.blob import full_blob_analysis as full_blob_analysis
+    from expkit.experiment import check_disk_space as check_disk_space
+    from expkit.experiment import create_experiment_directory as create_experiment_directory
+    from expkit.experiment import generate_experiment_id as generate_experiment_id
+    from expkit.journal import JournalReader as JournalReader
+    from expkit.journal import read_journal as read_journal
+    from expkit.metrics_logger import MetricsLogger as MetricsLogger
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'expkit' has no attribute {name!r}")
+    return getattr(importlib.import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,17 @@
+"""The journal: one JSON line per record, the source of truth of a run. Trackers and results are copies of it."""
+
+from expkit.journal.format import decode, encode, is_volatile, stable, to_record
+from expkit.journal.reader import JournalReader, read_journal
+from expkit.journal.writer import Journal, cut_journal
+
+__all__ = [
+    "Journal",
+    "JournalReader",
+    "cut_journal",
+    "decode",
+    "encode",
+    "is_volatile",
+    "read_journal",
+    "stable",
+    "to_record",
+]

@@ -1,0 +1,117 @@
+"""How a record becomes a line of JSON and comes back.
+
+A line is flat: `{"step": 10, "epoch": 1, "time": 1.7e9, "train_loss": 0.5, ...}`. JSON has no NaN, so a value that is
+not finite is written as null, and `"nonfinite"` says what it was: `{"train_loss": "NaN"}`. Values inside `"details"`
+and `"series"` are named there by their JSON Pointer (RFC 6901): `{"/series/train_loss/3": "Infinity"}`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import orjson
+
+from expkit.record import RESERVED, Record
+
+__all__ = ["decode", "encode", "is_volatile", "stable", "to_record"]
+
+_NAMES = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def encode(record: Record) -> bytes:
+    """Return the journal line of `record`, with its newline."""
+    entry: dict[str, Any] = {"step": record.step, "epoch": record.epoch, "time": record.time}
+    entry.update(record.metrics)
+    if record.details:
+        entry["details"] = record.details
+    if record.series:
+        entry["series"] = {name: list(values) for name, values in record.series.items()}
+    nonfinite = dict(_nonfinite(record))
+    if nonfinite:
+        entry["nonfinite"] = nonfinite
+    return orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def decode(line: bytes) -> dict[str, Any]:
+    """Return the entry that `line` holds, non-finite values restored.
+
+    Raises:
+        ValueError: the line is not a journal entry (torn, say).
+    """
+    entry = orjson.loads(line)
+    if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
+        raise ValueError("not a journal entry: no object with an integer step")
+    nonfinite = entry.pop("nonfinite", None)
+    if nonfinite is not None:
+        for name, word in nonfinite.items():
+            _restore(entry, name, _NAMES[word])
+    return entry
+
+
+def to_record(entry: Mapping[str, Any]) -> Record:
+    """Return the record that a decoded entry was made from."""
+    return Record(
+        step=entry["step"],
+        epoch=entry.get("epoch", 0),
+        time=entry.get("time", 0.0),
+        metrics={name: value for name, value in entry.items() if name not in RESERVED},
+        details=entry.get("details", {}),
+        series=entry.get("series", {}),
+    )
+
+
+def is_volatile(name: str) -> bool:
+    """Whether a metric differs from run to run by nature: times, speeds, and what the machine was doing."""
+    return name.startswith(("time", "gpu/", "cpu/", "memory/", "process/")) or name.endswith(
+        ("_time_ms", "_per_sec", "memory_allocated_mb")
+    )
+
+
+def stable(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `entry` without its volatile names: equal for two runs that did the same."""
+    return {name: value for name, value in entry.items() if not is_volatile(name)}
+
+
+def _nonfinite(record: Record) -> Iterator[tuple[str, str]]:
+    for name, value in record.metrics.items():
+        if not math.isfinite(value):
+            yield name, _word(value)
+    for name, values in record.series.items():
+        # One sum instead of a test per value: it is finite unless a value is not (or they overflow together).
+        if not math.isfinite(sum(values)):
+            yield from _nonfinite_leaves(values, f"/series/{_escape(name)}")
+    if record.details:
+        yield from _nonfinite_leaves(record.details, "/details")
+
+
+def _nonfinite_leaves(value: Any, pointer: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            yield pointer, _word(value)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _nonfinite_leaves(item, f"{pointer}/{_escape(key)}")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _nonfinite_leaves(item, f"{pointer}/{index}")
+
+
+def _restore(entry: dict[str, Any], name: str, value: float) -> None:
+    if name in entry:  # a metric; its name may itself begin with a slash
+        entry[name] = value
+        return
+    *path, last = [part.replace("~1", "/").replace("~0", "~") for part in name.removeprefix("/").split("/")]
+    place: Any = entry
+    for part in path:
+        place = place[int(part)] if isinstance(place, list) else place[part]
+    place[int(last) if isinstance(place, list) else last] = value
+
+
+def _word(value: float) -> str:
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def _escape(key: str) -> str:
+    return key.replace("~", "~0").replace("/", "~1")

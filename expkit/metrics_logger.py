@@ -1,0 +1,140 @@
+"""MetricsLogger: the journal for somebody's own training loop, in three lines."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from expkit.journal import Journal, JournalReader, decode, read_journal
+from expkit.record import RESERVED, make_record
+
+__all__ = ["MetricsLogger"]
+
+_TAIL = 1 << 16
+
+
+class MetricsLogger:
+    """Logs metrics to `log_dir/metrics.jsonl` (one JSON line each, flushed) and `log_dir/training.log` (for people).
+
+    Args:
+        log_dir: folder of the two files; made if it is not there.
+        log_interval: steps between log entries, for `should_log`.
+
+    Raises:
+        ValueError: `log_interval` is less than 1.
+    """
+
+    def __init__(self, log_dir: Path | str, log_interval: int = 10) -> None:
+        if log_interval < 1:
+            raise ValueError(f"log_interval must be at least 1, not {log_interval}")
+        self.log_dir = Path(log_dir)
+        self.log_dir.mkdir(parents=True, exist_ok=True)
+        self.log_interval = log_interval
+        self.path = self.log_dir / "metrics.jsonl"
+        self._journal = Journal(self.path)
+        self._text = (self.log_dir / "training.log").open("a", encoding="utf-8")
+
+    def should_log(self, step: int) -> bool:
+        """Whether `step` is a multiple of the interval."""
+        return step % self.log_interval == 0
+
+    def log_metrics(self, step: int, metrics: Mapping[str, Any], flush: bool = True) -> None:
+        """Append one entry. Values are numbers or one-element tensors; `epoch` among them is the entry's epoch.
+
+        Args:
+            step: the step that the metrics belong to.
+            metrics: name -> value; NaN and infinities are kept.
+            flush: hand the line to the operating system at once (a killed process then loses nothing).
+
+        Raises:
+            TypeError: a value is no single number.
+            ValueError: a name is reserved (step, time, details, series, nonfinite).
+        """
+        values = dict(metrics)
+        epoch = int(values.pop("epoch", 0))
+        record = make_record(step, values, epoch)
+        if not self.path.exists():  # somebody archived the file by moving it away
+            self._journal.close()
+            self._journal = Journal(self.path)
+        self._journal.write(record, flush)
+        shown = " | ".join(f"{name} {value:.6g}" for name, value in record.metrics.items())
+        moment = datetime.fromtimestamp(record.time).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        self._text.write(f"{moment} step {record.step} | {shown}\n")
+        if flush:
+            self._text.flush()
+
+    def load_metrics(self) -> list[dict[str, Any]]:
+        """Return all entries, flat: `entry["loss"]`. Broken lines are skipped with one warning."""
+        self._journal.flush()
+        return list(read_journal(self.path))
+
+    def get_latest_step(self) -> int | None:
+        """Return the step of the last entry, or None if there is none."""
+        self._journal.flush()
+        for start in (max(0, _size(self.path) - _TAIL), 0):
+            step = _last_step(self.path, start)
+            if step is not None:
+                return step
+        entries = self.load_metrics()
+        return entries[-1]["step"] if entries else None
+
+    def get_metrics_summary(self) -> dict[str, float]:
+        """Return total_steps (entries) and, for each metric, {m}_final, {m}_min, {m}_max, {m}_mean.
+
+        NaN and infinities count for {m}_final only.
+        """
+        self._journal.flush()
+        summary: dict[str, float] = {"total_steps": 0}
+        sums: dict[str, tuple[float, int]] = {}
+        with JournalReader(self.path) as reader:
+            for entry in reader:
+                summary["total_steps"] += 1
+                for name, value in entry.items():
+                    if name in RESERVED or not isinstance(value, int | float):
+                        continue
+                    summary[f"{name}_final"] = value
+                    if math.isfinite(value):
+                        summary[f"{name}_min"] = min(value, summary.get(f"{name}_min", value))
+                        summary[f"{name}_max"] = max(value, summary.get(f"{name}_max", value))
+                        total, count = sums.get(name, (0.0, 0))
+                        sums[name] = total + value, count + 1
+                        summary[f"{name}_mean"] = sums[name][0] / sums[name][1]
+        return summary
+
+    def rotate(self) -> Path:
+        """Move the entries so far to `metrics.0001.jsonl` (and so on) and go on in a new file."""
+        return self._journal.rotate()
+
+    def close(self) -> None:
+        """Close both files."""
+        self._journal.close()
+        self._text.close()
+
+    def __enter__(self) -> MetricsLogger:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _last_step(path: Path, start: int) -> int | None:
+    """Return the step of the last readable line at or after byte `start`."""
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        file.seek(start, os.SEEK_SET)
+        lines = file.read().splitlines()
+    for line in reversed(lines[1:] if start else lines):
+        try:
+            return int(decode(line)["step"])
+        except (ValueError, KeyError):
+            continue
+    return None

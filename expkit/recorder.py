@@ -1,0 +1,64 @@
+"""The recorder: components add what they have to say about a step, and one Record goes out to everybody."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from expkit.record import Record, make_record, to_number, to_plain
+
+__all__ = ["Recorder"]
+
+
+class Recorder:
+    """Collects metrics until the step's record is emitted.
+
+    There is one record per step, because trackers drop a second row for a step. `add` may be called from any thread:
+    what comes late rides on the next record.
+
+    Args:
+        sinks: called with each record, in order: the journal first, since it is the truth.
+    """
+
+    def __init__(self, sinks: Sequence[Callable[[Record], None]] = ()) -> None:
+        self._sinks = list(sinks)
+        self._lock = threading.Lock()
+        self._metrics: dict[str, float] = {}
+        self._details: dict[str, Any] = {}
+        self._series: dict[str, Sequence[float]] = {}
+        self.latest: dict[str, float] = {}
+
+    def add(
+        self,
+        metrics: Mapping[str, Any],
+        details: Mapping[str, Any] | None = None,
+        series: Mapping[str, Sequence[float]] | None = None,
+    ) -> None:
+        """Add to the next record. Values are converted here, once; a name said twice keeps the later value.
+
+        Raises:
+            TypeError: a metric is no single number.
+        """
+        numbers = {str(name): to_number(name, value) for name, value in metrics.items()}
+        plain = to_plain(details) if details else {}
+        with self._lock:
+            self._metrics.update(numbers)
+            self._details.update(plain)
+            self._series.update(series or {})
+
+    def pending(self) -> bool:
+        """Whether anything waits for the next record."""
+        return bool(self._metrics or self._details or self._series)
+
+    def emit(self, step: int, epoch: int) -> Record:
+        """Make the record of `step` of what was added, hand it to every sink, and return it."""
+        with self._lock:
+            metrics, self._metrics = self._metrics, {}
+            details, self._details = self._details, {}
+            series, self._series = self._series, {}
+        record = make_record(step, metrics, epoch, details, series)
+        self.latest.update(record.metrics)
+        for sink in self._sinks:
+            sink(record)
+        return record

@@ -1,0 +1,41 @@
+"""Keeping keys and tokens out of what a run writes down."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["MASK", "mask_arguments", "mask_secrets"]
+
+MASK = "***"
+
+_SECRET = re.compile(
+    r"(^|[_.\-/])(api_?key|key|secret|token|password|passwd|credentials?|authorization)($|[_.\-/])",
+    re.IGNORECASE,
+)
+
+
+def mask_secrets(value: Any, name: str = "") -> Any:
+    """Return a copy of a nested configuration with the values of secret-sounding keys replaced by `***`.
+
+    Only texts are masked: `max_tokens: 100` stays, and so do empty values and interpolations (`${oc.env:KEY}`), which
+    hold no secret.
+    """
+    if isinstance(value, Mapping):
+        return {key: mask_secrets(item, str(key)) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [mask_secrets(item, name) for item in value]
+    if isinstance(value, str) and value and not value.startswith("${") and _SECRET.search(name):
+        return MASK
+    return value
+
+
+def mask_arguments(arguments: Sequence[str]) -> list[str]:
+    """Return command-line arguments with the values of secret-sounding `key=value` replaced by `***`."""
+    masked = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        hide = equals and mask_secrets(value, key.lstrip("+-~")) == MASK
+        masked.append(f"{key}={MASK}" if hide else argument)
+    return masked
