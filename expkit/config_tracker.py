@@ -1,0 +1,146 @@
+"""ConfigTracker: writes down what a run was (config.json) and what came out of it (results.json)."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from expkit.environment import git_state, hardware, packages, slurm_ids
+from expkit.experiment import RunDir
+from expkit.files import read_json, write_json
+from expkit.record import to_plain
+from expkit.secrets import mask_arguments, mask_secrets
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["ConfigTracker", "model_summary"]
+
+
+def model_summary(model: nn.Module) -> dict[str, Any]:
+    """Return class, parameters, trainable, and one entry per child module with its class and parameter count."""
+
+    def count(module: nn.Module, trainable_only: bool = False) -> int:
+        return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable_only)
+
+    return {
+        "class": type(model).__name__,
+        "parameters": count(model),
+        "trainable": count(model, trainable_only=True),
+        "children": {
+            name: {"class": type(child).__name__, "parameters": count(child)} for name, child in model.named_children()
+        },
+    }
+
+
+class ConfigTracker:
+    """Keeps config.json and results.json of one experiment.
+
+    Args:
+        experiment_dir: the run directory, which must exist.
+    """
+
+    def __init__(self, experiment_dir: Path | str) -> None:
+        self.files = RunDir(experiment_dir)
+
+    def save_config(
+        self,
+        config: Any,
+        model: nn.Module | None = None,
+        dataset_info: Mapping[str, Any] | None = None,
+        **extra: Any,
+    ) -> Path:
+        """Write config.json: the configuration, and everything needed to know later what ran, on what.
+
+        Args:
+            config: hyperparameters, a mapping or a dataclass; secret-sounding texts are masked.
+            model: adds its class and parameter counts.
+            dataset_info: whatever describes the data.
+            extra: further fields (seed, parent, overrides ...).
+
+        Returns:
+            The path of config.json.
+        """
+        if dataclasses.is_dataclass(config) and not isinstance(config, type):
+            config = dataclasses.asdict(config)
+        plain = mask_secrets(to_plain(config))
+        content = {
+            "experiment_id": self.files.id,
+            "timestamp": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "command": mask_arguments(sys.orig_argv),
+            **git_state(),
+            "hardware": hardware(),
+            "packages": packages(),
+            "slurm": slurm_ids(),
+            "seed": _seed(plain),
+            "model": model_summary(model) if model is not None else None,
+            "dataset": to_plain(dataset_info or {}),
+            "config": plain,
+            **{name: to_plain(value) for name, value in extra.items()},
+        }
+        write_json(self.files.config, content)
+        return self.files.config
+
+    def add_to_config(self, **fields: Any) -> None:
+        """Add fields to config.json, or replace them: what is known only later (the data, say)."""
+        write_json(
+            self.files.config,
+            {**self.load_config(), **{name: to_plain(value) for name, value in fields.items()}},
+        )
+
+    def load_config(self) -> dict[str, Any]:
+        """Return the content of config.json.
+
+        Raises:
+            UserError: there is none, or it is no JSON.
+        """
+        return read_json(self.files.config)
+
+    def save_results(
+        self,
+        final_metrics: Mapping[str, Any],
+        best_checkpoint: str | Path | None = None,
+        generation_samples: Sequence[Any] | None = None,
+        training_history: Sequence[Mapping[str, Any]] | None = None,
+    ) -> Path:
+        """Write results.json atomically: a reader never sees half of it.
+
+        Args:
+            final_metrics: name -> number; NaN and infinities become null.
+            best_checkpoint: path of the best checkpoint.
+            generation_samples: what the model made (texts, say, or paths of pictures).
+            training_history: one entry per evaluation; what an earlier call wrote is kept if not given.
+
+        Returns:
+            The path of results.json.
+        """
+        if training_history is None:
+            before = read_json(self.files.results) if self.files.results.exists() else {}
+            training_history = before.get("training_history", [])
+        content = {
+            "experiment_id": self.files.id,
+            "training_history": to_plain(training_history),
+            "final_metrics": to_plain(final_metrics),
+            "best_checkpoint": None if best_checkpoint is None else str(best_checkpoint),
+            "generation_samples": to_plain(generation_samples or []),
+        }
+        write_json(self.files.results, content)
+        return self.files.results
+
+    def load_results(self) -> dict[str, Any]:
+        """Return the content of results.json.
+
+        Raises:
+            UserError: there is none, or it is no JSON.
+        """
+        return read_json(self.files.results)
+
+
+def _seed(config: Mapping[str, Any]) -> Any:
+    trainer = config.get("trainer")
+    place = trainer if isinstance(trainer, Mapping) else config
+    return place.get("seed")

@@ -1,0 +1,72 @@
+"""Where a run lives: its id, its folder, its free space."""
+
+from __future__ import annotations
+
+import random
+import re
+import string
+from datetime import datetime
+from pathlib import Path
+
+from expkit.errors import UserError
+from expkit.files import check_disk_space
+
+__all__ = ["RunDir", "check_disk_space", "create_experiment_directory", "generate_experiment_id"]
+
+_ALPHABET = string.ascii_lowercase + string.digits
+_random = random.SystemRandom()  # ids must differ even between runs that seed everything alike
+
+
+def generate_experiment_id(name: str) -> str:
+    """Return `{name}_{YYYYmmdd_HHMMSS}_{4 characters}`: readable, sortable, and its own among runs of one second.
+
+    Characters of `name` that do not belong into a file name become dashes.
+    """
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "run"
+    moment = datetime.now().astimezone().strftime("%Y%m%d_%H%M%S")
+    return f"{readable}_{moment}_{''.join(_random.choices(_ALPHABET, k=4))}"
+
+
+def create_experiment_directory(base: Path | str, experiment_id: str) -> dict[str, Path]:
+    """Make `base/experiment_id` with its folders, and return them: root, checkpoints, logs, visualizations.
+
+    Raises:
+        UserError: there is such a directory already (it is somebody's run), or it cannot be made.
+    """
+    root = Path(base) / experiment_id
+    try:
+        Path(base).mkdir(parents=True, exist_ok=True)
+        root.mkdir()  # exclusive: of two runs with one id only one gets it
+    except FileExistsError:
+        raise UserError(f"{root} exists already: choose another id, or go on with that run (resume={root})") from None
+    except OSError as error:
+        raise UserError(f"the run directory {root} cannot be made: {error.strerror}; choose another base") from None
+    folders = {name: root / name for name in ("checkpoints", "logs", "visualizations")}
+    for folder in folders.values():
+        folder.mkdir()
+    return {"root": root, **folders}
+
+
+class RunDir:
+    """The names of things in a run directory, said once."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        self.config = self.root / "config.json"
+        self.status = self.root / "status.json"
+        self.results = self.root / "results.json"
+        self.checkpoints = self.root / "checkpoints"
+        self.logs = self.root / "logs"
+        self.metrics = self.logs / "metrics.jsonl"
+        self.events = self.logs / "events.jsonl"
+        self.text_log = self.logs / "training.log"
+        self.visualizations = self.root / "visualizations"
+
+    @property
+    def id(self) -> str:
+        """The experiment id: the folder's name."""
+        return self.root.resolve().name
+
+    def exists(self) -> bool:
+        """Whether there is a run here: a run exists once its config.json does."""
+        return self.config.is_file()

@@ -1,0 +1,134 @@
+"""results.json as a view of the journal: one entry per evaluation, built step by step and never held twice."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from expkit.config_tracker import ConfigTracker
+from expkit.experiment import RunDir
+from expkit.journal import JournalReader
+
+__all__ = ["ResultsView", "evaluation_history"]
+
+
+_SPEEDS = ("samples_per_sec", "tokens_per_sec")
+
+
+class ResultsView:
+    """Rebuilds results.json from the journal, at most every `interval` seconds.
+
+    Args:
+        run_dir: the run directory.
+        diagnostics: names of the run's diagnostics, whose metrics go to an entry's `diagnostics`.
+        interval: least seconds between two writes; `write(force=True)` does not wait.
+    """
+
+    def __init__(self, run_dir: Path, diagnostics: Sequence[str] = (), interval: float = 30.0) -> None:
+        self._files = RunDir(run_dir)
+        self._tracker = ConfigTracker(run_dir)
+        self._history = _History(diagnostics)
+        self._reader = JournalReader(self._files.metrics)
+        self._generation = 0
+        self._interval = interval
+        self._written = -math.inf
+
+    def close(self) -> None:
+        """Close the journal."""
+        self._reader.close()
+
+    def write(
+        self,
+        best: Mapping[str, Any],
+        best_checkpoint: str | None,
+        samples: Sequence[Any],
+        elapsed: float,
+        force: bool = False,
+    ) -> None:
+        """Bring results.json up to date.
+
+        Args:
+            best: what was best so far (best_val_loss, best_step ...); becomes part of final_metrics.
+            best_checkpoint: its checkpoint, relative to the run directory.
+            samples: what the model made: texts, or paths of pictures.
+            elapsed: seconds that the run took so far.
+        """
+        if not force and time.monotonic() - self._written < self._interval:
+            return
+        self._written = time.monotonic()
+        for entry in self._reader:
+            if self._reader.generation != self._generation:
+                self._generation = self._reader.generation
+                self._history.clear()
+            self._history.take(entry)
+        self._tracker.save_results(
+            final_metrics={**self._history.final(), **best, "total_time_seconds": round(elapsed, 3)},
+            best_checkpoint=best_checkpoint,
+            generation_samples=samples,
+            training_history=self._history.entries,
+        )
+
+
+def evaluation_history(journal: Path, diagnostics: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Return the training_history of a finished journal."""
+    history = _History(diagnostics)
+    with JournalReader(journal) as reader:
+        for entry in reader:
+            history.take(entry)
+    return history.entries
+
+
+class _History:
+    """Turns journal entries into `{epoch, step, train, test, diagnostics}`, one for each evaluation."""
+
+    def __init__(self, diagnostics: Sequence[str]) -> None:
+        self._prefixes = tuple(f"{name}/" for name in diagnostics)
+        self.clear()
+
+    def clear(self) -> None:
+        self.entries: list[dict[str, Any]] = []
+        self._sums: dict[str, tuple[float, int]] = {}
+        self._speeds: dict[str, tuple[float, int]] = {}
+        self._samples = 0
+        self._last: dict[str, Any] = {}
+        self._diagnostics: dict[str, Any] = {}
+
+    def take(self, entry: Mapping[str, Any]) -> None:
+        weight = entry.get("samples", self._samples + 1) - self._samples
+        self._samples += weight
+        for name, value in entry.items():
+            place = self._sums if name.startswith("train_") else self._speeds if name in _SPEEDS else None
+            if place is not None and weight:
+                total, count = place.get(name, (0.0, 0))
+                place[name] = total + value * weight, count + weight
+        self._diagnostics.update(self._found(entry))
+        self._last.update({name: value for name, value in entry.items() if isinstance(value, int | float)})
+        test = {name.removeprefix("val_"): value for name, value in entry.items() if name.startswith("val_")}
+        if not test:
+            return
+        train = {name.removeprefix("train_"): total / count for name, (total, count) in self._sums.items()}
+        made = {"epoch": entry.get("epoch", 0), "step": entry["step"], "train": train, "test": test}
+        if self._prefixes:
+            made["diagnostics"] = self._diagnostics
+        self.entries.append(made)
+        self._sums, self._diagnostics = {}, {}
+
+    def final(self) -> dict[str, Any]:
+        """Return the last value of each validation metric, and the mean speed."""
+        final = {name: value for name, value in self._last.items() if name.startswith("val_")}
+        if "val_perplexity" in self._last:
+            final["perplexity"] = self._last["val_perplexity"]
+        return final | {f"{name}ond": total / count for name, (total, count) in self._speeds.items()}
+
+    def _found(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the diagnostics of an entry. Their prefix is left out, as the guides have it, unless names collide."""
+        found: dict[str, Any] = {}
+        for name, value in [*entry.items(), *entry.get("details", {}).items()]:
+            prefix = next((prefix for prefix in self._prefixes if name.startswith(prefix)), None)
+            if prefix is not None:
+                short = name.removeprefix(prefix)
+                found[name if short in found else short] = value
+        return found

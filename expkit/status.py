@@ -1,0 +1,92 @@
+"""status.json: what a run is doing right now, with a heartbeat that says that its process lives."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from expkit.environment import slurm_ids
+from expkit.files import write_json
+
+__all__ = ["StatusFile"]
+
+log = logging.getLogger("expkit")
+
+
+class StatusFile:
+    """Keeps status.json, replaced atomically at most every `interval` seconds by a thread of its own.
+
+    The training loop only sets attributes; it never waits for this file. `heartbeat` counts up while the process
+    lives: readers judge by their own clock whether it does.
+
+    Args:
+        path: status.json.
+        observe: returns the fields that change (step, epoch, metrics ...); called from the thread.
+        interval: seconds between two writes.
+    """
+
+    def __init__(self, path: Path, observe: Callable[[], Mapping[str, Any]], interval: float = 5.0) -> None:
+        self.path = path
+        self.state = "starting"
+        self._observe = observe
+        self._interval = interval
+        self._heartbeat = 0
+        self._restarts = 0
+        self._failing = False
+        self._began = datetime.now().astimezone().isoformat(timespec="seconds")
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._beat, name="expkit-status", daemon=True)
+
+    def start(self, restarts: int = 0) -> None:
+        """Write the file for the first time and begin the heartbeat."""
+        self._restarts = restarts
+        self.write()
+        self._thread.start()
+
+    def set(self, state: str) -> None:
+        """Change the state (starting, running, finished, failed, preempted, interrupted) and write at once."""
+        self.state = state
+        self.write()
+
+    def stop(self, state: str) -> None:
+        """End the heartbeat and leave `state` behind."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+        self.set(state)
+
+    def write(self) -> None:
+        """Write the file now. A disk that refuses is said once; training goes on."""
+        with self._lock:
+            self._heartbeat += 1
+            content = {
+                "state": self.state,
+                **self._observe(),
+                "heartbeat": self._heartbeat,
+                "heartbeat_time": time.time(),
+                "started": self._began,
+                "pid": os.getpid(),
+                "host": platform.node(),
+                "slurm": slurm_ids(),
+                "restarts": self._restarts,
+            }
+            try:
+                write_json(self.path, content, durable=False)
+            except OSError as error:
+                if not self._failing:
+                    log.warning("%s cannot be written (%s): training goes on", self.path, error.strerror)
+                self._failing = True
+            else:
+                self._failing = False
+
+    def _beat(self) -> None:
+        while not self._stop.wait(self._interval):
+            self.write()

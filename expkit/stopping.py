@@ -1,0 +1,66 @@
+"""Signals that ask a run to stop: the handler only sets a flag, the loop acts on it at the next step boundary."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+__all__ = ["StopSignals"]
+
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
+
+
+class StopSignals:
+    """Context manager that turns INT, TERM, USR1 and USR2 into a request.
+
+    The second INT (Ctrl-C twice) interrupts at once. The previous handlers are put back on leaving. submitit turns TERM
+    into nothing and uses USR2 to requeue: ours lie on top, and `call_previous` runs theirs once everything is saved.
+
+    Args:
+        on_request: called inside the handler: it may only set flags.
+
+    Attributes:
+        received: the signal that came first, or None.
+    """
+
+    def __init__(self, on_request: Callable[[], None]) -> None:
+        self._on_request = on_request
+        self._previous: dict[int, Any] = {}
+        self.received: signal.Signals | None = None
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+            for name in _SIGNALS:
+                number = getattr(signal, name, None)
+                if number is not None:
+                    self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._previous.items():
+            # A handler that C code installed reads as None, and cannot be put back.
+            with contextlib.suppress(TypeError):
+                signal.signal(number, handler)
+
+    @property
+    def state(self) -> str:
+        """What the run is called afterwards: `interrupted` by a person, `preempted` by a scheduler."""
+        return "interrupted" if self.received == signal.SIGINT else "preempted"
+
+    def call_previous(self) -> None:
+        """Call the handler that was there before ours for the signal received, if it is a function."""
+        if self.received is not None:
+            handler = self._previous.get(self.received)
+            if callable(handler) and handler is not signal.default_int_handler:
+                handler(self.received, None)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of a handler
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.received is None:
+            self.received = signal.Signals(number)
+        self._on_request()
