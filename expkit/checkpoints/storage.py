@@ -1,0 +1,193 @@
+"""One checkpoint file: written durably, verified, read. Nothing here knows of other checkpoints beside it.
+
+The format is what `torch.save` writes, a zip archive. `torch.load` ignores the checksums in it: of 2,000
+single bit flips 1,990 load silently wrong. So `zipfile` checks every file before it is trusted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import re
+import struct
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from expkit.files import atomic_writer
+
+__all__ = [
+    "REQUIRED",
+    "checkpoint_error",
+    "checkpoint_size",
+    "read_checkpoint",
+    "step_of",
+    "write_checkpoint",
+]
+
+#: The keys that every checkpoint has.
+REQUIRED = ("model_state_dict", "optimizer_state_dict", "step", "loss_history", "config")
+
+#: Of a zip archive: what stands before each part (signature, version, flags, method, time, date, checksum, two sizes,
+#: lengths of name and extra field), and what stands behind it if a flag says so (signature, checksum, size).
+_LOCAL_HEADER = struct.Struct("<4sHHHHHIIIHH")
+_DATA_DESCRIPTOR = struct.Struct("<4sII")
+_REPEATED_BEHIND = 1 << 3
+
+_NAME = re.compile(r"checkpoint_step_(0|[1-9]\d*)\.pt")
+
+
+def step_of(path: Path) -> int | None:
+    """Return the step in the name `checkpoint_step_{step}.pt`, or None for any other name."""
+    match = _NAME.fullmatch(path.name)
+    return int(match[1]) if match else None
+
+
+def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Write `state` to `path` atomically and durably; what reads back wrong never gets the name.
+
+    Raises:
+        OSError: the disk is full or broken. What was at `path` before is still there.
+    """
+    with atomic_writer(path) as file, _checksums():
+        _save(state, _Output(file))
+        file.flush()
+        problem = checkpoint_error(Path(file.name))
+        if problem is not None:
+            raise OSError(errno.EIO, f"what was written reads back wrong: {problem}")
+
+
+def read_checkpoint(path: Path, map_location: Any = "cpu", mmap: bool = False) -> dict[str, Any]:
+    """Load `path` without executing anything in it. It does not verify: see `checkpoint_error`.
+
+    Args:
+        path: the file.
+        map_location: where tensors go, as for `torch.load`.
+        mmap: read tensors only when they are used; quick, for a look at the plain values.
+    """
+    checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
+    return checkpoint
+
+
+def checkpoint_error(path: Path) -> str | None:
+    """Return what is wrong with the checkpoint at `path`, or None if it is valid.
+
+    Valid means: every checksum is right, it loads with `weights_only=True`, and it holds what its name says.
+
+    Raises:
+        OSError: the file cannot be read, which says nothing about what is in it.
+    """
+    try:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            broken = archive.testzip() or _broken_entry(file, archive)
+        if broken is not None:
+            return f"the checksum of {broken} does not match: it was changed after it was written"
+        checkpoint = read_checkpoint(path, mmap=True)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # which is what seeking to a damaged offset gives
+            raise
+        return "it is damaged or incomplete (an offset points nowhere)"
+    except Exception as error:  # noqa: BLE001 - damaged bytes make zipfile and torch raise nearly anything
+        return _reason(error)
+    return _content_error(checkpoint, step_of(path))
+
+
+def _broken_entry(file: BinaryIO, archive: zipfile.ZipFile) -> str | None:
+    """Return the name of an entry in the table of contents that does not match what it stands for, if any.
+
+    The table has no checksum, and torch reads it in its own way: one bit makes it take a tensor for a folder, and
+    leave the memory as it was. But checksum and size are repeated: behind a part's data, or (of empty ones) before.
+    """
+    for member in archive.infolist():
+        file.seek(member.header_offset)
+        _, _, flags, _, _, _, *repeated, name_length, extra_length = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+        if flags & _REPEATED_BEHIND:
+            file.seek(member.header_offset + _LOCAL_HEADER.size + name_length + extra_length + member.file_size)
+            signature, *repeated = _DATA_DESCRIPTOR.unpack(file.read(_DATA_DESCRIPTOR.size))
+            if signature != b"PK\x07\x08":
+                return member.filename
+        as_written = member.compress_type == zipfile.ZIP_STORED and member.external_attr == 0
+        if not as_written or repeated[:2] != [member.CRC, member.compress_size & 0xFFFFFFFF]:
+            return member.filename
+    return None
+
+
+def _reason(error: Exception) -> str:
+    if "Weights only load failed" in str(error):
+        return "it holds something besides tensors and plain values, which may run code when loaded: refused"
+    first_line = str(error).partition("\n")[0]
+    return f"it is damaged or incomplete ({type(error).__name__}: {first_line})"
+
+
+def _content_error(checkpoint: Any, step: int | None) -> str | None:
+    if not isinstance(checkpoint, dict):
+        return f"it holds a {type(checkpoint).__name__} and is no checkpoint"
+    missing = [key for key in REQUIRED if key not in checkpoint]
+    if missing:
+        return f"it lacks {', '.join(missing)} and is no checkpoint"
+    if step is not None and checkpoint["step"] != step:
+        return f"its name says step {step}, but it holds step {checkpoint['step']}"
+    return None
+
+
+def checkpoint_size(state: Mapping[str, Any]) -> int:
+    """Return how many bytes `state` takes as a file, by writing it to nowhere."""
+    nowhere = _Nowhere()
+    torch.save(state, nowhere)  # type: ignore[arg-type]  # torch needs write and flush only
+    return nowhere.size
+
+
+def _save(state: Mapping[str, Any], output: _Output) -> None:
+    try:
+        torch.save(state, output)  # type: ignore[arg-type]  # torch needs write and flush only
+    except RuntimeError:
+        # torch hides a full disk behind "unexpected pos"; other RuntimeErrors (CUDA, say) are no file's.
+        if output.error is None:
+            raise
+        raise output.error from None
+
+
+@contextlib.contextmanager
+def _checksums() -> Iterator[None]:
+    """Make torch write checksums, whatever this process has set."""
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(True)
+    try:
+        yield
+    finally:
+        torch.serialization.set_crc32_options(before)
+
+
+class _Output:
+    """A file that remembers what went wrong when it was written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: memoryview) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+class _Nowhere:
+    """A file that only counts."""
+
+    def __init__(self) -> None:
+        self.size = 0
+
+    def write(self, data: memoryview) -> int:
+        self.size += len(data)
+        return len(data)
+
+    def flush(self) -> None:
+        pass
