@@ -1,0 +1,77 @@
+"""What a tracker is: a copy of the journal in somebody's tool. It may fail, it may lag; training goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from expkit.record import Record
+
+__all__ = ["Alert", "RunInfo", "Tracker"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """Whose records these are: said once, used by every tracker.
+
+    Attributes:
+        id: the experiment id, unique among all runs; the same after a resume.
+        dir: the run directory.
+        project, name, group, tags, notes: how the run shows up in the tool.
+        config: the resolved configuration, secrets masked, plain JSON values.
+        resumed_step: the step that the run goes on from; 0 for a fresh one.
+    """
+
+    id: str
+    dir: Path
+    project: str = "expkit"
+    name: str = ""
+    group: str | None = None
+    tags: tuple[str, ...] = ()
+    notes: str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    resumed_step: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """A message for people. `level` is INFO, WARNING or CRITICAL."""
+
+    title: str
+    text: str
+    level: str
+    step: int
+
+
+class Tracker:
+    """Base class and null object: every method may be overridden, none has to be.
+
+    All methods of one tracker run in one thread of its own (see `expkit.trackers.delivery`), in order, so an
+    implementation may block and need not be thread-safe. Whatever it raises is counted and said once; it
+    never reaches the training loop. The constructor runs in the main thread before anything else: it raises
+    `ConfigError` for a bad value and imports nothing heavy.
+    """
+
+    #: Name of the package that must be installed, checked before a run starts without importing it.
+    requires: ClassVar[str | None] = None
+
+    def start(self, run: RunInfo) -> int | None:
+        """Open the run. Return the last step that the tool already holds of it, or None if unknown.
+
+        Records and pictures up to that step are not sent again.
+        """
+        return None
+
+    def log(self, record: Record) -> None:
+        """Take one record. Steps never decrease, and each step comes once."""
+
+    def image(self, name: str, path: Path, step: int) -> None:
+        """Take a picture file that shows `step`. Drawing takes time: later steps may come first."""
+
+    def alert(self, alert: Alert) -> None:
+        """Take a message for people."""
+
+    def finish(self, summary: Mapping[str, Any], failed: bool = False) -> None:
+        """Close the run: no call follows. `summary` holds the final metrics."""

@@ -1,0 +1,292 @@
+"""Delivery: brings records to the trackers, each behind a queue and a thread of its own.
+
+The training loop only puts a record into the queues, which takes microseconds. A tracker that is slow, raises
+or hangs costs the others nothing: what it misses is counted, said once, and stays in the journal.
+
+The threads are daemons, not those of a ThreadPoolExecutor, which waits for a hung task at interpreter exit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from expkit.files import write_json
+from expkit.record import Record
+from expkit.trackers.base import Alert, RunInfo, Tracker
+
+__all__ = ["Delivery"]
+
+log = logging.getLogger("expkit")
+
+_ITEMS = ("log", "image", "alert")  # the calls that carry something
+_POLL_INTERVAL = 0.1  # seconds
+_SAVE_INTERVAL = 1.0  # seconds between two writes of the watermarks
+
+
+class Delivery:
+    """Sends every record to all trackers, without ever blocking or raising into the training loop.
+
+    Args:
+        trackers: name -> tracker; the names appear in messages and in `logs/delivery.json`.
+        queue_size: records, pictures and alerts that may wait for one tracker; more are not delivered.
+        start_timeout: seconds that `start` waits for all trackers together. One that takes longer goes on
+            starting in its thread and finds its records in the queue.
+        finish_timeout: seconds that `finish` waits for all trackers together before it abandons the rest.
+    """
+
+    def __init__(
+        self,
+        trackers: Mapping[str, Tracker],
+        *,
+        queue_size: int = 10_000,
+        start_timeout: float = 5.0,
+        finish_timeout: float = 30.0,
+    ) -> None:
+        self._channels = [_Channel(name, tracker, queue_size) for name, tracker in trackers.items()]
+        self._start_timeout = start_timeout
+        self._finish_timeout = finish_timeout
+        self._watermarks: _Watermarks | None = None
+
+    def start(self, run: RunInfo) -> None:
+        """Open the run in every tracker. Steps that a tracker holds of it already are not sent again."""
+        self._watermarks = _Watermarks(run)
+        for channel in self._channels:
+            channel.start(run, self._watermarks)
+        deadline = time.monotonic() + self._start_timeout
+        for channel in self._channels:
+            if not channel.ready.wait(max(0.0, deadline - time.monotonic())):
+                log.info("tracker %s is still starting: its records wait in a queue", channel.name)
+
+    def log(self, record: Record) -> None:
+        """Send a record. Steps must increase. Costs a few microseconds, whatever the trackers do."""
+        self._put(_Item("log", record.step, (record,)))
+
+    def image(self, name: str, path: Path, step: int) -> None:
+        """Send a picture file that shows `step`. The file must stay where it is."""
+        self._put(_Item("image", step, (name, path, step)))
+
+    def alert(self, alert: Alert) -> None:
+        """Send a message for people. Unlike records it is sent whatever its step, after a resume too."""
+        self._put(_Item("alert", None, (alert,)))
+
+    def finish(self, summary: Mapping[str, Any] | None = None, failed: bool = False) -> None:
+        """Deliver what is queued and close the run in every tracker; abandon those that take too long.
+
+        Args:
+            summary: the final metrics.
+            failed: whether the run ended with an error.
+        """
+        for channel in self._channels:
+            channel.close(dict(summary or {}), failed)
+        deadline = time.monotonic() + self._finish_timeout
+        for channel in self._channels:
+            channel.join(max(0.0, deadline - time.monotonic()), self._finish_timeout)
+        if self._watermarks is not None:
+            self._watermarks.save(force=True)
+
+    def failures(self) -> dict[str, dict[str, Any]]:
+        """Return, for each tracker with trouble, how many calls failed and how many items were not delivered.
+
+        An item is a record, a picture or an alert:
+        `{"wandb": {"failures": 2, "undelivered": 40, "last_error": "log: ConnectionResetError"}}`.
+        """
+        return {channel.name: channel.trouble() for channel in self._channels if channel.trouble()}
+
+    def _put(self, item: _Item) -> None:
+        for channel in self._channels:
+            channel.put(item)
+
+
+class _Item(NamedTuple):
+    """A call that waits in a queue. `step` is None where a resume has nothing to leave out."""
+
+    call: str
+    step: int | None
+    args: tuple[Any, ...]
+
+
+class _Channel:
+    """One tracker, its queue and its thread. The caller's thread only puts; the tracker runs in its own."""
+
+    def __init__(self, name: str, tracker: Tracker, queue_size: int) -> None:
+        self.name = name
+        self.ready = threading.Event()
+        self._tracker = tracker
+        # A deque that the thread polls: waking a thread that waits at a queue costs the caller 10 microseconds.
+        self._items: deque[_Item] = deque()
+        self._capacity = queue_size
+        self._closing = threading.Event()
+        self._result: tuple[Mapping[str, Any], bool] = ({}, False)
+        self._thread: threading.Thread | None = None
+        self._started = False
+        self._skip_until = -1
+        self._doing: str | None = None
+        self._abandoned = False
+        self._lock = threading.Lock()
+        self._failures = 0
+        self._undelivered = 0
+        self._overflowed = False
+        self._last_error = ""
+
+    def start(self, run: RunInfo, watermarks: _Watermarks) -> None:
+        self._thread = threading.Thread(
+            target=self._work, args=(run, watermarks), name=f"expkit-tracker-{self.name}", daemon=True
+        )
+        self._thread.start()
+
+    def put(self, item: _Item) -> None:
+        if len(self._items) < self._capacity:
+            self._items.append(item)
+        else:
+            self._overflow()
+
+    def close(self, summary: Mapping[str, Any], failed: bool) -> None:
+        self._capacity = 0  # nothing may follow the last call
+        self._result = (summary, failed)
+        self._closing.set()
+
+    def join(self, timeout: float, allowed: float) -> None:
+        """Wait for the thread to end, `timeout` seconds at most; then count what it did not deliver."""
+        if self._thread is None:
+            return
+        self._thread.join(timeout)
+        if not self._thread.is_alive():
+            return
+        self._abandoned = True
+        doing = self._doing or "log"  # or between two of them
+        items = len(self._items) + (doing in _ITEMS)
+        self._count(items, f"{doing}: not done after {allowed:g} s")
+        message = "tracker %s: abandoned in %s() after %g s, with %d items not delivered"
+        log.warning(message, self.name, doing, allowed, items)
+
+    def trouble(self) -> dict[str, Any]:
+        """Return what went wrong so far; empty if nothing did."""
+        with self._lock:
+            if not (self._failures or self._undelivered):
+                return {}
+            counts = {"failures": self._failures, "undelivered": self._undelivered}
+            return {**counts, "last_error": self._last_error}
+
+    def _work(self, run: RunInfo, watermarks: _Watermarks) -> None:
+        self._started, held = self._call("start", run)
+        # What the tool itself says that it holds is exact; the file may be a moment ahead of or behind it.
+        self._skip_until = watermarks.get(self.name) if held is None else held
+        self.ready.set()
+        while not self._abandoned:
+            closing = self._closing.is_set()  # asked first: what came before it is in the deque then
+            while self._items and not self._abandoned:
+                self._deliver(self._items.popleft(), watermarks)
+                watermarks.save()
+            if closing:
+                if self._started and not self._abandoned:
+                    self._call("finish", *self._result)
+                return
+            watermarks.save()
+            self._closing.wait(_POLL_INTERVAL)
+
+    def _deliver(self, item: _Item, watermarks: _Watermarks) -> None:
+        if item.step is not None and item.step <= self._skip_until:
+            return
+        if not self._started:
+            with self._lock:
+                self._undelivered += 1
+        elif self._call(item.call, *item.args)[0] and item.call == "log" and item.step is not None:
+            watermarks.set(self.name, item.step)
+
+    def _call(self, name: str, *args: Any) -> tuple[bool, Any]:
+        """Call a method of the tracker. Return whether it worked, and what it returned."""
+        self._doing = name
+        try:
+            return True, getattr(self._tracker, name)(*args)
+        except BaseException as error:  # noqa: BLE001 - a tracker may raise anything, SystemExit too
+            cause = _describe(error)
+            if self._count(int(name in _ITEMS), f"{name}: {cause}") == 1:
+                message = "tracker %s: %s() failed: %s (said once; training goes on, the journal has everything)"
+                log.warning(message, self.name, name, cause)
+            return False, None
+        finally:
+            self._doing = None
+
+    def _count(self, items: int, error: str) -> int:
+        with self._lock:
+            self._failures += 1
+            self._undelivered += items
+            self._last_error = error
+            return self._failures
+
+    def _overflow(self) -> None:
+        with self._lock:
+            self._undelivered += 1
+            first, self._overflowed = not self._overflowed, True
+            if first:
+                self._last_error = "queue full" if self._capacity else "closed"
+        if first and self._capacity:
+            message = "tracker %s: %d items wait, so new ones are not delivered (the journal has them)"
+            log.warning(message, self.name, self._capacity)
+
+
+class _Watermarks:
+    """The last step that each tracker took, kept in `logs/delivery.json` as run id -> tracker -> step.
+
+    The run id is in it because a rewind opens another tracker run for the same directory.
+    """
+
+    def __init__(self, run: RunInfo) -> None:
+        self._path = run.dir / "logs" / "delivery.json"
+        self._runs = self._read()
+        if run.resumed_step <= 0:
+            self._runs.pop(run.id, None)  # left by an attempt that ended before its first checkpoint
+        self._steps = self._runs.setdefault(run.id, {})
+        self._lock = threading.Lock()
+        self._saved = time.monotonic()
+        self.unsaved = False
+
+    def _read(self) -> dict[str, dict[str, int]]:
+        try:
+            content = orjson.loads(self._path.read_bytes())
+            return {run: {name: int(step) for name, step in steps.items()} for run, steps in content.items()}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            log.warning("%s cannot be read (%s): trackers may get steps twice", self._path, _describe(error))
+            return {}
+
+    def get(self, name: str) -> int:
+        return self._steps.get(name, -1)
+
+    def set(self, name: str, step: int) -> None:
+        with self._lock:
+            self._steps[name] = step
+            self.unsaved = True
+
+    def save(self, force: bool = False) -> None:
+        """Write the file, at most once a second unless forced."""
+        if not self.unsaved or not (force or time.monotonic() - self._saved >= _SAVE_INTERVAL):
+            return
+        with self._lock:
+            self.unsaved = False
+            self._saved = time.monotonic()
+            # A full disk is said by the journal already, and costs no more here than some steps sent twice.
+            with contextlib.suppress(OSError):
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                write_json(self._path, self._runs, durable=False)
+
+
+def _describe(error: BaseException) -> str:
+    """Return type and message of an error and of what caused it first, in one line."""
+    root = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    text = f"{type(error).__name__}: {error}"
+    if root is not error:
+        text += f" (caused by {type(root).__name__}: {root})"
+    return " ".join(text.split()).rstrip(":")[:500]

@@ -1,0 +1,275 @@
+"""trackio: a local database and dashboard, without a server or an account.
+
+trackio prints, drops what it cannot store with a warning, asks the network who the user is, and lets environment
+variables send a local run to a server. It has no settings against that. So a few of its names get functions of
+ours, which act only inside a `TrackioTracker`'s call, in its thread. Whoever uses trackio beside expkit sees no
+difference.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import contextvars
+import functools
+import logging
+import os
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from expkit.errors import ConfigError
+from expkit.record import Record
+from expkit.trackers.base import Alert, RunInfo, Tracker
+
+__all__ = ["TrackioTracker"]
+
+log = logging.getLogger("expkit")
+
+_OWN_KEYS = frozenset({"project", "run", "timestamp", "step", "time", "metrics"})
+_LEVELS = {"INFO": "INFO", "WARNING": "WARN", "CRITICAL": "ERROR"}
+
+
+class TrackioTracker(Tracker):
+    """Sends records to a trackio run, whose name and id are the run's id and whose step is the training step.
+
+    Look at it with `trackio show --project P`. A resumed run goes on in the same trackio run. NaN and
+    infinities are stored as "NaN", "Infinity" and "-Infinity". A metric whose name trackio keeps for itself
+    ("run") becomes "metric/run". trackio has no summary: final metrics come with the last record.
+
+    Runs are local unless `space_id` or `server_url` is given here: TRACKIO_SPACE_ID and TRACKIO_SERVER_URL in
+    the environment have no effect, which is said once. TRACKIO_WRITE_TOKEN and TRACKIO_WEBHOOK_URL mean what
+    they always do. On a network file system trackio writes files that its dashboard imports; see its
+    TRACKIO_STORAGE_MODE.
+
+    Args:
+        project: trackio project; None takes the run's.
+        dir: folder of the databases; None is where `trackio show` looks by itself ($TRACKIO_DIR, or a folder
+            in the Hugging Face cache). One process has one such folder.
+        space_id: Hugging Face Space to send to.
+        server_url: trackio server of your own to send to. Give its token in TRACKIO_WRITE_TOKEN.
+
+    Raises:
+        ConfigError: both `space_id` and `server_url` are given.
+    """
+
+    requires = "trackio"
+
+    def __init__(
+        self,
+        *,
+        project: str | None = None,
+        dir: str | None = None,
+        space_id: str | None = None,
+        server_url: str | None = None,
+    ) -> None:
+        if space_id and server_url:
+            raise ConfigError("tracker.trackio.space_id and tracker.trackio.server_url exclude each other: set one")
+        self.project = project
+        self.dir = dir
+        self.space_id = space_id
+        self.server_url = server_url
+        self._run: Any = None
+        self._rows = 0
+
+    def start(self, run: RunInfo) -> int | None:
+        """Open the run. Return the last step that the database holds of it, or None.
+
+        Raises:
+            ConfigError: trackio does not take the project's name, or uses another folder than `dir` already.
+        """
+        if self.dir is not None:
+            _use_folder(Path(self.dir).expanduser().absolute())
+        import trackio
+        from trackio.sqlite_storage import SQLiteStorage
+
+        project = self.project or run.project
+        try:
+            SQLiteStorage.validate_project_name(project)
+        except ValueError as error:
+            raise ConfigError(f"tracker.trackio.project: {error}") from None
+        self._say_ignored()
+        with self._inside(strict=False):
+            # In an empty context, because trackio.init ends the run that it finds in its context.
+            self._run = contextvars.Context().run(
+                trackio.init,
+                project,
+                name=run.id,
+                group=run.group,
+                config=_valid_config(run),
+                resume="allow",
+                space_id=self.space_id,
+                server_url=self.server_url,
+                embed=False,
+                auto_log_gpu=False,
+                auto_log_cpu=False,
+            )
+        if self._local and self._run.url is not None:
+            raise RuntimeError(f"trackio would send this local run to {self._run.url}")
+        # trackio finds a run to resume in the database only, which lags behind on a network file system. With
+        # an id of ours it is the same run in any case.
+        self._run.id = run.id
+        if not self._in_database():
+            return None
+        self._rows = self._stored_rows()
+        return SQLiteStorage.get_max_step_for_run(project, run.id, run_id=run.id)
+
+    def log(self, record: Record) -> None:
+        """Write one row."""
+        row: dict[str, Any] = {_valid_key(name): value for name, value in record.metrics.items()}
+        if record.epoch:
+            row["epoch"] = record.epoch
+        self._log(row, record.step)
+
+    def image(self, name: str, path: Path, step: int) -> None:
+        """Copy a picture to trackio's folder and write it in a row of its own."""
+        import trackio
+
+        self._log({_valid_key(name): trackio.Image(str(path), caption=f"step {step}")}, step)
+
+    def alert(self, alert: Alert) -> None:
+        """Write an alert."""
+        import trackio
+
+        level = trackio.AlertLevel[_LEVELS[alert.level]]
+        with self._inside():
+            self._run.alert(alert.title, alert.text, level=level, step=alert.step)
+
+    def finish(self, summary: Mapping[str, Any], failed: bool = False) -> None:  # noqa: ARG002
+        """Write what is left and close the run.
+
+        Raises:
+            RuntimeError: rows are missing in the database. trackio itself only warns when it cannot write.
+        """
+        with self._inside():
+            self._run.finish()
+        if self._in_database() and (missing := self._rows - self._stored_rows()) > 0:
+            raise RuntimeError(f"trackio did not store {missing} rows of run {self._run.name}")
+
+    @property
+    def _local(self) -> bool:
+        return not (self.space_id or self.server_url)
+
+    def _log(self, row: dict[str, Any], step: int) -> None:
+        self._rows += 1
+        with self._inside():
+            self._run.log(row, step=step)
+
+    def _in_database(self) -> bool:
+        """Whether rows are in the local database as soon as they are written, so that it can be asked."""
+        from trackio import utils
+
+        with self._inside(strict=False):
+            return self._local and utils.get_storage_mode() == "sqlite"
+
+    def _stored_rows(self) -> int:
+        from trackio.sqlite_storage import SQLiteStorage
+
+        return SQLiteStorage.get_log_count(self._run.project, self._run.name, self._run.id)
+
+    def _say_ignored(self) -> None:
+        for variable in ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"):
+            if self._local and os.environ.get(variable):
+                key = f"tracker.trackio.{variable.removeprefix('TRACKIO_').lower()}"
+                log.warning("%s has no effect: this run is logged locally unless %s is set", variable, key)
+
+    @contextlib.contextmanager
+    def _inside(self, strict: bool = True) -> Iterator[None]:
+        """Whatever calls trackio does so in here. If `strict`, what it warns of becomes an error."""
+        _install()
+        call = _Call(self._local, [])
+        _current.call = call
+        try:
+            yield
+        finally:
+            del _current.call
+        if call.warnings and strict:
+            raise RuntimeError("; ".join(call.warnings))
+        for message in call.warnings:
+            log.warning("%s", message)
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A call of ours into trackio: whether its run is local, and what trackio warned of."""
+
+    local: bool
+    warnings: list[str]
+
+
+_OUTSIDE = _Call(False, [])
+_current = threading.local()  # .call: the call that this thread is in; absent outside
+
+
+@functools.cache
+def _install() -> None:
+    """Put our functions in place of trackio's, once per process."""
+    import trackio.media
+    import trackio.run
+    import trackio.utils
+
+    def print_(*args: Any, **options: Any) -> None:
+        if hasattr(_current, "call"):
+            log.debug("trackio: %s", " ".join(map(str, args)))
+        else:
+            builtins.print(*args, **options)
+
+    warn: Any = getattr(trackio.utils, "_emit_nonfatal_warning", None)
+    whoami: Any = getattr(trackio.run, "_get_default_namespace", None)
+    resolve: Any = getattr(trackio.utils, "resolve_space_id_and_server_url", None)
+    is_figure: Any = getattr(trackio.media.TrackioHtml, "is_loggable_figure", None)
+
+    def emit_nonfatal_warning(message: str, *args: Any, **options: Any) -> None:
+        if hasattr(_current, "call"):
+            _current.call.warnings.append(message)
+        else:
+            warn(message, *args, **options)
+
+    def get_default_namespace() -> str | None:
+        # With a Hugging Face token this is a request without a timeout. HF_HUB_OFFLINE would prevent it too,
+        # but also the downloads of the training itself.
+        return None if getattr(_current, "call", _OUTSIDE).local else whoami()
+
+    def resolve_space_id_and_server_url(*args: Any) -> tuple[str | None, str | None]:
+        return (None, None) if getattr(_current, "call", _OUTSIDE).local else resolve(*args)
+
+    def is_loggable_figure(value: Any) -> bool:
+        # It looks into matplotlib, and fails while another thread is in the middle of importing that.
+        return not hasattr(_current, "call") and is_figure(value)
+
+    for name, module in list(sys.modules.items()):
+        if name == "trackio" or name.startswith("trackio."):
+            # A global name hides the builtin in that module only. Redirecting stdout would silence all threads.
+            vars(module).setdefault("print", print_)
+            if hasattr(module, "_emit_nonfatal_warning"):
+                setattr(module, "_emit_nonfatal_warning", emit_nonfatal_warning)  # noqa: B010
+    setattr(trackio.run, "_get_default_namespace", get_default_namespace)  # noqa: B010
+    setattr(trackio.utils, "resolve_space_id_and_server_url", resolve_space_id_and_server_url)  # noqa: B010
+    setattr(trackio.media.TrackioHtml, "is_loggable_figure", staticmethod(is_loggable_figure))  # noqa: B010
+
+
+def _use_folder(folder: Path) -> None:
+    # trackio reads the variable when it is imported, and never again.
+    if "trackio" not in sys.modules:
+        os.environ["TRACKIO_DIR"] = str(folder)
+    from trackio import utils
+
+    if utils.TRACKIO_DIR.resolve() != folder.resolve():
+        raise ConfigError(
+            f"tracker.trackio.dir is {folder}, but this process writes to {utils.TRACKIO_DIR} already: "
+            "leave it out and set TRACKIO_DIR before Python starts"
+        )
+
+
+def _valid_key(name: str) -> str:
+    return f"metric/{name.lstrip('_')}" if name in _OWN_KEYS or name.startswith("__") else name
+
+
+def _valid_config(run: RunInfo) -> dict[str, Any]:
+    # trackio refuses keys with a leading underscore.
+    config = {f"config{key}" if key.startswith("_") else key: value for key, value in run.config.items()}
+    said = {"run_name": run.name, "run_tags": list(run.tags), "run_notes": run.notes, "run_group": run.group}
+    return config | {key: value for key, value in said.items() if value}

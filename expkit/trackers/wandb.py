@@ -1,0 +1,178 @@
+"""Weights & Biases: offline by default, silent, and on disk within half a second."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from expkit.errors import ConfigError
+from expkit.record import Record
+from expkit.trackers.base import Alert, RunInfo, Tracker
+
+if TYPE_CHECKING:
+    import wandb
+
+__all__ = ["WandbTracker"]
+
+log = logging.getLogger("expkit")
+
+_MODES = ("offline", "online", "disabled")
+_LEVELS = {"INFO": "INFO", "WARNING": "WARN", "CRITICAL": "ERROR"}
+_OWN_KEYS = frozenset({"_step", "_timestamp", "_runtime", "_wandb"})  # a metric of that name would break the row
+_FINISH_TIMEOUT = 20.0  # seconds for the last upload; below Delivery's own, so that the run is closed and not left
+
+
+class WandbTracker(Tracker):
+    """Sends records to a W&B run, whose step is the training step.
+
+    Files are in `<run.dir>/wandb`. Offline runs need neither network nor account; `wandb sync` uploads them.
+    W&B cannot resume an offline run: a resumed one writes a second directory with the same id, which goes on
+    at the right step. An online run is resumed.
+
+    What is configured wins over WANDB_MODE, WANDB_PROJECT, WANDB_NAME and WANDB_RUN_ID, which is said once.
+    WANDB_API_KEY, WANDB_BASE_URL and what is not configured (WANDB_ENTITY, WANDB_TAGS, ...) mean what they
+    always do. Command line, code and git state are not stored, because they may hold keys: config.json has
+    what is needed.
+
+    Args:
+        project: W&B project; None takes the run's.
+        entity: user or team; None means your default.
+        mode: offline, online or disabled.
+        init_timeout: seconds to wait for the server at the start of an online run.
+        system_metrics: whether W&B samples CPU, memory and GPU every 15 seconds.
+
+    Raises:
+        ConfigError: `mode` or `init_timeout` cannot be.
+    """
+
+    requires = "wandb"
+
+    def __init__(
+        self,
+        *,
+        project: str | None = None,
+        entity: str | None = None,
+        mode: str = "offline",
+        init_timeout: float = 30.0,
+        system_metrics: bool = True,
+    ) -> None:
+        if mode not in _MODES:
+            raise ConfigError(f"tracker.wandb.mode is {mode!r}, but it must be one of {', '.join(_MODES)}")
+        if not isinstance(init_timeout, int | float) or not init_timeout > 0:
+            raise ConfigError(f"tracker.wandb.init_timeout is {init_timeout!r}, but it must be seconds above 0")
+        self.project = project
+        self.entity = entity
+        self.mode = mode
+        self.init_timeout = init_timeout
+        self.system_metrics = system_metrics
+        self._run: wandb.Run | None = None
+        self._images: dict[str, wandb.Image] = {}
+
+    def start(self, run: RunInfo) -> int | None:
+        """Open the run. Return the last step that the server holds of it; None offline.
+
+        Raises:
+            ConfigError: nobody is logged in to an online run.
+            wandb.Error: the server did not answer in `init_timeout` seconds.
+        """
+        # Error reports go over the network. Without one they hold up the interpreter's exit for 10 seconds.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        import wandb
+
+        project, run_id, name = self.project or run.project, _valid_id(run.id), run.name or run.id
+        _say_ignored(WANDB_MODE=self.mode, WANDB_PROJECT=project, WANDB_RUN_ID=run_id, WANDB_NAME=name)
+        if self.mode == "online":
+            _check_login()
+        self._run = wandb.init(
+            project=project,
+            entity=self.entity,
+            mode=self.mode,  # type: ignore[arg-type]  # checked in the constructor
+            dir=run.dir,
+            id=run_id,
+            resume="allow",
+            reinit="create_new",  # neither takes over nor ends a run that the user has open
+            name=name,
+            group=run.group,
+            tags=[tag[:64] for tag in run.tags] or None,
+            notes=run.notes,
+            config=dict(run.config),
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                disable_git=True,
+                x_disable_meta=True,
+                x_disable_stats=not self.system_metrics,
+                x_transaction_log_flush_interval=0.5,  # by default a killed run loses its last 15 seconds
+                init_timeout=self.init_timeout,
+                finish_timeout=_FINISH_TIMEOUT,
+                finish_timeout_raises=True,
+            ),
+        )
+        return self._run.starting_step - 1 if self._run.resumed else None
+
+    def log(self, record: Record) -> None:
+        """Write one row, and with it the pictures that came since the last."""
+        assert self._run is not None
+        row: dict[str, Any] = {_valid_key(name): value for name, value in record.metrics.items()}
+        if record.epoch:
+            row["epoch"] = record.epoch
+        row.update(self._images)
+        self._images.clear()
+        # One call per step, committed: else W&B holds the row back until the step changes. It drops a second.
+        self._run.log(row | {"_timestamp": record.time}, step=record.step, commit=True)
+
+    def image(self, name: str, path: Path, step: int) -> None:
+        """Keep a picture for the next row, because W&B ignores what comes at an earlier step."""
+        import wandb
+
+        self._images[_valid_key(name)] = wandb.Image(str(path), caption=f"step {step}")
+
+    def alert(self, alert: Alert) -> None:
+        """Send an alert; W&B mails at most one a minute of the same title."""
+        assert self._run is not None
+        self._run.alert(alert.title[:63], f"{alert.text} (step {alert.step})", level=_LEVELS[alert.level])
+
+    def finish(self, summary: Mapping[str, Any], failed: bool = False) -> None:
+        """Write the summary, and the pictures that no record followed at the next step, and close the run.
+
+        Raises:
+            TimeoutError: the last data could not be uploaded in time; `wandb sync` can do it later.
+        """
+        assert self._run is not None
+        if self._images:
+            self._run.log(dict(self._images))
+        self._run.summary.update(dict(summary))
+        self._run.finish(exit_code=int(failed))
+
+
+def _say_ignored(**decided: str) -> None:
+    for variable, value in decided.items():
+        asked = os.environ.get(variable, value)
+        if asked != value:
+            log.warning("%s=%s has no effect: the configuration says %s", variable, asked, value)
+
+
+def _check_login() -> None:
+    # On a terminal wandb.init would ask for a key, in a thread that nobody watches.
+    import wandb
+    from wandb.sdk.lib import wbauth
+
+    host = wandb.setup().settings.base_url
+    if wbauth.authenticate_session(host=host, source="expkit", prompt=False, update_session=False) is None:
+        raise ConfigError(
+            f"tracker.wandb.mode is online, but there is no key for {host}: "
+            "run `wandb login`, set WANDB_API_KEY, or choose tracker.wandb.mode=offline"
+        )
+
+
+def _valid_id(run_id: str) -> str:
+    # The end of a long id is kept: it is what makes it unique.
+    return re.sub(r"[:;,#?/'\\\s]", "-", run_id)[-128:]
+
+
+def _valid_key(name: str) -> str:
+    return f"metric/{name}" if name in _OWN_KEYS else name
