@@ -1,0 +1,111 @@
+"""The `trainer` section of the configuration, checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from expkit.errors import ConfigError
+
+__all__ = ["TrainerConfig"]
+
+_PRECISIONS = ("32", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """How a run trains. The keys are explained in conf/config.yaml.
+
+    Raises:
+        ConfigError: a value that cannot work, or (in `from_mapping`) a key that does not exist.
+    """
+
+    max_epochs: int | None = 10
+    max_steps: int | None = None
+    batch_size: int = 64
+    grad_accumulation: int = 1
+    clip_grad_norm: float | None = None
+    log_interval: int | Literal["auto"] = "auto"
+    eval_interval: int | Literal["epoch"] = "epoch"
+    precision: str = "32"
+    compile: bool = False
+    device: str = "auto"
+    seed: int = 0
+    deterministic: bool = False
+    num_workers: int = 0
+    drop_last: bool = False
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> TrainerConfig:
+        """Return the configuration that `values` describe."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        for key in values:
+            if key not in names:
+                close = difflib.get_close_matches(key, names, n=1)
+                hint = f"did you mean trainer.{close[0]}?" if close else f"there are {', '.join(names)}"
+                raise ConfigError(f"trainer.{key} does not exist: {hint}")
+        return cls(**{**values, "precision": str(values.get("precision", "32"))})
+
+    def __post_init__(self) -> None:
+        for key, word in (
+            ("max_epochs", None),
+            ("max_steps", None),
+            ("clip_grad_norm", None),
+            ("log_interval", "auto"),
+            ("eval_interval", "epoch"),
+        ):
+            value = getattr(self, key)
+            if value != word:
+                self._check_number(key, value, 0, exclusive=True, integer=key != "clip_grad_norm", word=word)
+        for key, least in (("batch_size", 1), ("grad_accumulation", 1), ("num_workers", 0), ("seed", 0)):
+            self._check_number(key, getattr(self, key), least, exclusive=False, integer=True)
+        for key in ("compile", "deterministic", "drop_last"):
+            if not isinstance(getattr(self, key), bool):
+                raise ConfigError(f"trainer.{key}={getattr(self, key)!r}: it is true or false")
+        if self.seed >= 2**63:
+            raise ConfigError(f"trainer.seed={self.seed}: generators take seeds below 2**63")
+        if self.max_epochs is None and self.max_steps is None:
+            raise ConfigError("trainer.max_epochs and trainer.max_steps are both null: set one, or the run never ends")
+        if self.precision not in _PRECISIONS:
+            raise ConfigError(f"trainer.precision={self.precision}: choose one of {', '.join(_PRECISIONS)}")
+
+    def torch_device(self) -> torch.device:
+        """Return the device to train on; `auto` takes CUDA, then MPS, then the CPU.
+
+        Raises:
+            ConfigError: there is no such device here.
+        """
+        if self.device == "auto":
+            if torch.cuda.is_available():
+                return torch.device("cuda")
+            return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+        except (RuntimeError, TypeError):
+            raise ConfigError(f"trainer.device={self.device}: choose auto, cpu, cuda, cuda:N or mps") from None
+        there = {
+            "cpu": 1,
+            "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+            "mps": int(torch.backends.mps.is_available()),
+        }.get(device.type, 0)
+        if (device.index or 0) >= there:
+            raise ConfigError(
+                f"trainer.device={self.device}: this machine has {there} such device(s); "
+                "trainer.device=auto takes what is there"
+            )
+        return device
+
+    def _check_number(
+        self, key: str, value: Any, least: float, exclusive: bool, integer: bool, word: str | None = None
+    ) -> None:
+        kind = "a whole number" if integer else "a number"
+        right = isinstance(value, int) or (not integer and isinstance(value, float))
+        if isinstance(value, bool) or not right or not (value > least if exclusive else value >= least):
+            bound = f"more than {least}" if exclusive else f"at least {least}"
+            other = f", or {word}" if word else ""
+            raise ConfigError(f"trainer.{key}={value}: it must be {kind}, {bound}{other}")

@@ -1,0 +1,241 @@
+"""Batches of an epoch, as a pure function of (seed, epoch): a resume finds the same ones without having drawn them."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+
+from expkit.dist import Dist
+from expkit.errors import ConfigError
+
+__all__ = ["Batches", "StepBatches", "mix", "to_device"]
+
+_WORD = (1 << 64) - 1
+
+
+def mix(*values: int) -> int:
+    """Return a 63-bit seed in which every bit of every value counts (SplitMix64's finaliser, Steele et al. 2014)."""
+    state = 0
+    for value in values:
+        state = (state + value + 0x9E3779B97F4A7C15) & _WORD
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _WORD
+        state ^= state >> 31
+    return state >> 1
+
+
+class StepBatches(NamedTuple):
+    """The data of one update.
+
+    Attributes:
+        pieces: (batch, weight) to accumulate; the weights of all processes average to 1.
+        samples: samples of this update over all processes, or None where a loader of one's own does not tell.
+        last: whether the epoch ends with it.
+    """
+
+    pieces: list[tuple[Any, float]]
+    samples: int | None
+    last: bool
+
+
+class Batches:
+    """The updates of each epoch.
+
+    A dataset with a length is shuffled by (seed, epoch), split into global batches, and each process takes its share
+    of every batch. A DataLoader, or any other iterable of batches, is used as it is; its generator is seeded by
+    (seed, epoch) too.
+
+    Args:
+        data: dataset, DataLoader or iterable of batches.
+        batch_size: samples per update over all processes.
+        seed: of the order.
+        pieces: how many pieces an update's batch is split into (gradient accumulation).
+        shuffle: a new order in every epoch.
+        drop_last: leave out an incomplete last batch.
+        num_workers: loading processes.
+        dist: which share is this process's.
+        pin_memory: for faster copies to a GPU.
+
+    Raises:
+        ConfigError: the sizes do not fit.
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        batch_size: int,
+        seed: int = 0,
+        pieces: int = 1,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        num_workers: int = 0,
+        dist: Dist | None = None,
+        pin_memory: bool = False,
+    ) -> None:
+        self.data = data
+        self.batch_size = batch_size
+        self.seed = seed
+        self.pieces = pieces
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.num_workers = num_workers
+        self.dist = dist or Dist()
+        self.pin_memory = pin_memory
+        if isinstance(data, IterableDataset):
+            raise ConfigError(
+                "an IterableDataset does not say how to batch it: return DataLoader(dataset, batch_size=...)"
+            )
+        self._own_loader = isinstance(data, DataLoader) or not hasattr(data, "__getitem__")
+        if not hasattr(data, "__iter__" if self._own_loader else "__len__"):
+            raise ConfigError(
+                f"{type(data).__name__} is neither a data set with a length nor an iterable of batches: "
+                "look at the task's train_data and val_data"
+            )
+        if self._own_loader:
+            self.size = None
+            return
+        self.size = len(data)
+        share = self.dist.world_size * pieces
+        if batch_size % share:
+            raise ConfigError(
+                f"trainer.batch_size={batch_size} is not divisible by processes x grad_accumulation = {share}: "
+                f"try {max(share, batch_size // share * share)}"
+            )
+        if self.size == 0:
+            raise ConfigError("the data set is empty: look at the task's train_data and val_data")
+        if drop_last and batch_size > self.size:
+            raise ConfigError(
+                f"trainer.batch_size={batch_size} is more than the {self.size} samples there are, and "
+                "trainer.drop_last leaves none: take a smaller batch"
+            )
+
+    @property
+    def steps(self) -> int | None:
+        """Updates per epoch, or None where a loader of one's own does not tell."""
+        if self._own_loader:
+            try:
+                return -(-len(self.data) // self.pieces)
+            except TypeError:  # a DataLoader of an IterableDataset has the method, and it raises
+                return None
+        assert self.size is not None
+        return self.size // self.batch_size if self.drop_last else -(-self.size // self.batch_size)
+
+    def epoch(self, epoch: int, skip: int = 0) -> Iterator[StepBatches]:
+        """Yield the updates of `epoch` (from 0), without the first `skip`."""
+        for place in (self.data, *(_inside(self.data) if self._own_loader else ())):
+            if hasattr(place, "set_epoch"):
+                place.set_epoch(epoch)
+        return self._loader_epoch(epoch, skip) if self._own_loader else self._dataset_epoch(epoch, skip)
+
+    def _dataset_epoch(self, epoch: int, skip: int) -> Iterator[StepBatches]:
+        assert self.size is not None
+        assert self.steps is not None
+        order = self._order(epoch)
+        shares, again = itertools.tee(self._share(order, step) for step in range(skip, self.steps))
+        loaded = self._load(itertools.chain.from_iterable(again), epoch)
+        world = self.dist.world_size
+        for step, share in enumerate(shares, start=skip):
+            samples = min(self.batch_size, self.size - step * self.batch_size)
+            pieces = [(next(loaded), len(indices) * world / samples) for indices in share]
+            yield StepBatches(pieces, samples, step == self.steps - 1)
+
+    def _order(self, epoch: int) -> torch.Tensor:
+        assert self.size is not None
+        if not self.shuffle:
+            return torch.arange(self.size)
+        return torch.randperm(self.size, generator=torch.Generator().manual_seed(mix(self.seed, epoch)))
+
+    def _share(self, order: torch.Tensor, step: int) -> list[list[int]]:
+        """Return this process's indices of one update, in as many pieces as there are to accumulate."""
+        whole: list[int] = order[step * self.batch_size : (step + 1) * self.batch_size].tolist()
+        parts = self.dist.world_size * self.pieces
+        bounds = [len(whole) * part // parts for part in range(parts + 1)]
+        mine = range(self.dist.rank * self.pieces, (self.dist.rank + 1) * self.pieces)
+        return [piece for part in mine if (piece := whole[bounds[part] : bounds[part + 1]])]
+
+    def _load(self, pieces: Iterator[list[int]], epoch: int) -> Iterator[Any]:
+        fetch = _Fetch(self.data)
+        if self.num_workers == 0 and not self.pin_memory:
+            return map(fetch.__getitem__, pieces)
+        loader: Iterable[Any] = DataLoader(
+            fetch,  # type: ignore[arg-type]
+            sampler=pieces,
+            batch_size=None,
+            collate_fn=_as_it_is,
+            num_workers=self.num_workers,
+            worker_init_fn=_ignore_signals,
+            pin_memory=self.pin_memory,
+            # A loader without a generator of its own draws from the global one, and a resume would differ.
+            generator=torch.Generator().manual_seed(mix(self.seed, epoch, 1)),
+        )
+        return iter(loader)
+
+    def _loader_epoch(self, epoch: int, skip: int) -> Iterator[StepBatches]:
+        for place in (self.data, *_inside(self.data)):
+            if hasattr(place, "generator") and not isinstance(place, Dataset):
+                place.generator = torch.Generator().manual_seed(mix(self.seed, epoch))
+        groups = _grouped(itertools.islice(iter(self.data), skip * self.pieces, None), self.pieces)
+        upcoming = next(groups, None)
+        if upcoming is None and skip == 0:
+            raise ConfigError("the data loader yields no batch: look at the task's train_data and val_data")
+        while upcoming is not None:
+            group, upcoming = upcoming, next(groups, None)
+            yield StepBatches([(batch, 1 / len(group)) for batch in group], None, upcoming is None)
+
+
+class _Fetch:
+    """Makes `dataset[indices]` return a whole batch."""
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, indices: Sequence[int]) -> Any:
+        if hasattr(self.data, "batch"):
+            return self.data.batch(indices)
+        if hasattr(self.data, "__getitems__"):
+            return default_collate(self.data.__getitems__(indices))
+        return default_collate([self.data[index] for index in indices])
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Return `batch` with every tensor in it (in tuples, lists and dicts) on `device`."""
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(to_device(value, device) for value in batch))
+    if isinstance(batch, list | tuple):
+        return type(batch)(to_device(value, device) for value in batch)
+    return batch
+
+
+def _inside(loader: Any) -> list[Any]:
+    """Return what a DataLoader draws from: its data set and its samplers."""
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    owners = ((loader, "dataset"), (loader, "sampler"), (loader, "batch_sampler"), (batch_sampler, "sampler"))
+    return [part for owner, name in owners if (part := getattr(owner, name, None)) is not None]
+
+
+def _grouped(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    while group := list(itertools.islice(items, size)):
+        yield group
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _ignore_signals(worker: int) -> None:  # noqa: ARG001 - the signature of a worker_init_fn
+    # A scheduler signals the whole process group; workers that die take the main process along before it can save.
+    for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

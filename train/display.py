@@ -1,0 +1,157 @@
+"""What a person sees of a run: a progress bar on a terminal, plain lines elsewhere, training.log in any case."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+from expkit.record import Record
+from train.runner import Runner
+
+__all__ = ["Display", "console_logging", "file_logging"]
+
+log = logging.getLogger("expkit")
+
+_SHOWN = ("train_loss", "val_loss")
+_PLAIN_EVERY = 10.0
+
+
+def console_logging() -> Console:
+    """Send the log to the terminal (standard error), and return the console that a progress bar must share."""
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    log.handlers = [handler for handler in log.handlers if isinstance(handler, logging.FileHandler)]
+    if console.is_terminal:
+        handler: logging.Handler = _ConsoleHandler(console)
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter("%(message)s"))
+    log.addHandler(handler)
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it reports building its font cache
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    return console
+
+
+@contextlib.contextmanager
+def file_logging(path: Path) -> Iterator[None]:
+    """Send the log to `path` too."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+class Display:
+    """Shows a runner's progress. The bar reads the runner from its own thread: a step costs nothing."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._said = 0.0
+        self._runner: Runner | None = None
+
+    @contextlib.contextmanager
+    def showing(self, runner: Runner) -> Iterator[None]:
+        """Show `runner` while the context lasts."""
+        self._runner = runner
+        if not self._console.is_terminal:
+            yield
+            return
+        columns: list[ProgressColumn] = [
+            TextColumn("[bold]step"),
+            _StepColumn(runner),
+            BarColumn(bar_width=None),
+            _SpeedColumn(runner),
+        ]
+        with Progress(*columns, console=self._console, refresh_per_second=4, expand=True, transient=True) as bar:
+            bar.add_task("training", total=None)
+            yield
+
+    def record(self, record: Record) -> None:
+        """Say a line about `record`: at each evaluation, and now and then where there is no bar."""
+        now = time.monotonic()
+        quiet = self._console.is_terminal or now - self._said < _PLAIN_EVERY
+        if "val_loss" not in record.metrics and quiet:
+            return
+        self._said = now
+        log.info("%s", _line(record, self._runner))
+
+
+def _line(record: Record, runner: Runner | None) -> str:
+    total = runner.total_steps if runner is not None else 0
+    epochs = runner.config.max_epochs if runner is not None else None
+    step = f"step {record.step}/{total}" if 0 < total < 2**62 else f"step {record.step}"
+    epoch = f"epoch {record.epoch}/{epochs}" if epochs else f"epoch {record.epoch}"
+    shown = [name for name in _SHOWN if name in record.metrics]
+    shown += [name for name in record.metrics if name.startswith("val_") and name not in shown][-1:]
+    shown += [name for name in ("blob/n_clusters_dbscan", "blob/weight_correlation") if name in record.metrics]
+    return f"{epoch}  {step}  " + "  ".join(f"{name} {record.metrics[name]:.5g}" for name in shown)
+
+
+class _StepColumn(ProgressColumn):
+    """Step, epoch and loss."""
+
+    def __init__(self, runner: Runner) -> None:
+        super().__init__()
+        self._runner = runner
+
+    def render(self, task: Task) -> Text:
+        runner, progress = self._runner, self._runner.progress
+        known = runner.total_steps < 2**62
+        task.total, task.completed = (runner.total_steps, progress.step) if known else (None, progress.step)
+        total = f"/{runner.total_steps}" if known else ""
+        loss = runner.recorder.latest.get("train_loss")
+        shown = "" if loss is None else f"  loss {loss:.4g}"
+        return Text(f"{progress.step}{total}  epoch {progress.epoch + 1}{shown}")
+
+
+class _SpeedColumn(ProgressColumn):
+    """Updates per second, and the time that is left at this speed."""
+
+    def __init__(self, runner: Runner) -> None:
+        super().__init__()
+        self._runner = runner
+        self._first: tuple[float, int] | None = None
+
+    def render(self, task: Task) -> Text:  # noqa: ARG002 - the signature of a column
+        step, now = self._runner.progress.step, time.monotonic()
+        if self._first is None:
+            self._first = now, step
+        began, first = self._first
+        speed = (step - first) / (now - began) if now > began else 0.0
+        if not speed:
+            return Text("- it/s")
+        left = (self._runner.total_steps - step) / speed
+        eta = f"  ETA {timedelta(seconds=round(left))}" if self._runner.total_steps < 2**62 else ""
+        return Text(f"{speed:.1f} it/s{eta}")
+
+
+class _ConsoleHandler(logging.Handler):
+    """Prints above a progress bar, and leaves long lines (commands to copy) in one piece."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+
+
+class _Formatter(logging.Formatter):
+    """Puts `Warning:` before warnings; information stands for itself."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return text if record.levelno < logging.WARNING else f"{record.levelname.capitalize()}: {text}"

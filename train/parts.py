@@ -1,0 +1,133 @@
+"""Everything that a configuration selects, built and checked before data is loaded or a run directory made."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from torch.optim import Optimizer
+
+from expkit.detectors import Detector
+from expkit.diagnostics import Diagnostic
+from expkit.errors import ConfigError
+from expkit.plots import Plot
+from expkit.rng import seed_all
+from expkit.trackers import Delivery, Tracker
+from train.build import MULTI_SELECT, build, build_named, call_with_known
+from train.config import TrainerConfig
+from train.data import Batches
+from train.tasks.base import Task
+from train.update import Update
+
+__all__ = ["Parts", "assemble"]
+
+log = logging.getLogger("expkit")
+
+_ANY_STEPS = 1000
+
+
+@dataclasses.dataclass
+class Parts:
+    """The components of one run.
+
+    Attributes:
+        task, model, optimizer: what is trained, and by what; the model is on its device.
+        scheduler: makes the schedule once the number of steps is known.
+        trainer: the checked trainer section.
+        trackers: behind their queues, not started yet.
+        diagnostics, detectors, plots: name -> component.
+        checkpoints: makes the checkpoint manager of a run directory; None for a run without checkpoints.
+    """
+
+    task: Task
+    model: nn.Module
+    optimizer: Optimizer
+    scheduler: Callable[..., Any]
+    trainer: TrainerConfig
+    trackers: Delivery
+    diagnostics: dict[str, Diagnostic]
+    detectors: dict[str, Detector]
+    plots: dict[str, Plot]
+    checkpoints: Callable[..., Any] | None
+
+    def update(self, total_steps: int) -> Update:
+        """Return what does one optimizer update, in a run of `total_steps`."""
+        trainer = self.trainer
+        schedule = call_with_known("scheduler", self.scheduler, self.optimizer, total_steps=total_steps)
+        return Update(
+            self.optimizer,
+            schedule,
+            trainer.torch_device(),
+            trainer.precision,
+            trainer.clip_grad_norm,
+            guards=(),
+        )
+
+    def batches(self, data: Any, training: bool) -> Batches:
+        """Return the batches of a task's data."""
+        trainer = self.trainer
+        return Batches(
+            data,
+            batch_size=trainer.batch_size,
+            seed=trainer.seed,
+            pieces=trainer.grad_accumulation if training else 1,
+            shuffle=training,
+            drop_last=trainer.drop_last and training,
+            num_workers=trainer.num_workers,
+            pin_memory=trainer.torch_device().type == "cuda",
+        )
+
+
+def assemble(config: DictConfig) -> Parts:
+    """Build every component of `config`.
+
+    Raises:
+        ConfigError: something in it cannot work; the message names the key.
+    """
+    for section in ("run", "trainer", *MULTI_SELECT):
+        if not isinstance(config.get(section), DictConfig):
+            raise ConfigError(
+                f"{section}={config.get(section)}: this is a whole section; set keys in it ({section}.key=...)"
+            )
+    trainer = TrainerConfig.from_mapping(cast("dict[str, Any]", OmegaConf.to_container(config.trainer, resolve=True)))
+    trackers = build_named(config, "tracker", Tracker)
+    diagnostics = build_named(config, "diagnostics", Diagnostic)
+    detectors = build_named(config, "detectors", Detector)
+    for name, detector in detectors.items():
+        detector.name = name
+    plots = build_named(config, "plots", Plot)
+    checkpoints = None
+    if OmegaConf.select(config, "checkpoint._target_") is not None:
+        checkpoints = build(config, "checkpoint", cast("type[Any]", Callable))
+    task = build(config, "task", Task)
+    optimizer_factory = build(config, "optimizer", cast("type[Any]", Callable))
+    scheduler = build(config, "scheduler", cast("type[Any]", Callable))
+    device = trainer.torch_device()
+    seed_all(trainer.seed, trainer.deterministic)
+    model = task.build_model()
+    for diagnostic in diagnostics.values():
+        diagnostic.check(model)
+    model = model.to(device)
+    if trainer.compile:
+        model.compile()  # in place: names of parameters stay as they are
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ConfigError(f"task: {type(task).__name__}'s model has no trainable parameter")
+    optimizer = call_with_known("optimizer", optimizer_factory, parameters)
+    call_with_known("scheduler", scheduler, optimizer, total_steps=_ANY_STEPS)
+    return Parts(
+        task,
+        model,
+        optimizer,
+        scheduler,
+        trainer,
+        Delivery(trackers),
+        diagnostics,
+        detectors,
+        plots,
+        checkpoints,
+    )

@@ -1,0 +1,130 @@
+"""Which run to go on with, and how its configuration meets what the user types now."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from expkit.config_tracker import ConfigTracker
+from expkit.errors import ResumeError
+from expkit.experiment import RunDir
+from expkit.secrets import MASK
+
+__all__ = ["Origin", "differences", "find_origin", "merge_overrides"]
+
+log = logging.getLogger("expkit")
+
+_STEP = re.compile(r"checkpoint_step_(\d+)\.pt")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What is resumed.
+
+    Attributes:
+        run: its directory.
+        step: the checkpoint that was asked for, or None for the newest that is valid.
+        stored: its config.json.
+    """
+
+    run: Path
+    step: int | None
+    stored: Mapping[str, Any]
+
+
+def find_origin(resume: str, outputs: Path | str, run_id: object = None) -> Origin | None:
+    """Return what `resume` names, or None for a fresh run.
+
+    Args:
+        resume: never; latest (the run that was active last); auto (the run called `run_id`, if it exists); or the
+            path of a run or of one of its checkpoints, or a run's id.
+        outputs: where runs are.
+        run_id: the id that was configured.
+
+    Raises:
+        ResumeError: there is no such run.
+    """
+    outputs = Path(outputs)
+    if resume == "never":
+        return None
+    if resume == "auto":
+        if run_id is None:
+            raise ResumeError("resume=auto finds a run by its id: set run.id, or use resume=latest or a path")
+        run = outputs / str(run_id)
+        return _origin(run, None) if RunDir(run).exists() else None
+    if resume == "latest":
+        runs = [RunDir(file.parent) for file in outputs.glob("*/config.json")]
+        if not runs:
+            raise ResumeError(f"resume=latest: there is no run in {outputs.absolute()}; leave resume out to start one")
+        return _origin(max(runs, key=_last_active).root, None)
+    for path in (Path(resume), outputs / resume):
+        step = _STEP.fullmatch(path.name)
+        if step and path.is_file():
+            return _origin(path.parent.parent, int(step[1]))
+        if path.suffix == ".pt" and path.is_file():  # checkpoint_latest.pt, checkpoint_best.pt: links to a step's file
+            linked = _STEP.fullmatch(path.resolve().name)
+            return _origin(path.parent.parent, int(linked[1]) if linked else None)
+        if RunDir(path).exists():
+            return _origin(path, None)
+    raise ResumeError(f"resume={resume}: no run there (a run's folder holds a config.json); runs are in {outputs}")
+
+
+def merge_overrides(origin: Origin, typed: Sequence[str]) -> list[str]:
+    """Return the overrides of the resumed run, then those typed now, which win.
+
+    A `_target_` from a run directory is never used: whoever can write there could name any code. Masked secrets are
+    left out too: both have to be typed again.
+    """
+    stored = [str(override) for override in origin.stored.get("overrides", [])]
+    names = {_key(override) for override in typed}
+    kept = []
+    for override in stored:
+        if _key(override) in names or _key(override) in ("resume", "run.id"):
+            continue
+        if "_target_" in override or MASK in override:
+            log.warning(
+                "%s: %s is not taken over from the run; type it again if it is still wanted",
+                origin.run,
+                override,
+            )
+            continue
+        kept.append(override)
+    return kept + list(typed)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return `key: old -> new` for every value that differs, sections `run` and `resume` aside."""
+    before, after = dict(_flat(old)), dict(_flat(new))
+    changed = []
+    for key in sorted(before.keys() | after.keys()):
+        if key.split(".")[0] in ("resume", "run") or before.get(key) == after.get(key):
+            continue
+        changed.append(f"{key}: {before.get(key, 'not set')} -> {after.get(key, 'not set')}")
+    return changed
+
+
+def _origin(run: Path, step: int | None) -> Origin:
+    if not RunDir(run).exists():
+        raise ResumeError(f"{run} is no run directory: it has no config.json")
+    return Origin(run, step, ConfigTracker(run).load_config())
+
+
+def _last_active(run: RunDir) -> float:
+    file = run.status if run.status.exists() else run.config
+    return file.stat().st_mtime
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
+
+
+def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from _flat(item, f"{prefix}.{key}" if prefix else str(key))
+    elif prefix:
+        yield prefix, value

@@ -1,0 +1,298 @@
+"""The training loop, from top to bottom: what happens at a step, in which order, and when.
+
+    for each epoch, for each update of it:
+        forward and backward, piece by piece -> clip -> guards -> optimizer -> scheduler
+        log       every log_interval, at the end of an epoch     (the only host copy of the training metrics)
+        evaluate  every eval_interval, at the end
+        diagnose  at the end of an epoch
+        record    one for the step, if anything was said: journal, trackers, detectors
+        save      a checkpoint, if due or the best so far
+        plot      if due
+        control   stop or save, if somebody asked
+
+Building the parts is `train.build`'s job, and choosing a run directory `train.job`'s.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from expkit.diagnostics.base import Diagnostic
+from expkit.dist import Control, Dist
+from expkit.record import Record
+from expkit.recorder import Recorder
+from expkit.schedule import Every, Progress, auto_intervals
+from expkit.series import StepSeries
+from train.config import TrainerConfig
+from train.data import Batches, StepBatches, to_device
+from train.schedulers import UNKNOWN_STEPS
+from train.stopwatch import Stopwatch
+from train.tasks.base import Task
+from train.update import AVERAGED, Update
+
+__all__ = ["Best", "Runner"]
+
+log = logging.getLogger("expkit")
+
+
+@dataclass
+class Best:
+    """The lowest validation loss so far, and where it was."""
+
+    loss: float = math.inf
+    step: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Runner:
+    """Trains a task's model.
+
+    Args:
+        task: what is trained.
+        model: its model, on the device.
+        update: forward, backward and optimizer step.
+        config: the trainer section.
+        train: batches to train on.
+        val: batches to evaluate on, or None.
+        recorder: takes what there is to say about a step.
+        diagnostics: name -> what looks at the model at the end of an epoch.
+        save: called as `save(runner, is_best)` when a checkpoint is due.
+        save_interval: steps between checkpoints, or None.
+        plot: called as `plot(runner, last)` after each step that may have something to draw, or None.
+        on_record: called with each record, after the recorder's sinks.
+        dist, control: the ranks, and what they must do together.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        model: nn.Module,
+        update: Update,
+        config: TrainerConfig,
+        train: Batches,
+        val: Batches | None = None,
+        recorder: Recorder | None = None,
+        diagnostics: Mapping[str, Diagnostic] | None = None,
+        save: Callable[[Runner, bool], None] | None = None,
+        save_interval: int | None = None,
+        plot: Callable[[Runner, bool], None] | None = None,
+        on_record: Sequence[Callable[[Record], object]] = (),
+        dist: Dist | None = None,
+        control: Control | None = None,
+    ) -> None:
+        self.task = task
+        self.model = model
+        self.update = update
+        self.config = config
+        self.train = train
+        self.val = val
+        self.recorder = recorder or Recorder()
+        self.diagnostics = dict(diagnostics or {})
+        self.dist = dist or Dist()
+        self.control = control or Control(self.dist)
+        self.progress = Progress()
+        self.best = Best()
+        self.loss_history: list[float] = []
+        self.series: StepSeries | None = None
+        self.pending_series: dict[str, Any] | None = None
+        self.total_steps = total_steps(config, train.steps)
+        interval = config.log_interval
+        self._log = Every(steps=auto_intervals(self.total_steps)["log"] if interval == "auto" else interval)
+        by_epoch = config.eval_interval == "epoch"
+        self._eval = Every(epochs=1) if by_epoch else Every(steps=int(config.eval_interval))
+        self._save_due = Every(steps=save_interval)
+        self._save, self._plot, self._on_record = save, plot, on_record
+        self.watch = Stopwatch()
+
+    def fit(self) -> bool:
+        """Train to the end. Return False if a stop was requested before it; everything is saved then."""
+        self.model.train()
+        self.watch.start()
+        while not self._done():
+            epoch = self.progress.epoch
+            for batches in self.train.epoch(epoch, skip=self.progress.batch):
+                self._train_step(batches)
+                stop = self._after_step()
+                if stop or self._done():
+                    return self._done()
+            if self.progress.epoch == epoch:  # resumed with fewer, larger batches
+                done = self.progress.batch
+                log.warning("epoch %d has no more than the %d batches already done: on to the next", epoch + 1, done)
+                self.progress.epoch, self.progress.batch = epoch + 1, 0
+        return True
+
+    def _train_step(self, batches: StepBatches) -> None:
+        values, names, count = self.update(self.task, self.model, batches.pieces)
+        if self.series is None:
+            self.series = StepSeries(names, values[0].device, averaged=AVERAGED)
+            if self.pending_series is not None:
+                self.series.load_state_dict(self.pending_series)
+        self.series.push(values, count)
+        progress = self.progress
+        progress.step += 1
+        progress.samples += batches.samples if batches.samples is not None else count
+        progress.epoch_ended = batches.last
+        if batches.last:
+            progress.epoch, progress.batch = progress.epoch + 1, 0
+        else:
+            progress.batch += 1
+
+    def _after_step(self) -> bool:
+        """Do what is due at this step boundary. Return whether to stop."""
+        progress, control = self.progress, self.control
+        actions = control.poll(progress.step)
+        progress.previous_elapsed, progress.elapsed = progress.elapsed, control.elapsed
+        last = self._done()
+        is_best = False
+        if self._log.due(progress) or progress.epoch_ended or last:
+            self._log_training()
+        if self.val is not None and (self._eval.due(progress) or last):
+            with self.watch.paused():
+                is_best = self._evaluate()
+        if progress.epoch_ended and self.diagnostics:
+            with self.watch.paused():
+                self._diagnose()
+        if last and self.best.metrics:
+            self.recorder.add({f"final/best_{name}": value for name, value in self.best.metrics.items()})
+        if self.recorder.pending():
+            record = self.recorder.emit(progress.step, self.current_epoch)
+            for observer in self._on_record:
+                observer(record)
+        stop = bool(actions & Control.STOP)
+        due = is_best or last or stop or actions & Control.SAVE or self._save_due.due(progress)
+        if self._save is not None and due:
+            with self.watch.paused():
+                self._save(self, is_best)
+        if self._plot is not None:
+            self._plot(self, last)
+        return stop
+
+    def _log_training(self) -> None:
+        assert self.series is not None
+        table, counts = self.series.drain(self.dist)
+        total = sum(counts)
+        if not total:
+            return
+        losses = table["loss"]
+        means = {"loss": sum(loss * count for loss, count in zip(losses, counts, strict=True)) / total}
+        series = {"train_loss": losses}
+        metrics: dict[str, float] = {}
+        for name, values in table.items():
+            if name == "gradient_norm":
+                series[name], metrics[name] = values, values[-1]
+            elif name == "skipped":
+                metrics["skipped_steps"] = sum(values)
+            elif name != "loss":
+                means[name] = sum(values) / total
+        metrics |= {f"train_{name}": value for name, value in self.task.summarize(means).items()}
+        metrics["learning_rate"] = self.update.learning_rate
+        metrics["samples"] = self.progress.samples
+        metrics[f"{self.task.unit}_per_sec"] = total / self.watch.lap()
+        if self.update.device.type == "cuda":
+            metrics["memory_allocated_mb"] = torch.cuda.memory_allocated(self.update.device) / 1024**2
+        self.recorder.add(metrics, series=series)
+        self.loss_history.append(metrics["train_loss"])
+
+    @torch.no_grad()
+    def _evaluate(self) -> bool:
+        """Evaluate on all validation data. Return whether the loss is the lowest so far."""
+        means = self.evaluate()
+        metrics = {f"val_{name}": value for name, value in self.task.summarize(means).items()}
+        self.recorder.add(metrics)
+        is_best = metrics["val_loss"] < self.best.loss
+        if is_best:
+            self.best = Best(metrics["val_loss"], self.progress.step, metrics)
+        return is_best
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Return the mean over the validation data of `loss` and of every sum that the task's step reports."""
+        assert self.val is not None
+        totals: torch.Tensor | None = None
+        names: list[str] = []
+        device = self.update.device
+        self.model.eval()
+        for batches in self.val.epoch(0):
+            for batch, _ in batches.pieces:
+                with self.update.autocast():
+                    out = self.task.step(self.model, to_device(batch, device))
+                names = ["loss", *out.sums]
+                row = torch.stack([out.loss.float() * out.count, *(value.float() for value in out.sums.values())])
+                row = torch.cat([row, row.new_tensor([out.count])])
+                row = row if device.type == "mps" else row.double()
+                totals = row if totals is None else totals + row
+        self.model.train()
+        if totals is None:
+            return {}
+        *sums, count = self.dist.sum(totals).tolist()
+        return {name: value / count for name, value in zip(names, sums, strict=True)}
+
+    @torch.no_grad()
+    def _diagnose(self) -> None:
+        for name, diagnostic in self.diagnostics.items():
+            began = time.perf_counter()
+            found = diagnostic.measure(self.model)
+            found.setdefault("computation_time_ms", 1000 * (time.perf_counter() - began))
+            numbers = {f"{name}/{key}": value for key, value in found.items() if isinstance(value, int | float)}
+            details = {f"{name}/{key}": value for key, value in found.items() if f"{name}/{key}" not in numbers}
+            self.recorder.add(numbers, details)
+
+    @property
+    def current_epoch(self) -> int:
+        """The epoch, from 1, that the last update belongs to."""
+        return self.progress.epoch + (0 if self.progress.epoch_ended else 1)
+
+    def _done(self) -> bool:
+        return self.progress.step >= self.total_steps or (
+            self.config.max_epochs is not None and self.progress.epoch >= self.config.max_epochs
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the run stands: what a resume needs besides model, optimizer and generators."""
+        progress = self.progress
+        series = self.series.state_dict() if self.series is not None else self.pending_series
+        return {
+            "cursor": {"epoch": progress.epoch, "batch": progress.batch, "skipped": 0},
+            "step": progress.step,
+            "samples": progress.samples,
+            "epoch_ended": progress.epoch_ended,
+            "elapsed": self.control.elapsed,
+            "best": {"loss": self.best.loss, "step": self.best.step, "metrics": dict(self.best.metrics)},
+            "series": series,
+            "diagnostics": {name: diagnostic.state_dict() for name, diagnostic in self.diagnostics.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], loss_history: Sequence[float] = ()) -> None:
+        """Take back what `state_dict` returned."""
+        cursor = state["cursor"]
+        self.progress = Progress(
+            step=state["step"],
+            epoch=cursor["epoch"],
+            batch=cursor["batch"],
+            samples=state["samples"],
+            epoch_ended=state["epoch_ended"],
+            elapsed=state["elapsed"],
+            previous_elapsed=state["elapsed"],
+        )
+        self.best = Best(**state["best"])
+        self.series, self.pending_series = None, state["series"]
+        self.loss_history = list(loss_history)
+        for name, diagnostic in self.diagnostics.items():
+            if name in state["diagnostics"]:
+                diagnostic.load_state_dict(state["diagnostics"][name])
+
+
+def total_steps(config: TrainerConfig, steps_per_epoch: int | None) -> int:
+    """Return after how many updates a run ends; a very large number if only a loader of unknown length knows."""
+    limits = [config.max_steps] if config.max_steps is not None else []
+    if config.max_epochs is not None and steps_per_epoch is not None:
+        limits.append(config.max_epochs * steps_per_epoch)
+    return min(limits, default=UNKNOWN_STEPS)
