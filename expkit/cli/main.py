@@ -1,0 +1,78 @@
+"""`expkit`: one command, whose subcommands are files in this folder or entry points of other packages."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from typing import Any, Protocol
+
+import expkit
+from expkit.errors import UserError
+
+__all__ = ["Command", "main"]
+
+#: Subcommand -> the module and class that hold it. Loaded when it is used, or its help is.
+_COMMANDS = {"show": "expkit.cli.show:ShowCommand"}
+
+
+class Command(Protocol):
+    """What a subcommand is. Packages that expkit must not import offer theirs as `expkit.commands` entry points."""
+
+    #: One line for `expkit --help`.
+    summary: str
+
+    def run(self, arguments: Sequence[str]) -> int:
+        """Do it and return the exit code. `UserError` is printed as one line."""
+        ...
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `expkit` with `argv` (without the program's name) and return the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        print(f"expkit {expkit.__version__}")
+        return 0
+    try:
+        return _command(arguments[0]).run(arguments[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader of our output, head say, has seen enough
+        sys.stderr.close()
+        return 0
+
+
+def _entries() -> dict[str, Any]:
+    return {entry.name: entry for entry in entry_points(group="expkit.commands")}
+
+
+def _command(name: str) -> Command:
+    if name in _COMMANDS:
+        module, _, attribute = _COMMANDS[name].partition(":")
+        made: Command = getattr(importlib.import_module(module), attribute)()
+        return made
+    entries = _entries()
+    if name not in entries:
+        known = ", ".join(sorted({*_COMMANDS, *entries}))
+        raise UserError(f"expkit has no command {name!r}: choose from {known}, or see expkit --help")
+    found: Command = entries[name].load()()
+    return found
+
+
+def _help() -> str:
+    names = sorted({*_COMMANDS, *_entries()})
+    lines = [f"  {name:<12} {_command(name).summary}" for name in names]
+    return "\n".join(
+        [
+            "usage: expkit COMMAND ...",
+            "",
+            *lines,
+            "",
+            "expkit COMMAND --help says more of one. Start with: expkit train",
+        ]
+    )
