@@ -1,0 +1,125 @@
+"""What tests share: running `python -m train` as a user does, and composing a configuration in this process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# trackio reads it when it is imported; every test process gets a folder of its own.
+os.environ["TRACKIO_DIR"] = tempfile.mkdtemp(prefix="expkit-trackio-")
+
+Train = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(autouse=True)
+def _no_leftovers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Tests see neither the user's tracker settings nor a scheduler's job, and leave no global setting behind."""
+    for name in list(os.environ):
+        if name.startswith(("WANDB_", "SLURM_", "SUBMITIT_", "HYDRA_", "TRACKIO_SPACE", "TRACKIO_SERVER")):
+            monkeypatch.delenv(name)
+    yield
+    if "torch" in sys.modules:
+        import torch
+
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def outputs(tmp_path: Path) -> Path:
+    """An empty folder for runs."""
+    return tmp_path / "outputs"
+
+
+@pytest.fixture
+def train(outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Train:
+    """Call as `train("optimizer=sgd", ...)`: what `python -m train` does, in this process, which saves its imports."""
+    import torch
+
+    from train.cli import main
+
+    torch.set_num_threads(1)
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def run(*arguments: str, cwd: Path | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
+        monkeypatch.chdir(cwd or tmp_path)
+        capfd.readouterr()
+        command = train_command(outputs, *arguments)
+        try:
+            code = main(command[2:])
+        except SystemExit as end:  # argparse, in Hydra
+            code = int(end.code or 0)
+        said = capfd.readouterr()
+        done = subprocess.CompletedProcess(command, code, said.out, said.err)
+        if check:
+            assert code == 0, said.out + said.err
+        return done
+
+    return run
+
+
+@pytest.fixture
+def train_process(outputs: Path, tmp_path: Path) -> Train:
+    """The same in a process of its own."""
+
+    def run(*arguments: str, cwd: Path | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            train_command(outputs, *arguments),
+            cwd=cwd or tmp_path,
+            env=train_environment(tmp_path),
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        if check:
+            assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    return run
+
+
+def train_command(outputs: Path, *arguments: str) -> list[str]:
+    """Return the command line of a run whose directory goes below `outputs`."""
+    where = [] if any(argument.startswith("run.outputs=") for argument in arguments) else [f"run.outputs={outputs}"]
+    return [sys.executable, "-m", "train", *where, "run.min_free_gb=0", *arguments]
+
+
+def train_environment(folder: Path) -> dict[str, str]:
+    """Return an environment with tracker databases below `folder` and one thread, so that results are comparable."""
+    return {**os.environ, "TRACKIO_DIR": str(folder / "trackio"), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def compose(outputs: Path) -> Iterator[Callable[..., Any]]:
+    """Call as `compose("optimizer=sgd", ...)`: the configuration that such a command line gives."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+
+    from train.build import CONF_DIR
+    from train.cli import rewrite
+
+    def composed(*overrides: str) -> Any:
+        GlobalHydra.instance().clear()
+        initialize_config_dir(str(CONF_DIR), version_base="1.3")
+        given = [f"run.outputs={outputs}", "run.min_free_gb=0", *overrides]
+        config = hydra_compose("config", overrides=rewrite(given), return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        from omegaconf import OmegaConf, open_dict
+
+        plain = OmegaConf.create(OmegaConf.to_container(config, resolve=False))
+        with open_dict(plain):
+            del plain["hydra"]
+        return plain
+
+    yield composed
+    GlobalHydra.instance().clear()
+    HydraConfig.instance().cfg = None

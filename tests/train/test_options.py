@@ -1,0 +1,84 @@
+"""Every option of every group: it composes, its object keeps the group's protocol, and a run with it ends well."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Train
+from train.build import CONF_DIR, MULTI_SELECT
+
+
+def options(group: str) -> list[str]:
+    return sorted(file.stem for file in (CONF_DIR / group).glob("*.yaml"))
+
+
+def all_options() -> list[str]:
+    groups = {str(file.parent.relative_to(CONF_DIR)) for file in CONF_DIR.rglob("*.yaml")} - {".", "hydra/help"}
+    return [f"{group}={option}" for group in sorted(groups) for option in options(group)]
+
+
+def test_the_promised_groups_are_there() -> None:
+    promised = "task optimizer scheduler tracker checkpoint diagnostics detectors plots experiment debug hydra/launcher"
+    for group in promised.split():
+        assert (CONF_DIR / group).is_dir(), group
+
+
+@pytest.mark.parametrize("choice", all_options())
+def test_every_option_composes(compose: Callable[..., Any], choice: str) -> None:
+    assert compose(choice) is not None
+
+
+@pytest.mark.parametrize("choice", [each for each in all_options() if not each.startswith(("hydra/", "experiment="))])
+def test_a_short_run_with_every_option_ends_well(train: Train, outputs: Path, choice: str) -> None:
+    train("debug=smoke", "plots=[]", "task.model.hidden=32", choice, "run.id=run")
+    assert json.loads((outputs / "run" / "status.json").read_text())["state"] == "finished"
+    assert (outputs / "run" / "results.json").exists()
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_an_experiment_runs_when_made_small(train: Train, outputs: Path, experiment: str) -> None:
+    small = ("task.data.n_train=64", "task.data.n_val=16", "trainer.batch_size=32", "trainer.max_epochs=2")
+    train(f"experiment={experiment}", *small, "tracker=[]", "plots=[]", "run.id=run")
+    assert json.loads((outputs / "run" / "status.json").read_text())["epoch"] == 2
+
+
+@pytest.mark.parametrize("group", MULTI_SELECT)
+def test_a_multi_select_option_holds_flat_arguments_under_its_own_name(group: str) -> None:
+    for option in options(group):
+        text = (CONF_DIR / group / f"{option}.yaml").read_text()
+        assert text.startswith(f"# @package {group}.{option}\n")
+        assert "\n_target_: " in text
+
+
+def test_everything_at_once(train: Train, outputs: Path) -> None:
+    both = [f"{group}={','.join(options(group))}" for group in MULTI_SELECT if options(group)]
+    train("debug=smoke", *both, "trainer.clip_grad_norm=1.0", "trainer.precision=bf16", "run.id=run")
+    status = json.loads((outputs / "run" / "status.json").read_text())
+    assert status["state"] == "finished"
+    assert status["metrics"]["gradient_norm"] > 0
+
+
+def test_none_of_the_multi_select_groups(train: Train, outputs: Path) -> None:
+    train("debug=smoke", *(f"{group}=[]" for group in MULTI_SELECT), "checkpoint=none", "run.id=run")
+    assert not list((outputs / "run" / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_reduced_precision_learns_too(train: Train, outputs: Path, precision: str) -> None:
+    train(f"trainer.precision={precision}", "trainer.max_epochs=3", "tracker=[]", "plots=[]", "run.id=run")
+    history = json.loads((outputs / "run" / "results.json").read_text())["training_history"]
+    assert history[-1]["test"]["loss"] < history[0]["test"]["loss"]
+
+
+def test_the_seed_decides(train: Train, outputs: Path) -> None:
+    for number, seed in enumerate((0, 0, 1)):
+        train("debug=smoke", "plots=[]", f"trainer.seed={seed}", f"run.id={number}")
+    losses = [
+        json.loads((outputs / str(n) / "results.json").read_text())["final_metrics"]["val_loss"] for n in range(3)
+    ]
+    assert losses[0] == losses[1] != losses[2]

@@ -1,0 +1,86 @@
+"""Somebody else's parts, from their own folder: everything that docs/components.md shows, as it shows it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from expkit.journal import read_journal
+from tests.conftest import Train
+
+PAGE = (Path(__file__).parents[2] / "docs" / "components.md").read_text()
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder with every file that the page shows."""
+    blocks = re.findall(r"```(?:python|yaml)\n# (my_\w+/\S+)\n(.*?)```", PAGE, re.DOTALL)
+    assert len(blocks) >= 10
+    for path, content in blocks:
+        file = tmp_path / "project" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+    return tmp_path / "project"
+
+
+def test_everything_on_the_page_works_together(train_process: Train, project: Path, outputs: Path) -> None:
+    (project / "my_conf" / "detectors" / "high.yaml").write_text(
+        (project / "my_conf" / "detectors" / "high.yaml").read_text().replace("limit: 10.0", "limit: 3.0")
+    )
+    parts = ("tracker=csv,trackio", "diagnostics=blob,norms", "detectors=high", "plots=weights")
+    chosen = ("optimizer=rmsprop", "scheduler=exponential", "trainer.max_epochs=2", "run.id=run")
+    done = train_process("--config-dir", "my_conf", *parts, *chosen, cwd=project)
+    run = outputs / "run"
+    entries = list(read_journal(run / "logs" / "metrics.jsonl"))
+    assert entries[-1]["norms/encoder.weight"] > 0
+    assert entries[-1]["blob/n_clusters_dbscan"] >= 0
+    assert entries[0]["learning_rate"] > entries[-1]["learning_rate"]
+    rows = list(csv.reader((run / "metrics.csv").open()))
+    losses = {int(step): float(value) for step, name, value in rows if name == "train_loss"}
+    assert losses == {entry["step"]: entry["train_loss"] for entry in entries}
+    events = [json.loads(line) for line in (run / "logs" / "events.jsonl").read_text().splitlines()]
+    assert {(event["detector"], event["kind"], event["severity"]) for event in events} == {
+        ("high", "high_loss", "WARNING")
+    }
+    assert "Warning: step 10: the loss reached" in done.stderr
+    assert (run / "visualizations" / "weights_step_46.png").exists()
+    history = json.loads((run / "results.json").read_text())["training_history"]
+    assert {"weight_correlation", "encoder.weight"} <= history[0]["diagnostics"].keys()
+
+
+@pytest.mark.parametrize(
+    ("file", "broken", "says"),
+    [
+        ("my_package/norms.py", "class WeightNorm:\n    pass\n", ["diagnostics.norms", "WeightNorm", "Diagnostic"]),
+        ("my_package/norms.py", "import not_there\n", ["diagnostics.norms", "not_there", "not installed"]),
+        ("my_package/norms.py", "def broken(:\n", ["diagnostics.norms", "SyntaxError"]),
+        ("my_conf/diagnostics/norms.yaml", "# @package diagnostics.norms\nx: 1\n", ["diagnostics.norms", "_target_"]),
+    ],
+)
+def test_a_mistake_in_a_part_is_one_line_that_names_it(
+    train_process: Train, project: Path, outputs: Path, file: str, broken: str, says: list[str]
+) -> None:
+    (project / file).write_text(broken)
+    done = train_process("--config-dir", "my_conf", "diagnostics=norms", "tracker=[]", cwd=project, check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip().count("\n") == 0, done.stderr
+    for words in says:
+        assert words in done.stderr
+    assert not list(outputs.glob("*/config.json"))
+
+
+def test_a_tracker_that_fails_never_stops_training(train_process: Train, project: Path, outputs: Path) -> None:
+    tracker = project / "my_package" / "csv_tracker.py"
+    tracker.write_text(tracker.read_text().replace("self.rows.writerows(", "self.lost.writerows("))
+    done = train_process(
+        "--config-dir", "my_conf", "tracker=csv,trackio", "trainer.max_epochs=2", "run.id=run", cwd=project
+    )
+    status = json.loads((outputs / "run" / "status.json").read_text())
+    assert status["state"] == "finished"
+    assert status["trackers"]["csv"]["failures"] > 1
+    assert "trackio" not in status["trackers"]
+    assert sum("csv" in line and "lost" in line for line in done.stderr.splitlines()) == 1, "said once"

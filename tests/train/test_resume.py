@@ -1,0 +1,193 @@
+"""A run that was stopped, however it was, goes on as if it had not been."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from expkit.journal import read_journal, stable
+from tests.conftest import Train, train_command, train_environment
+
+EXACT = (
+    "trainer.deterministic=true",
+    "trainer.max_epochs=6",
+    "checkpoint.save_interval=7",
+    "trainer.log_interval=5",
+    "tracker=[]",
+    "diagnostics=blob",
+    "plots=[]",
+)
+
+
+def journal(run: Path) -> list[str]:
+    """The comparable entries of a run, as text: NaN equals NaN there."""
+    return [repr(stable(entry)) for entry in read_journal(run / "logs" / "metrics.jsonl")]
+
+
+def weights(run: Path, step: int) -> dict[str, Any]:
+    path = run / "checkpoints" / f"checkpoint_step_{step}.pt"
+    return torch.load(path, weights_only=True)["model_state_dict"]
+
+
+def same_weights(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def start_and_signal(outputs: Path, folder: Path, step: int, number: int, *arguments: str) -> int:
+    """Start a run called `stopped`, send it signal `number` once its journal has reached `step`; the exit code."""
+    command = train_command(outputs, "run.id=stopped", *arguments)
+    process = subprocess.Popen(command, cwd=folder, env=train_environment(folder), stderr=subprocess.DEVNULL)
+    metrics = outputs / "stopped" / "logs" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and f'"step":{step},'.encode() in metrics.read_bytes()):
+        assert process.poll() is None, "the run ended too early"
+        assert time.monotonic() < deadline
+    os.kill(process.pid, number)
+    return process.wait(timeout=60)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("step", [30, 69, 105])
+def test_killed_in_mid_epoch_and_resumed_it_ends_bit_identical(
+    train: Train, outputs: Path, tmp_path: Path, step: int, workers: int
+) -> None:
+    arguments = (*EXACT, f"trainer.num_workers={workers}", "trainer.max_epochs=60")
+    limited = ("trainer.max_steps=138",)
+    train(*arguments, *limited, "run.id=whole")
+    start_and_signal(outputs, tmp_path, step, signal.SIGKILL, *arguments)
+    assert json.loads((outputs / "stopped" / "status.json").read_text())["state"] == "running"
+    train("resume=latest", *limited)
+    assert same_weights(weights(outputs / "whole", 138), weights(outputs / "stopped", 138))
+    assert journal(outputs / "whole") == journal(outputs / "stopped")
+
+
+@pytest.mark.parametrize(
+    ("number", "state"), [(signal.SIGTERM, "preempted"), (signal.SIGINT, "interrupted"), (signal.SIGUSR2, "preempted")]
+)
+def test_a_signal_saves_and_the_rest_is_as_if_it_had_not_come(
+    train: Train, outputs: Path, tmp_path: Path, number: int, state: str
+) -> None:
+    arguments = (*EXACT, "trainer.max_epochs=60", "checkpoint.save_interval=100000")
+    code = start_and_signal(outputs, tmp_path, 30, number, *arguments)
+    assert code == 128 + number
+    status = json.loads((outputs / "stopped" / "status.json").read_text())
+    assert status["state"] == state
+    stopped_at = status["step"]
+    end = 23 * (stopped_at // 23 + 2)
+    train(*arguments, f"trainer.max_steps={end}", "run.id=whole")
+    train(f"resume={outputs / 'stopped'}", f"trainer.max_steps={end}")
+    assert same_weights(weights(outputs / "whole", end), weights(outputs / "stopped", end))
+    assert journal(outputs / "whole") == journal(outputs / "stopped")
+    status = json.loads((outputs / "stopped" / "status.json").read_text())
+    assert (status["state"], status["restarts"]) == ("finished", 1)
+
+
+def test_what_is_cut_off_is_kept_beside_the_journal(train: Train, outputs: Path, tmp_path: Path) -> None:
+    start_and_signal(outputs, tmp_path, 60, signal.SIGKILL, *EXACT)
+    before = journal(outputs / "stopped")
+    done = train(f"resume={outputs / 'stopped'}")
+    aside = outputs / "stopped" / "logs" / "metrics.cut-1.jsonl"
+    assert "set aside" in done.stderr
+    assert [repr(stable(entry)) for entry in read_journal(aside)] == before[-len(list(read_journal(aside))) :]
+
+
+def test_a_finished_run_goes_on_with_more_epochs(train: Train, outputs: Path) -> None:
+    train(*EXACT, "run.id=short")
+    done = train("resume=short", "trainer.max_epochs=8")
+    assert "resumed at step 138" in done.stderr
+    assert "changed: trainer.max_epochs: 6 -> 8" in done.stderr
+    results = json.loads((outputs / "short" / "results.json").read_text())
+    assert [entry["epoch"] for entry in results["training_history"]] == list(range(1, 9))
+    assert (outputs / "short" / ".hydra" / "resume_1" / "overrides.yaml").exists()
+    assert "max_epochs: 6" in (outputs / "short" / ".hydra" / "config.yaml").read_text()
+
+
+def test_a_learning_rate_typed_now_wins_over_the_restored_one(train: Train, outputs: Path) -> None:
+    train(*EXACT, "run.id=run")
+    train("resume=run", "trainer.max_epochs=7", "optimizer.lr=0.0005", "optimizer.weight_decay=0.1")
+    rates = [entry["learning_rate"] for entry in read_journal(outputs / "run" / "logs" / "metrics.jsonl")]
+    assert rates[0] == 0.003
+    assert rates[-1] == 0.0005
+    saved = torch.load(outputs / "run" / "checkpoints" / "checkpoint_step_161.pt", weights_only=True)
+    assert saved["optimizer_state_dict"]["param_groups"][0]["weight_decay"] == 0.1
+
+
+def test_a_schedule_chosen_now_goes_on_from_the_step_reached(train: Train, outputs: Path) -> None:
+    train(*EXACT, "run.id=run")
+    train("resume=run", "trainer.max_epochs=12", "scheduler=cosine", "scheduler.warmup=0")
+    rates = [entry["learning_rate"] for entry in read_journal(outputs / "run" / "logs" / "metrics.jsonl")]
+    middle = rates[rates.index(next(rate for rate in rates if rate < 0.003))]
+    assert 0.0014 < middle < 0.0016, "half way through the whole run, not at its start"
+    assert rates[-1] < 0.0001
+
+
+def test_one_of_the_checkpoints_can_be_chosen(train: Train, outputs: Path) -> None:
+    train(*EXACT, "run.id=run", "checkpoint.keep_last_n=50")
+    whole = journal(outputs / "run")
+    done = train(f"resume={outputs / 'run' / 'checkpoints' / 'checkpoint_step_84.pt'}")
+    assert "resumed at step 84" in done.stderr
+    assert journal(outputs / "run") == whole
+
+
+def test_stopped_before_the_first_checkpoint_it_starts_again_in_the_same_place(
+    train: Train, outputs: Path, tmp_path: Path
+) -> None:
+    arguments = (*EXACT, "checkpoint.save_interval=100000", "trainer.eval_interval=100000")
+    start_and_signal(outputs, tmp_path, 30, signal.SIGKILL, *arguments)
+    done = train("resume=latest")
+    assert "starts again from step 0" in done.stderr
+    train(*arguments, "run.id=whole")
+    assert journal(outputs / "whole") == journal(outputs / "stopped")
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(train: Train, outputs: Path) -> None:
+    train(*EXACT, "run.id=run")
+    whole = journal(outputs / "run")
+    newest = outputs / "run" / "checkpoints" / "checkpoint_step_138.pt"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    done = train("resume=run")
+    assert "checkpoint_step_138.pt" in done.stderr
+    assert journal(outputs / "run") == whole
+
+
+def test_another_model_is_refused_in_one_line(train: Train, outputs: Path) -> None:
+    train(*EXACT, "run.id=run")
+    done = train("resume=run", "task.model.hidden=99", check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in done.stderr
+    assert len(journal(outputs / "run")) > 0
+
+
+def test_code_named_by_a_run_directory_is_not_executed(train: Train, outputs: Path, tmp_path: Path) -> None:
+    train(*EXACT, "run.id=run")
+    file = outputs / "run" / "config.json"
+    config = json.loads(file.read_text())
+    config["overrides"].append(f"+task.data.extra={{_target_:pathlib.Path.touch,_args_:[{tmp_path}/touched]}}")
+    file.write_text(json.dumps(config))
+    done = train("resume=run", "trainer.max_epochs=7")
+    assert "is not taken over" in done.stderr
+    assert not (tmp_path / "touched").exists()
+
+
+def test_auto_starts_once_and_then_finds_its_own_directory(train: Train, outputs: Path) -> None:
+    arguments = (*EXACT, "run.id=mine", "resume=auto")
+    assert "resumed" not in train(*arguments).stderr
+    assert "resumed at step 138" in train(*arguments).stderr
+    assert [path.name for path in outputs.iterdir()] == ["mine"]
+
+
+def test_an_id_that_is_taken_is_refused_without_auto(train: Train, outputs: Path) -> None:
+    train("debug=smoke", "plots=[]", "run.id=mine")
+    done = train("debug=smoke", "run.id=mine", check=False)
+    assert done.returncode == 1
+    assert "exists already" in done.stderr
+    assert (outputs / "mine" / "results.json").exists()
