@@ -15,16 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from expkit.errors import ConfigError, UserError
 
-__all__ = [
-    "CONF_DIR",
-    "MULTI_SELECT",
-    "build",
-    "build_named",
-    "call_with_known",
-    "group_options",
-    "plain",
-    "without_target",
-]
+__all__ = ["CONF_DIR", "MULTI_SELECT", "build", "build_named", "call_with_known", "group_options"]
+__all__ += ["plain", "without_target"]
 
 T = TypeVar("T")
 

@@ -28,21 +28,9 @@ __all__ = ["job", "main", "rewrite"]
 log = logging.getLogger("expkit")
 
 #: Flags of Hydra's whose value is the next argument.
-_VALUE_FLAGS = tuple(
-    [
-        "--cfg",
-        "-c",
-        "--package",
-        "-p",
-        "--config-path",
-        "-cp",
-        "--config-name",
-        "-cn",
-        "--config-dir",
-        "-cd",
-        "--info",
-        "-i",
-    ]
+_VALUE_FLAGS = (
+    *("--cfg", "-c", "--package", "-p", "--info", "-i"),
+    *("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"),
 )
 
 _failures: list[int] = []

@@ -90,9 +90,7 @@ def assemble(config: DictConfig) -> Parts:
     """
     for section in ("run", "trainer", *MULTI_SELECT):
         if not isinstance(config.get(section), DictConfig):
-            raise ConfigError(
-                f"{section}={config.get(section)}: this is a whole section; set keys in it ({section}.key=...)"
-            )
+            raise ConfigError(f"{section}={config.get(section)}: this is a whole section; set {section}.KEY=... in it")
     trainer = TrainerConfig.from_mapping(cast("dict[str, Any]", OmegaConf.to_container(config.trainer, resolve=True)))
     trackers = build_named(config, "tracker", Tracker)
     diagnostics = build_named(config, "diagnostics", Diagnostic)

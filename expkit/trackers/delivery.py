@@ -38,7 +38,8 @@ class Delivery:
     Args:
         trackers: name -> tracker; the names appear in messages and in `logs/delivery.json`.
         queue_size: records, pictures and alerts that may wait for one tracker; more are not delivered.
-        start_timeout: seconds that `start` waits for all trackers together. One that takes longer goes on
+        start_timeout: seconds that `start` waits for all trackers together: by default not at all, because
+            importing them takes as long as many steps of training. One that takes longer goes on
             starting in its thread and finds its records in the queue.
         finish_timeout: seconds that `finish` waits for all trackers together before it abandons the rest.
     """
@@ -48,7 +49,7 @@ class Delivery:
         trackers: Mapping[str, Tracker],
         *,
         queue_size: int = 10_000,
-        start_timeout: float = 5.0,
+        start_timeout: float = 0.0,
         finish_timeout: float = 30.0,
     ) -> None:
         self._channels = [_Channel(name, tracker, queue_size) for name, tracker in trackers.items()]
@@ -63,7 +64,8 @@ class Delivery:
             channel.start(run, self._watermarks)
         deadline = time.monotonic() + self._start_timeout
         for channel in self._channels:
-            if not channel.ready.wait(max(0.0, deadline - time.monotonic())):
+            late = not channel.ready.wait(max(0.0, deadline - time.monotonic()))
+            if late and self._start_timeout:
                 log.info("tracker %s is still starting: its records wait in a queue", channel.name)
 
     def log(self, record: Record) -> None:
