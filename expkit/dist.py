@@ -113,12 +113,16 @@ class Control:
         """Ask all ranks for `action`. Safe in a signal handler: it only sets bits."""
         self._requested |= action
 
+    def now(self) -> float:
+        """Return the seconds of the run by this process's own clock."""
+        return time.monotonic() - self._began
+
     def poll(self, step: int) -> int:
         """Return what to do now, the same on all ranks when called by all after the same `step`."""
         if step < self._next and (self.dist.world_size > 1 or not self._requested):
             return 0
         mine, self._requested = self._requested, 0
-        now = time.monotonic() - self._began
+        now = self.now()
         if self.dist.world_size == 1:
             actions = mine
         else:

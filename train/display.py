@@ -49,6 +49,10 @@ def file_logging(path: Path) -> Iterator[None]:
     log.addHandler(handler)
     try:
         yield
+    except Exception as error:
+        failure = log.makeRecord(log.name, logging.ERROR, "", 0, "%s", (error,), sys.exc_info())
+        handler.handle(failure)  # the terminal shows it anyway; a job's output file may be far away
+        raise
     finally:
         log.removeHandler(handler)
         handler.close()

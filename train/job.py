@@ -32,7 +32,7 @@ from train.directory import open_directory, remove_fresh
 from train.display import Display, file_logging
 from train.parts import Parts, assemble
 from train.pictures import Pictures
-from train.resume import Origin, differences, find_origin
+from train.resume import Origin, differences, find_origin, refuse_if_running
 from train.runner import Runner, total_steps
 from train.saving import Saver
 
@@ -66,6 +66,8 @@ def run(config: DictConfig, console: Console) -> Outcome:
             its first step leaves no directory behind.
     """
     origin = find_origin(str(config.resume), config.run.outputs, config.run.id)
+    if origin is not None:
+        refuse_if_running(origin.run)
     parts = assemble(config)
     files = open_directory(config, origin, parts.model)
     try:
@@ -238,7 +240,7 @@ class _Job:
         shown = [str(path.relative_to(self.files.root)) for made in pictures.latest.values() for path in made]
         link = self.files.checkpoints / "checkpoint_best.pt"
         checkpoint = f"checkpoints/{link.resolve().name}" if link.exists() else None
-        results.write(best, checkpoint, samples or shown, runner.control.elapsed, force)
+        results.write(best, checkpoint, samples or shown, runner.control.now(), force)
 
     def _summary(self, runner: Runner) -> dict[str, Any]:
         latest = runner.recorder.latest

@@ -261,6 +261,7 @@ class Runner:
         series = self.series.state_dict() if self.series is not None else self.pending_series
         return {
             "cursor": {"epoch": progress.epoch, "batch": progress.batch, "skipped": 0},
+            "batch_size": self.config.batch_size,
             "step": progress.step,
             "samples": progress.samples,
             "epoch_ended": progress.epoch_ended,
@@ -273,10 +274,13 @@ class Runner:
     def load_state_dict(self, state: Mapping[str, Any], loss_history: Sequence[float] = ()) -> None:
         """Take back what `state_dict` returned."""
         cursor = state["cursor"]
+        consumed = (
+            cursor["batch"] * state["batch_size"]
+        )  # samples of this epoch; their order does not depend on its size
         self.progress = Progress(
             step=state["step"],
             epoch=cursor["epoch"],
-            batch=cursor["batch"],
+            batch=consumed // self.config.batch_size,
             samples=state["samples"],
             epoch_ended=state["epoch_ended"],
             elapsed=state["elapsed"],

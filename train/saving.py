@@ -15,12 +15,19 @@ from expkit.errors import ResumeError
 from expkit.guards.base import Guard
 from expkit.journal import Journal
 from expkit.rng import rng_state, set_rng_state
-from train.resume import Origin
+from train.resume import Origin, differences
 from train.runner import Runner
 
 __all__ = ["Saver"]
 
 log = logging.getLogger("expkit")
+
+#: Keys that decide what is computed: a resume that changes one of them is no longer exact.
+_DECISIVE = (
+    *("task.", "optimizer.", "scheduler."),
+    *(f"trainer.{key}:" for key in ("batch_size", "grad_accumulation", "clip_grad_norm", "precision", "compile")),
+    *(f"trainer.{key}:" for key in ("seed", "drop_last", "device", "deterministic")),
+)
 
 
 class Saver:
@@ -106,7 +113,7 @@ class Saver:
             guard.load_state_dict(saved)
         self.checkpoints.protect(state["step"])
         self._saved_step = state["step"]
-        self._warn_if_inexact(state)
+        self._warn_if_inexact(state, origin)
         set_rng_state(state["rng_state"])
 
     def _restore_schedule(self, runner: Runner, state: Mapping[str, Any], origin: Origin) -> None:
@@ -129,8 +136,12 @@ class Saver:
             scheduler._step_count = state["step"] + 1
             scheduler.step()
 
-    @staticmethod
-    def _warn_if_inexact(state: Mapping[str, Any]) -> None:
+    def _warn_if_inexact(self, state: Mapping[str, Any], origin: Origin) -> None:
+        changed = [
+            change for change in differences(origin.stored["config"], self._config) if change.startswith(_DECISIVE)
+        ]
+        if changed:
+            log.warning("from here on it is not the run that it would have been: %s", "; ".join(changed))
         for what, then, now in (
             ("threads", state.get("threads"), torch.get_num_threads()),
             ("torch", state.get("torch_version"), str(torch.__version__)),

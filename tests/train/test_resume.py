@@ -191,3 +191,35 @@ def test_an_id_that_is_taken_is_refused_without_auto(train: Train, outputs: Path
     assert done.returncode == 1
     assert "exists already" in done.stderr
     assert (outputs / "mine" / "results.json").exists()
+
+
+def test_a_run_that_is_still_running_is_left_alone(train: Train, outputs: Path, tmp_path: Path) -> None:
+    command = train_command(outputs, *EXACT, "trainer.max_epochs=100000", "run.id=alive")
+    process = subprocess.Popen(command, cwd=tmp_path, env=train_environment(tmp_path), stderr=subprocess.DEVNULL)
+    try:
+        while not (outputs / "alive" / "checkpoints" / "checkpoint_step_7.pt").exists():
+            assert process.poll() is None
+        done = train("resume=alive", check=False)
+        assert done.returncode == 1
+        assert f"still running (process {process.pid}" in done.stderr
+    finally:
+        process.terminate()
+        assert process.wait(timeout=60) == 143
+
+
+def test_another_batch_size_goes_on_at_the_same_place_and_says_that_exactness_is_lost(
+    train: Train, outputs: Path
+) -> None:
+    train(*EXACT, "run.id=run", "trainer.max_steps=28")
+    done = train("resume=run", "trainer.batch_size=32", "trainer.max_steps=29")
+    assert "not the run that it would have been: trainer.batch_size: 64 -> 32" in done.stderr
+    saved = torch.load(outputs / "run" / "checkpoints" / "checkpoint_step_29.pt", weights_only=True)
+    assert saved["sampler_state"]["cursor"] == {"epoch": 1, "batch": 11, "skipped": 0}
+
+
+def test_a_bug_in_the_task_is_in_the_log_and_the_run_has_failed(train: Train, outputs: Path) -> None:
+    done = train("debug=smoke", "task.lambda_on=oops", "run.id=run", check=False)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "Traceback" in (outputs / "run" / "logs" / "training.log").read_text()
+    assert json.loads((outputs / "run" / "status.json").read_text())["state"] == "failed"
