@@ -104,12 +104,14 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in `path`.
 
     Raises:
-        UserError: there is no such file, or it holds something else.
+        UserError: there is no such file, it cannot be read, or it holds something else.
     """
     try:
         content = orjson.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} is not there: is {path.parent} a run directory?") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except orjson.JSONDecodeError as error:
         raise UserError(f"{path} is not valid JSON ({error}): restore it or remove it") from None
     if not isinstance(content, dict):

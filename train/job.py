@@ -89,6 +89,7 @@ class _Job:
         self.display = Display(console)
         self.dist = Dist.current()
         self.runner: Runner | None = None
+        self.manager: CheckpointManager | None = None
         self.status = StatusFile(files.status, self._observe)
 
     def run(self) -> Outcome:
@@ -105,6 +106,7 @@ class _Job:
     def _run(self, stack: ExitStack) -> Outcome:
         parts, files = self.parts, self.files
         state, manager = self._checkpoint()
+        self.manager = manager
         step = int(state["step"]) if state is not None else 0
         elapsed = state["sampler_state"]["elapsed"] if state is not None else 0.0
         train = parts.batches(parts.task.train_data(), training=True)
@@ -238,8 +240,8 @@ class _Job:
             best["best_step"] = runner.best.step
         samples = self.parts.task.samples(runner.model) if force else []
         shown = [str(path.relative_to(self.files.root)) for made in pictures.latest.values() for path in made]
-        link = self.files.checkpoints / "checkpoint_best.pt"
-        checkpoint = f"checkpoints/{link.resolve().name}" if link.exists() else None
+        found = self.manager.best_path() if self.manager is not None else None
+        checkpoint = str(found.relative_to(self.files.root)) if found is not None else None
         results.write(best, checkpoint, samples or shown, runner.control.now(), force)
 
     def _summary(self, runner: Runner) -> dict[str, Any]:
