@@ -189,6 +189,9 @@ class _Job:
             log.warning("%s was stopped before its first checkpoint: it starts again from step 0", self.files.root)
         elif state is None:
             raise ResumeError(f"{self.files.root} holds no checkpoint that can be read: start a fresh run")
+        elif self.origin.step is not None:
+            for path in manager.rewind(self.origin.step):
+                log.info("%s is of a later step: set aside as %s", path.name.removesuffix(".rewound"), path.name)
         return state, manager
 
     def _wants_auto(self) -> bool:
@@ -232,6 +235,8 @@ class _Job:
         return {**fields, "trackers": self.parts.trackers.failures()}
 
     def _write_results(self, results: ResultsView, pictures: Pictures, force: bool = False) -> None:
+        if not force and not results.due():
+            return
         runner = self.runner
         assert runner is not None
         best: dict[str, Any] = {}
@@ -242,7 +247,7 @@ class _Job:
         shown = [str(path.relative_to(self.files.root)) for made in pictures.latest.values() for path in made]
         found = self.manager.best_path() if self.manager is not None else None
         checkpoint = str(found.relative_to(self.files.root)) if found is not None else None
-        results.write(best, checkpoint, samples or shown, runner.control.now(), force)
+        results.write(best, checkpoint, samples or shown, runner.control.now())
 
     def _summary(self, runner: Runner) -> dict[str, Any]:
         latest = runner.recorder.latest

@@ -52,10 +52,10 @@ class CheckpointFolder:
         """Return the newest checkpoint that is marked as the best."""
         return next((path for path in self.files().values() if self._is_marked(path)), None)
 
-    def set_aside(self, path: Path) -> Path:
-        """Rename a damaged checkpoint to `*.corrupt`, never over another one, and return the new path."""
+    def set_aside(self, path: Path, why: str = "corrupt") -> Path:
+        """Rename a checkpoint to `*.corrupt` (or another reason), never over another one; return the new path."""
         for number in itertools.count(1):
-            aside = path.with_name(f"{path.name}.corrupt" + (f".{number}" if number > 1 else ""))
+            aside = path.with_name(f"{path.name}.{why}" + (f".{number}" if number > 1 else ""))
             if not os.path.lexists(aside):
                 break
         path.rename(aside)

@@ -165,6 +165,15 @@ class CheckpointManager:
         """Keep the checkpoint of `step`, the one resumed from, until another one is protected."""
         self._protected = step
 
+    def rewind(self, step: int) -> list[Path]:
+        """Set aside the checkpoints after `step` as `*.rewound`, and return their new paths.
+
+        For a run that goes on from an older checkpoint: the later ones are of a course of training that it leaves, and
+        a resume must not find them.
+        """
+        later = [path for known, path in self._folder.files().items() if known > step]
+        return [self._folder.set_aside(path, "rewound") for path in later]
+
     def verify_checkpoint(self, path: Path | str) -> bool:
         """Whether the file at `path` is a valid checkpoint; if not, the reason is logged."""
         problem = _problem(Path(path))

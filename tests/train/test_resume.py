@@ -134,6 +134,7 @@ def test_one_of_the_checkpoints_can_be_chosen(train: Train, outputs: Path) -> No
     whole = journal(outputs / "run")
     done = train(f"resume={outputs / 'run' / 'checkpoints' / 'checkpoint_step_84.pt'}")
     assert "resumed at step 84" in done.stderr
+    assert (outputs / "run" / "checkpoints" / "checkpoint_step_91.pt.rewound").exists(), "a resume must not find it"
     assert journal(outputs / "run") == whole
 
 
