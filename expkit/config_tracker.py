@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -23,6 +22,9 @@ __all__ = ["ConfigTracker", "model_summary"]
 
 def model_summary(model: nn.Module) -> dict[str, Any]:
     """Return class, parameters, trainable, and one entry per child module with its class and parameter count."""
+    from expkit.checkpoints.state import unwrap
+
+    model = unwrap(model)
 
     def count(module: nn.Module, trainable_only: bool = False) -> int:
         return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable_only)
@@ -57,30 +59,33 @@ class ConfigTracker:
         """Write config.json: the configuration, and everything needed to know later what ran, on what.
 
         Args:
-            config: hyperparameters, a mapping or a dataclass; secret-sounding texts are masked.
+            config: hyperparameters: a mapping, dataclass, `argparse.Namespace` or OmegaConf container. Secret-sounding
+                texts are masked, here and in all other fields.
             model: adds its class and parameter counts.
             dataset_info: whatever describes the data.
             extra: further fields (seed, parent, overrides ...).
 
         Returns:
             The path of config.json.
+
+        Raises:
+            UserError: something in it has no plain JSON form; the message says where it is.
         """
-        if dataclasses.is_dataclass(config) and not isinstance(config, type):
-            config = dataclasses.asdict(config)
-        plain = mask_secrets(to_plain(config))
+        plain = _plain(config, "config")
         content = {
             "experiment_id": self.files.id,
             "timestamp": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "command": mask_arguments(sys.orig_argv),
+            # Arguments that are no UTF-8 hold what JSON cannot.
+            "command": [text.encode(errors="backslashreplace").decode() for text in mask_arguments(sys.orig_argv)],
             **git_state(),
             "hardware": hardware(),
             "packages": packages(),
             "slurm": slurm_ids(),
             "seed": _seed(plain),
             "model": model_summary(model) if model is not None else None,
-            "dataset": to_plain(dataset_info or {}),
+            "dataset": _plain(dataset_info or {}, "dataset_info"),
             "config": plain,
-            **{name: to_plain(value) for name, value in extra.items()},
+            **{name: _plain(value, name) for name, value in extra.items()},
         }
         write_json(self.files.config, content)
         return self.files.config
@@ -89,7 +94,7 @@ class ConfigTracker:
         """Add fields to config.json, or replace them: what is known only later (the data, say)."""
         write_json(
             self.files.config,
-            {**self.load_config(), **{name: to_plain(value) for name, value in fields.items()}},
+            {**self.load_config(), **{name: _plain(value, name) for name, value in fields.items()}},
         )
 
     def load_config(self) -> dict[str, Any]:
@@ -140,7 +145,14 @@ class ConfigTracker:
         return read_json(self.files.results)
 
 
-def _seed(config: Mapping[str, Any]) -> Any:
-    trainer = config.get("trainer")
-    place = trainer if isinstance(trainer, Mapping) else config
-    return place.get("seed")
+def _plain(value: Any, name: str) -> Any:
+    from expkit.checkpoints.state import plain_config
+
+    return mask_secrets(plain_config(value, name), name)
+
+
+def _seed(config: Any) -> Any:
+    if not isinstance(config, Mapping):
+        return None
+    places = (config.get("trainer"), config.get("training"), config)
+    return next((place["seed"] for place in places if isinstance(place, Mapping) and "seed" in place), None)

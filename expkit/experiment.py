@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import string
+import threading
 from datetime import datetime
 from pathlib import Path
 
@@ -15,16 +16,24 @@ __all__ = ["RunDir", "check_disk_space", "create_experiment_directory", "generat
 
 _ALPHABET = string.ascii_lowercase + string.digits
 _random = random.SystemRandom()  # ids must differ even between runs that seed everything alike
+_issued: set[str] = set()
+_lock = threading.Lock()
 
 
 def generate_experiment_id(name: str) -> str:
-    """Return `{name}_{YYYYmmdd_HHMMSS}_{4 characters}`: readable, sortable, and its own among runs of one second.
+    """Return `{name}_{YYYYmmdd_HHMMSS}_{4 characters}`: readable, sortable, never the same twice in one process.
 
-    Characters of `name` that do not belong into a file name become dashes.
+    Of many processes within one second, two may draw the same (1 in 1.7 million for each pair):
+    `create_experiment_directory` then gives it to one of them only. Characters of `name` that do not belong into a file
+    name become dashes.
     """
     readable = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "run"
     moment = datetime.now().astimezone().strftime("%Y%m%d_%H%M%S")
-    return f"{readable}_{moment}_{''.join(_random.choices(_ALPHABET, k=4))}"
+    with _lock:
+        while (made := f"{readable}_{moment}_{''.join(_random.choices(_ALPHABET, k=4))}") in _issued:
+            pass
+        _issued.add(made)
+    return made
 
 
 def create_experiment_directory(base: Path | str, experiment_id: str) -> dict[str, Path]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from expkit.journal import Journal, JournalReader, decode, read_journal
+from expkit.journal.reader import parts_of
 from expkit.record import RESERVED, make_record
 
 __all__ = ["MetricsLogger"]
@@ -36,7 +37,7 @@ class MetricsLogger:
         self.log_interval = log_interval
         self.path = self.log_dir / "metrics.jsonl"
         self._journal = Journal(self.path)
-        self._text = (self.log_dir / "training.log").open("a", encoding="utf-8")
+        self._text = Journal(self.log_dir / "training.log")
 
     def should_log(self, step: int) -> bool:
         """Whether `step` is a multiple of the interval."""
@@ -57,15 +58,10 @@ class MetricsLogger:
         values = dict(metrics)
         epoch = int(values.pop("epoch", 0))
         record = make_record(step, values, epoch)
-        if not self.path.exists():  # somebody archived the file by moving it away
-            self._journal.close()
-            self._journal = Journal(self.path)
         self._journal.write(record, flush)
         shown = " | ".join(f"{name} {value:.6g}" for name, value in record.metrics.items())
         moment = datetime.fromtimestamp(record.time).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-        self._text.write(f"{moment} step {record.step} | {shown}\n")
-        if flush:
-            self._text.flush()
+        self._text.write_line(f"{moment} step {record.step} | {shown}\n".encode(), flush)
 
     def load_metrics(self) -> list[dict[str, Any]]:
         """Return all entries, flat: `entry["loss"]`. Broken lines are skipped with one warning."""
@@ -75,12 +71,12 @@ class MetricsLogger:
     def get_latest_step(self) -> int | None:
         """Return the step of the last entry, or None if there is none."""
         self._journal.flush()
-        for start in (max(0, _size(self.path) - _TAIL), 0):
-            step = _last_step(self.path, start)
-            if step is not None:
-                return step
-        entries = self.load_metrics()
-        return entries[-1]["step"] if entries else None
+        for path in [self.path, *reversed(parts_of(self.path))]:
+            for start in (max(0, _size(path) - _TAIL), 0):
+                step = _last_step(path, start)
+                if step is not None:
+                    return step
+        return None
 
     def get_metrics_summary(self) -> dict[str, float]:
         """Return total_steps (entries) and, for each metric, {m}_final, {m}_min, {m}_max, {m}_mean.
@@ -134,7 +130,8 @@ def _last_step(path: Path, start: int) -> int | None:
         lines = file.read().splitlines()
     for line in reversed(lines[1:] if start else lines):
         try:
-            return int(decode(line)["step"])
-        except (ValueError, KeyError):
+            step: int = decode(line)["step"]
+            return step
+        except ValueError:
             continue
     return None

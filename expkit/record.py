@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["RESERVED", "Record", "make_record", "to_number", "to_plain"]
+__all__ = ["RESERVED", "Record", "make_record", "to_number", "to_numbers", "to_plain"]
 
 #: Keys of a journal line that are not metrics.
 RESERVED = frozenset({"step", "epoch", "time", "details", "series", "nonfinite"})
@@ -48,17 +48,27 @@ def make_record(
         TypeError: a metric is no single number.
         ValueError: a metric has a name that journal lines use for something else.
     """
-    taken = sorted(RESERVED.intersection(metrics))
-    if taken:
-        raise ValueError(f"a metric cannot be called {taken[0]!r}: journal lines use that name; choose another")
     return Record(
         step=int(step),
         epoch=int(epoch),
         time=time.time(),
-        metrics={str(name): to_number(name, value) for name, value in metrics.items()},
+        metrics=to_numbers(metrics),
         details=to_plain(details or {}),
         series=series or {},
     )
+
+
+def to_numbers(metrics: Mapping[str, Any]) -> dict[str, int | float]:
+    """Convert metrics to plain numbers.
+
+    Raises:
+        TypeError: a metric is no single number.
+        ValueError: a metric has a name that journal lines use for something else.
+    """
+    taken = sorted(RESERVED.intersection(metrics))
+    if taken:
+        raise ValueError(f"a metric cannot be called {taken[0]!r}: journal lines use that name; choose another")
+    return {str(name): to_number(name, value) for name, value in metrics.items()}
 
 
 def to_number(name: str, value: Any) -> int | float:
@@ -88,7 +98,8 @@ def to_number(name: str, value: Any) -> int | float:
 def to_plain(value: Any) -> Any:
     """Convert a structured value to plain JSON types: dict with str keys, list, str, int, float, bool, None.
 
-    Tensors and arrays become nested lists. Non-finite floats are kept: who writes JSON decides.
+    Tensors and arrays become nested lists, integers beyond 64 bits (which JSON writers refuse) texts. Non-finite
+    floats are kept: who writes JSON decides.
 
     Raises:
         TypeError: something in it has no plain form.
@@ -96,7 +107,7 @@ def to_plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, int):
-        return int(value)
+        return int(value) if -(2**63) <= value < 2**64 else str(value)
     if isinstance(value, float):
         return float(value)
     if isinstance(value, Mapping):

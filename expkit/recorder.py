@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from expkit.record import Record, make_record, to_number, to_plain
+from expkit.record import Record, make_record, to_numbers, to_plain
 
 __all__ = ["Recorder"]
 
@@ -39,8 +39,9 @@ class Recorder:
 
         Raises:
             TypeError: a metric is no single number.
+            ValueError: a metric has a name that journal lines use for something else.
         """
-        numbers = {str(name): to_number(name, value) for name, value in metrics.items()}
+        numbers = to_numbers(metrics)
         plain = to_plain(details) if details else {}
         with self._lock:
             self._metrics.update(numbers)

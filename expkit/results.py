@@ -24,7 +24,7 @@ class ResultsView:
     Args:
         run_dir: the run directory.
         diagnostics: names of the run's diagnostics, whose metrics go to an entry's `diagnostics`.
-        interval: least seconds between two writes; `write(force=True)` does not wait.
+        interval: least seconds between two writes; who writes asks `due` first.
     """
 
     def __init__(self, run_dir: Path, diagnostics: Sequence[str] = (), interval: float = 30.0) -> None:
@@ -36,6 +36,10 @@ class ResultsView:
         self._interval = interval
         self._written = -math.inf
 
+    def due(self) -> bool:
+        """Whether `interval` has passed since the last write."""
+        return time.monotonic() - self._written >= self._interval
+
     def close(self) -> None:
         """Close the journal."""
         self._reader.close()
@@ -46,7 +50,6 @@ class ResultsView:
         best_checkpoint: str | None,
         samples: Sequence[Any],
         elapsed: float,
-        force: bool = False,
     ) -> None:
         """Bring results.json up to date.
 
@@ -56,20 +59,22 @@ class ResultsView:
             samples: what the model made: texts, or paths of pictures.
             elapsed: seconds that the run took so far.
         """
-        if not force and time.monotonic() - self._written < self._interval:
-            return
         self._written = time.monotonic()
         for entry in self._reader:
-            if self._reader.generation != self._generation:
-                self._generation = self._reader.generation
-                self._history.clear()
+            self._clear_if_anew()
             self._history.take(entry)
+        self._clear_if_anew()  # the journal may have been cut back to nothing
         self._tracker.save_results(
             final_metrics={**self._history.final(), **best, "total_time_seconds": round(elapsed, 3)},
             best_checkpoint=best_checkpoint,
             generation_samples=samples,
             training_history=self._history.entries,
         )
+
+    def _clear_if_anew(self) -> None:
+        if self._reader.generation != self._generation:
+            self._generation = self._reader.generation
+            self._history.clear()
 
 
 def evaluation_history(journal: Path, diagnostics: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -101,7 +106,7 @@ class _History:
         self._samples += weight
         for name, value in entry.items():
             place = self._sums if name.startswith("train_") else self._speeds if name in _SPEEDS else None
-            if place is not None and weight:
+            if place is not None and weight and isinstance(value, int | float):
                 total, count = place.get(name, (0.0, 0))
                 place[name] = total + value * weight, count + weight
         self._diagnostics.update(self._found(entry))

@@ -10,10 +10,10 @@ __all__ = ["MASK", "mask_arguments", "mask_secrets"]
 
 MASK = "***"
 
-_SECRET = re.compile(
-    r"(^|[_.\-/])(api_?key|key|secret|token|password|passwd|credentials?|authorization)($|[_.\-/])",
-    re.IGNORECASE,
-)
+_NAMES = r"(api_?key|key|secret|token|password|passwd|credentials?|authorization)"
+_SECRET = re.compile(rf"(^|[_.\-/]){_NAMES}($|[_.\-/])", re.IGNORECASE)
+#: `{api_key: ...}` inside of an argument; an interpolation is no secret.
+_INSIDE = re.compile(rf"""(\b|_){_NAMES}(["']?\s*[:=]\s*)(?!["']?\$\{{)("[^"]*"|'[^']*'|[^\s,}}\]]+)""", re.IGNORECASE)
 
 
 def mask_secrets(value: Any, name: str = "") -> Any:
@@ -32,10 +32,19 @@ def mask_secrets(value: Any, name: str = "") -> Any:
 
 
 def mask_arguments(arguments: Sequence[str]) -> list[str]:
-    """Return command-line arguments with the values of secret-sounding `key=value` replaced by `***`."""
-    masked = []
+    """Return command-line arguments with the values of secret-sounding names replaced by `***`.
+
+    Known forms: `key=value`, `--key=value`, `--key value`, and `key: value` inside of an argument.
+    """
+    masked: list[str] = []
+    secret_follows = False
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        hide = equals and mask_secrets(value, key.lstrip("+-~")) == MASK
-        masked.append(f"{key}={MASK}" if hide else argument)
+        if secret_follows and not argument.startswith("-"):
+            masked.append(MASK)
+        elif equals and mask_secrets(value, key.lstrip("+-~")) == MASK:
+            masked.append(f"{key}={MASK}")
+        else:
+            masked.append(_INSIDE.sub(rf"\1\2\3{MASK}", argument))
+        secret_follows = not equals and argument.startswith("-") and bool(_SECRET.search(argument.lstrip("-")))
     return masked

@@ -81,12 +81,19 @@ class StatusFile:
             try:
                 write_json(self.path, content, durable=False)
             except OSError as error:
-                if not self._failing:
-                    log.warning("%s cannot be written (%s): training goes on", self.path, error.strerror)
-                self._failing = True
+                self._say_once(error)
             else:
                 self._failing = False
 
     def _beat(self) -> None:
         while not self._stop.wait(self._interval):
-            self.write()
+            try:
+                self.write()
+            except Exception as error:  # noqa: BLE001 - a run whose heartbeat ends counts as dead
+                self._say_once(error)
+
+    def _say_once(self, error: Exception) -> None:
+        if not self._failing:
+            reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+            log.warning("%s cannot be written (%s): training goes on", self.path, reason)
+        self._failing = True

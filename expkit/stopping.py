@@ -30,6 +30,7 @@ class StopSignals:
     def __init__(self, on_request: Callable[[], None]) -> None:
         self._on_request = on_request
         self._previous: dict[int, Any] = {}
+        self._interrupted = False
         self.received: signal.Signals | None = None
 
     def __enter__(self) -> StopSignals:
@@ -59,8 +60,10 @@ class StopSignals:
                 handler(self.received, None)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of a handler
-        if self.received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        if number == signal.SIGINT:
+            if self._interrupted:
+                raise KeyboardInterrupt
+            self._interrupted = True
         if self.received is None:
             self.received = signal.Signals(number)
         self._on_request()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points
@@ -31,20 +32,26 @@ class Command(Protocol):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `expkit` with `argv` (without the program's name) and return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader of our output, head say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
+        return 0
+
+
+def _run(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_help())
         return 0
     if arguments[0] in ("-V", "--version"):
         print(f"expkit {expkit.__version__}")
         return 0
-    try:
-        return _command(arguments[0]).run(arguments[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:  # the reader of our output, head say, has seen enough
-        sys.stderr.close()
-        return 0
+    return _command(arguments[0]).run(arguments[1:])
 
 
 def _entries() -> dict[str, Any]:

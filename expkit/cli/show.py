@@ -66,7 +66,7 @@ def describe(run: RunDir) -> dict[str, Any]:
     """
     config = read_json(run.config)
     status: dict[str, Any] = read_json(run.status) if run.status.exists() else {"state": "unknown"}
-    state, silent = status["state"], time.time() - status.get("heartbeat_time", 0)
+    state, silent = status.get("state", "unknown"), time.time() - (status.get("heartbeat_time") or 0)
     if state in ("starting", "running") and silent > _DEAD_AFTER:
         state = f"dead (said {state}, last heartbeat {silent:.0f} s ago)"
     following = f"expkit show {run.root} --json"
@@ -74,9 +74,10 @@ def describe(run: RunDir) -> dict[str, Any]:
         following = f"python -m train resume={run.root}" + (
             " trainer.max_epochs=... (more of them)" if state == "finished" else ""
         )
+    command = config.get("command") or ""
     metrics = {
         name: value
-        for name, value in status.get("metrics", {}).items()
+        for name, value in (status.get("metrics") or {}).items()
         if name.startswith(("train_", "val_", "final/"))
     }
     return {
@@ -84,7 +85,7 @@ def describe(run: RunDir) -> dict[str, Any]:
         "state": state,
         "step": f"{status.get('step', 0)} of {status.get('total_steps') or '?'}",
         "started": config.get("timestamp"),
-        "command": " ".join(config.get("command", [])),
+        "command": command if isinstance(command, str) else " ".join(command),
         "git": config.get("git_hash"),
         "metrics": metrics,
         "next": following,

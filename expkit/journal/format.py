@@ -7,6 +7,7 @@ and `"series"` are named there by their JSON Pointer (RFC 6901): `{"/series/trai
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -37,16 +38,21 @@ def encode(record: Record) -> bytes:
 def decode(line: bytes) -> dict[str, Any]:
     """Return the entry that `line` holds, non-finite values restored.
 
+    Bare `NaN` and `Infinity`, which other tools write though JSON has no such words, are read as well.
+
     Raises:
         ValueError: the line is not a journal entry (torn, say).
     """
-    entry = orjson.loads(line)
-    if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
+    entry = _parse(line)
+    if not isinstance(entry, dict) or type(entry.get("step")) is not int:
         raise ValueError("not a journal entry: no object with an integer step")
     nonfinite = entry.pop("nonfinite", None)
     if nonfinite is not None:
-        for name, word in nonfinite.items():
-            _restore(entry, name, _NAMES[word])
+        try:
+            for name, word in nonfinite.items():
+                _restore(entry, name, _NAMES[word])
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            raise ValueError(f"not a journal entry: nonfinite names what is not there ({error!r})") from error
     return entry
 
 
@@ -98,8 +104,18 @@ def _nonfinite_leaves(value: Any, pointer: str) -> Iterator[tuple[str, str]]:
             yield from _nonfinite_leaves(item, f"{pointer}/{index}")
 
 
+def _parse(line: bytes) -> Any:
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        try:
+            return json.loads(line)
+        except RecursionError:
+            raise ValueError("not a journal entry: nested too deeply") from None
+
+
 def _restore(entry: dict[str, Any], name: str, value: float) -> None:
-    if name in entry:  # a metric; its name may itself begin with a slash
+    if entry.get(name, 0) is None:  # a metric; its name may itself begin with a slash
         entry[name] = value
         return
     *path, last = [part.replace("~1", "/").replace("~0", "~") for part in name.removeprefix("/").split("/")]

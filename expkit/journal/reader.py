@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,17 +22,22 @@ log = logging.getLogger("expkit")
 _CHUNK = 1 << 20
 _LONGEST_LINE = 1 << 26
 
+_Inode = tuple[int, int]
+
 
 def parts_of(path: Path) -> list[Path]:
     """Return the rotated parts of the journal at `path` (metrics.0001.jsonl, ...), oldest first."""
-    return sorted(path.parent.glob(f"{path.stem}.[0-9][0-9][0-9][0-9]{path.suffix}"))
+    name = re.compile(rf"{re.escape(path.stem)}\.(\d{{4,}}){re.escape(path.suffix)}")
+    found = [(int(match[1]), file) for file in path.parent.glob("*") if (match := name.fullmatch(file.name))]
+    return [file for _, file in sorted(found)]
 
 
 class JournalReader:
     """Follows a journal. Each iteration yields the entries that are new since the last one, then ends.
 
     Rotated parts are read first, and the file may not be there yet. When the journal was cut back (after a resume) or
-    replaced, `generation` goes up by one and the entries come again from the start.
+    replaced, `generation` goes up by one and the entries come again from the start. Who leaves an iteration early
+    finds the rest in the next one.
 
     Attributes:
         broken: how many lines could not be read.
@@ -42,21 +49,32 @@ class JournalReader:
         self.broken = 0
         self.generation = 0
         self._file: BinaryIO | None = None
-        self._inode: tuple[int, int] | None = None
+        self._inode: _Inode | None = None
+        self._lines: deque[bytes] = deque()
         self._tail = b""
         self._discarding = False
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         while self._file is not None or self._open_first():
             yield from self._drain()
-            if not self._advance():
+            following, anew = self._following()
+            if following is None:
                 return
+            if not anew:
+                yield from self._drain()  # what was written between the end that was read and the rotation
+                last = self.torn()
+                self._tail = b""
+                if last is not None:
+                    yield last
+            if self._open(*following):
+                self.generation += anew
 
     def close(self) -> None:
         """Close the file. Iterating again starts anew."""
         if self._file is not None:
             self._file.close()
         self._file, self._inode, self._tail, self._discarding = None, None, b"", False
+        self._lines.clear()
 
     def __enter__(self) -> JournalReader:
         return self
@@ -66,47 +84,57 @@ class JournalReader:
 
     def torn(self) -> dict[str, Any] | None:
         """Return the entry of a last line that only lacks its newline, if there is one; count it as broken if torn."""
-        if not self._tail.strip():
-            return None
-        return next(iter(self._decode([self._tail])), None)
+        return self._decode(self._tail)
 
-    def _files(self) -> list[Path]:
-        return [*parts_of(self.path), self.path]
+    def _files(self) -> list[tuple[Path, _Inode]]:
+        """Return the parts and the current file, each with the inode that it has now, if it is there."""
+        # The current file first: a rotation in between then shows it twice, and hides nothing.
+        current = _inode_of(self.path)
+        files = [*((part, _inode_of(part)) for part in parts_of(self.path)), (self.path, current)]
+        return [(path, inode) for path, inode in files if inode is not None]
 
     def _open_first(self) -> bool:
-        return any(self._open(path) for path in self._files())
+        while files := self._files():
+            if self._open(*files[0]):
+                return True
+        return False
 
-    def _open(self, path: Path) -> bool:
+    def _open(self, path: Path, inode: _Inode) -> bool:
+        """Open the file at `path` unless it is another one by now."""
         try:
             file = path.open("rb")
         except FileNotFoundError:
             return False
+        if _inode(os.fstat(file.fileno())) != inode:
+            file.close()
+            return False
         self.close()
-        self._file = file
-        self._inode = _inode(os.fstat(file.fileno()))
+        self._file, self._inode = file, inode
         return True
 
-    def _advance(self) -> bool:
-        """At the end of a file: go on to the one that follows it. False: nothing more for now."""
-        assert self._file is not None
-        files = [(path, _inode_of(path)) for path in self._files()]
-        names = [path for path, inode in files if inode == self._inode]
-        if names == [self.path]:
-            if os.fstat(self._file.fileno()).st_size >= self._file.tell():
-                return False
-            self.generation += 1  # truncated in place: begin again
-            return self._open_first()
-        if names:  # it has become a rotated part: the next part, or the current file, follows
-            later = files[[path for path, _ in files].index(names[0]) + 1 :]
-            return any(self._open(path) for path, inode in later if inode is not None)
-        if _inode_of(self.path) is None:
-            return False  # moved away, and no new one yet
-        self.generation += 1
-        return self._open_first()
+    def _following(self) -> tuple[tuple[Path, _Inode] | None, bool]:
+        """At the end of a file: return the one to read next, if any, and whether the journal begins anew with it."""
+        if self._file is None:  # closed inside the loop
+            return None, False
+        files = self._files()
+        places = [index for index, (_, inode) in enumerate(files) if inode == self._inode]
+        if places and files[places[0]][0] != self.path:  # it has become a rotated part
+            return next(iter(files[places[0] + 1 :]), None), False
+        if places and os.fstat(self._file.fileno()).st_size >= self._file.tell():
+            return None, False
+        if not files or files[-1][0] != self.path:
+            return None, False  # moved away, and no new one yet
+        return files[0], True  # cut, replaced, or truncated in place
 
     def _drain(self) -> Iterator[dict[str, Any]]:
-        assert self._file is not None
-        while chunk := self._file.read(_CHUNK):
+        while self._file is not None:
+            while self._lines:
+                entry = self._decode(self._lines.popleft())
+                if entry is not None:
+                    yield entry
+            chunk = self._file.read(_CHUNK) if self._file is not None else b""
+            if not chunk:
+                return
             *lines, tail = (self._tail + chunk).split(b"\n")
             if self._discarding and lines:
                 del lines[0]
@@ -115,18 +143,16 @@ class JournalReader:
                 self.broken += not self._discarding
                 self._discarding, tail = True, b""
             self._tail = tail
-            yield from self._decode(lines)
+            self._lines.extend(lines)
 
-    def _decode(self, lines: list[bytes]) -> Iterator[dict[str, Any]]:
-        for line in lines:
-            if not line or line.isspace():
-                continue
-            try:
-                entry = decode(line)
-            except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-                self.broken += 1
-            else:
-                yield entry
+    def _decode(self, line: bytes) -> dict[str, Any] | None:
+        if not line or line.isspace():
+            return None
+        try:
+            return decode(line)
+        except ValueError:
+            self.broken += 1
+            return None
 
 
 def read_journal(path: Path | str) -> Iterator[dict[str, Any]]:
@@ -140,11 +166,11 @@ def read_journal(path: Path | str) -> Iterator[dict[str, Any]]:
             log.warning("%s: skipped %d broken line(s)", reader.path, reader.broken)
 
 
-def _inode(stat: os.stat_result) -> tuple[int, int]:
+def _inode(stat: os.stat_result) -> _Inode:
     return stat.st_dev, stat.st_ino
 
 
-def _inode_of(path: Path) -> tuple[int, int] | None:
+def _inode_of(path: Path) -> _Inode | None:
     try:
         return _inode(path.stat())
     except FileNotFoundError:

@@ -12,7 +12,7 @@ from expkit.record import RESERVED
 __all__ = ["TrainingPlot", "decimate"]
 
 _POINTS = 2000
-_LOSSES = ("train_loss", "val_loss")
+_LOSSES = ("train_loss", "loss", "val_loss")
 _UNINTERESTING = ("samples", "memory_allocated_mb")
 
 
@@ -20,15 +20,16 @@ class TrainingPlot(Plot):
     """Draws the losses in one panel, and up to three more metrics in panels of their own."""
 
     def draw(self, context: PlotContext) -> list[Path]:
-        """Draw training_dynamics_step_N.png; nothing if the journal is still empty."""
+        """Draw training_dynamics_step_N.png; nothing if the journal holds no curve yet."""
         curves = _curves(context.journal)
-        if not curves:
+        others = [name for name in curves if name not in _LOSSES and len(set(curves[name][1])) > 1]
+        others = [name for name in others if all(curves[name] != curves[loss] for loss in _LOSSES if loss in curves)]
+        losses = [name for name in _LOSSES if name in curves]
+        panels = [names for names in (losses, *([name] for name in _most_telling(others))) if names]
+        if not panels:
             return []
         from matplotlib.figure import Figure
 
-        others = [name for name in curves if name not in _LOSSES and len(set(curves[name][1])) > 1]
-        others = [name for name in others if all(curves[name] != curves[loss] for loss in _LOSSES if loss in curves)]
-        panels = [[name for name in _LOSSES if name in curves], *([name] for name in _most_telling(others))]
         columns = 2 if len(panels) > 1 else 1
         rows = -(-len(panels) // columns)
         figure = Figure(figsize=(5.5 * columns, 3.2 * rows), layout="constrained")
@@ -38,7 +39,7 @@ class TrainingPlot(Plot):
             for name in names:
                 axis.plot(*decimate(*curves[name]), label=name, linewidth=1.3)
             values = [value for name in names for value in curves[name][1]]
-            if names and names[0] in _LOSSES and min(values) > 0 and max(values) > 20 * min(values):
+            if names[0] in _LOSSES and min(values) > 0 and max(values) > 20 * min(values):
                 axis.set_yscale("log")
             axis.set_xlabel("step")
             axis.legend(frameon=False, fontsize=9)
