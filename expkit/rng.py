@@ -24,7 +24,7 @@ def seed_all(seed: int, deterministic: bool = False) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
     if deterministic != torch.are_deterministic_algorithms_enabled():
-        torch.use_deterministic_algorithms(deterministic)  # imports torch's compiler: a second that few runs need
+        torch.use_deterministic_algorithms(deterministic)
 
 
 def rng_state() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from torch import nn
 
 from expkit.config_tracker import ConfigTracker
@@ -42,7 +42,7 @@ def open_directory(config: DictConfig, origin: Origin | None, model: nn.Module) 
         config.run.id = origin.run.resolve().name if origin is not None else wanted
     if config.run.group is None and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         config.run.group = Path(HydraConfig.get().sweep.dir).name  # the runs of a sweep belong together
-    overrides = mask_arguments(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    overrides = _overrides()
     if origin is not None:
         with open_dict(config):
             config.run.outputs = str(origin.run.parent)
@@ -64,6 +64,14 @@ def remove_fresh(files: RunDir) -> None:
     shutil.rmtree(files.root, ignore_errors=True)
 
 
+def _overrides() -> list[str]:
+    """Return what was typed, secrets masked and interpolations (`${oc.env:KEY}`) as they were."""
+    if not HydraConfig.initialized():
+        return []
+    typed = OmegaConf.to_container(cast(ListConfig, HydraConfig.get().overrides.task), resolve=False)
+    return mask_arguments(cast("list[str]", typed))
+
+
 def _write_hydra(folder: Path, config: DictConfig, overrides: list[str]) -> None:
     """Write what Hydra itself would: it is switched off there, because it writes before a configuration is checked."""
     folder.mkdir(parents=True)
@@ -72,7 +80,10 @@ def _write_hydra(folder: Path, config: DictConfig, overrides: list[str]) -> None
         "overrides": overrides,
     }
     if HydraConfig.initialized():
-        contents["hydra"] = {"hydra": OmegaConf.to_container(cast(DictConfig, HydraConfig.get()), resolve=False)}
+        hydra = cast("dict[str, Any]", OmegaConf.to_container(cast(DictConfig, HydraConfig.get()), resolve=False))
+        hydra["overrides"]["task"] = overrides
+        hydra["job"]["override_dirname"] = ",".join(overrides)
+        contents["hydra"] = {"hydra": hydra}
     for name, content in contents.items():
         text = OmegaConf.to_yaml(OmegaConf.create(mask_secrets(content)))
         write_bytes(folder / f"{name}.yaml", text.encode(), durable=False)

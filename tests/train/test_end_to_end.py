@@ -157,3 +157,22 @@ def test_it_says_what_to_look_at_next(place: Path, run: Path) -> None:
     said = (place / "stdout").read_text()
     for words in (str(run / "results.json"), "trackio show --project", "wandb leet inspect", f"resume={run}"):
         assert words in said
+
+
+def test_secrets_reach_no_file_of_the_run(tmp_path: Path) -> None:
+    environment = {**train_environment(tmp_path), "MY_TOKEN": "hunter2"}
+    secrets = ("+service.login=${oc.env:MY_TOKEN}", "+wandb_token=hunter2")
+    done = subprocess.run(
+        train_command(tmp_path / "outputs", "debug=smoke", "tracker=wandb,trackio", "run.id=run", *secrets),
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "outputs" / "run" / "config.json").read_text()
+    assert "${oc.env:MY_TOKEN}" in text
+    written = [path for path in (tmp_path / "outputs").rglob("*") if path.is_file()]
+    assert len(written) > 10
+    assert [path for path in written if b"hunter2" in path.read_bytes()] == []
