@@ -183,7 +183,7 @@ def updated(optimizer: Callable[..., Optimizer], batches: list[Any], **options: 
     model = task.build_model()
     update = Update(optimizer(model.parameters()), None, CPU, guards=(Outlier(),), **options)
     if update.scaler is not None:
-        update.scaler = GradScaler("cpu", init_scale=256)
+        update.scaler = GradScaler("cpu", init_scale=16)  # the outlier is finite in float16
     skipped = []
     for batch in batches:
         values, names, _ = update(task, model, [(batch, 1.0)])
@@ -198,24 +198,25 @@ def batches(n: int) -> list[Any]:
 
 
 @pytest.mark.parametrize("options", [{}, {"clip_grad_norm": 0.5}, {"precision": "fp16"}], ids=["", "clip", "fp16"])
-@pytest.mark.parametrize("outlier", [math.nan, math.inf, 1e4])
+@pytest.mark.parametrize("outlier", [math.nan, math.inf, 100.0])
 @pytest.mark.parametrize("optimizer", [*FUSED, *SLOW])
 def test_bad_updates_are_as_if_they_had_not_been(optimizer: str, outlier: float, options: dict[str, Any]) -> None:
     """Parameters, moments and step counts are bit for bit those of a run without the bad batches."""
     one, two, three = batches(3)
-    bad = (one[0] * outlier, one[1])
+    bad = (one[0], one[1] + outlier)
     make = (FUSED | SLOW)[optimizer]
     guarded, skipped = updated(make, [bad, one, two, bad, bad, three], **options)
     assert skipped == [1, 0, 0, 1, 1, 0]
     assert same(guarded, updated(make, [one, two, three], **options)[0])
 
 
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")  # torch does not know of skipped steps
 @pytest.mark.parametrize("optimizer", ["adam", "momentum", "adam-loop"])
 def test_data_and_schedule_go_on_when_an_update_is_skipped(optimizer: str) -> None:
     schedule = functools.partial(torch.optim.lr_scheduler.LambdaLR, lr_lambda=lambda done: 0.5**done)
-    run = Run(optimizer=(FUSED | SLOW)[optimizer], scheduler=schedule, guards=(Bad(2, 4),), log_interval=2).fit()
+    run = Run(optimizer=(FUSED | SLOW)[optimizer], scheduler=schedule, guards=(Bad(1, 2, 4),), log_interval=2).fit()
     first = run.optimizer.param_groups[0]["initial_lr"]
-    assert run.values("skipped_steps") == [1, 1, 0]
+    assert run.values("skipped_steps") == [2, 1, 0]
     assert run.values("learning_rate") == [first * 0.5**done for done in (1, 3, 4)]
     assert run.values("samples") == [8, 16, 20]
     assert len(run.series("train_loss")) == 5
@@ -326,7 +327,7 @@ def reading_steps(**options: Any) -> list[int]:
 
 
 @pytest.mark.parametrize("precision", ["32", "bf16"])
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "adagrad", "sgd"])
 def test_nothing_is_read_on_the_host_between_log_steps(optimizer: str, precision: str) -> None:
     schedule = functools.partial(torch.optim.lr_scheduler.LambdaLR, lr_lambda=lambda done: 0.9**done)
     guards = (Outlier(), LargeNorm(1e9))
