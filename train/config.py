@@ -12,7 +12,10 @@ import torch
 
 from expkit.errors import ConfigError
 
-__all__ = ["TrainerConfig"]
+__all__ = ["UNKNOWN_STEPS", "TrainerConfig"]
+
+#: Stands for the number of updates of a run whose data loader has no length.
+UNKNOWN_STEPS = 2**62
 
 _PRECISIONS = ("32", "bf16", "fp16")
 
@@ -73,6 +76,17 @@ class TrainerConfig:
             raise ConfigError("trainer.max_epochs and trainer.max_steps are both null: set one, or the run never ends")
         if self.precision not in _PRECISIONS:
             raise ConfigError(f"trainer.precision={self.precision}: choose one of {', '.join(_PRECISIONS)}")
+
+    def total_steps(self, steps_per_epoch: int | None) -> int:
+        """Return after how many updates a run ends, or `UNKNOWN_STEPS`.
+
+        Args:
+            steps_per_epoch: updates of an epoch, or None if the data loader does not tell.
+        """
+        limits = [self.max_steps] if self.max_steps is not None else []
+        if self.max_epochs is not None and steps_per_epoch is not None:
+            limits.append(self.max_epochs * steps_per_epoch)
+        return min(limits, default=UNKNOWN_STEPS)
 
     def torch_device(self) -> torch.device:
         """Return the device to train on; `auto` takes CUDA, then MPS, then the CPU.

@@ -127,7 +127,9 @@ class Batches:
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[StepBatches]:
         """Yield the updates of `epoch` (from 0), without the first `skip`."""
-        for place in (self.data, *(_inside(self.data) if self._own_loader else ())):
+        # Evaluation is the same in every epoch; its data may even be an object that training is in the middle of.
+        places = (self.data, *(_inside(self.data) if self._own_loader else ())) if self.shuffle else ()
+        for place in places:
             if hasattr(place, "set_epoch"):
                 place.set_epoch(epoch)
         return self._loader_epoch(epoch, skip) if self._own_loader else self._dataset_epoch(epoch, skip)

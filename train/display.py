@@ -94,9 +94,9 @@ class Display:
 
 
 def _line(record: Record, runner: Runner | None) -> str:
-    total = runner.total_steps if runner is not None else 0
+    total = runner.known_steps if runner is not None else None
     epochs = runner.config.max_epochs if runner is not None else None
-    step = f"step {record.step}/{total}" if 0 < total < 2**62 else f"step {record.step}"
+    step = f"step {record.step}/{total}" if total else f"step {record.step}"
     epoch = f"epoch {record.epoch}/{epochs}" if epochs else f"epoch {record.epoch}"
     shown = [name for name in _SHOWN if name in record.metrics]
     shown += [name for name in record.metrics if name.startswith("val_") and name not in shown][-1:]
@@ -113,9 +113,8 @@ class _StepColumn(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         runner, progress = self._runner, self._runner.progress
-        known = runner.total_steps < 2**62
-        task.total, task.completed = (runner.total_steps, progress.step) if known else (None, progress.step)
-        total = f"/{runner.total_steps}" if known else ""
+        task.total, task.completed = runner.known_steps, progress.step
+        total = "" if runner.known_steps is None else f"/{runner.known_steps}"
         loss = runner.recorder.latest.get("train_loss")
         shown = "" if loss is None else f"  loss {loss:.4g}"
         return Text(f"{progress.step}{total}  epoch {progress.epoch + 1}{shown}")
@@ -137,8 +136,8 @@ class _SpeedColumn(ProgressColumn):
         speed = (step - first) / (now - began) if now > began else 0.0
         if not speed:
             return Text("- it/s")
-        left = (self._runner.total_steps - step) / speed
-        eta = f"  ETA {timedelta(seconds=round(left))}" if self._runner.total_steps < 2**62 else ""
+        total = self._runner.known_steps
+        eta = "" if total is None else f"  ETA {timedelta(seconds=round((total - step) / speed))}"
         return Text(f"{speed:.1f} it/s{eta}")
 
 

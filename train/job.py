@@ -33,7 +33,7 @@ from train.display import Display, file_logging
 from train.parts import Parts, assemble
 from train.pictures import Pictures
 from train.resume import Origin, differences, find_origin, refuse_if_running
-from train.runner import Runner, total_steps
+from train.runner import Runner
 from train.saving import Saver
 
 __all__ = ["Outcome", "run"]
@@ -122,7 +122,7 @@ class _Job:
         stack.callback(journal.close)
         control = Control(self.dist, elapsed)
         signals = stack.enter_context(StopSignals(lambda: control.request(Control.STOP)))
-        steps = total_steps(parts.trainer, train.steps)
+        steps = parts.trainer.total_steps(train.steps)
         events = EventLog(files.events, parts.detectors, parts.trackers.alert)
         stack.callback(events.close)
         results = ResultsView(files.root, list(parts.diagnostics))
@@ -225,11 +225,10 @@ class _Job:
         """Return what status.json says of the run right now. Called from its thread."""
         fields: dict[str, Any] = {"experiment_id": self.files.id}
         if self.runner is not None:
-            known = self.runner.total_steps < 2**62
             fields |= {
                 "step": self.runner.progress.step,
                 "epoch": self.runner.current_epoch,
-                "total_steps": self.runner.total_steps if known else None,
+                "total_steps": self.runner.known_steps,
                 "metrics": dict(self.runner.recorder.latest),
             }
         return {**fields, "trackers": self.parts.trackers.failures()}

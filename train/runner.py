@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,15 +24,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from expkit.diagnostics.base import Diagnostic
+from expkit.diagnostics import Diagnostic, DiagnosticSuite
 from expkit.dist import Control, Dist
 from expkit.record import Record
 from expkit.recorder import Recorder
 from expkit.schedule import Every, Progress, auto_intervals
 from expkit.series import StepSeries
-from train.config import TrainerConfig
+from train.config import UNKNOWN_STEPS, TrainerConfig
 from train.data import Batches, StepBatches, to_device
-from train.schedulers import UNKNOWN_STEPS
 from train.stopwatch import Stopwatch
 from train.tasks.base import Task
 from train.update import AVERAGED, Update
@@ -95,7 +93,7 @@ class Runner:
         self.train = train
         self.val = val
         self.recorder = recorder or Recorder()
-        self.diagnostics = dict(diagnostics or {})
+        self.diagnostics = DiagnosticSuite(diagnostics)
         self.dist = dist or Dist()
         self.control = control or Control(self.dist)
         self.progress = Progress()
@@ -103,7 +101,7 @@ class Runner:
         self.loss_history: list[float] = []
         self.series: StepSeries | None = None
         self.pending_series: dict[str, Any] | None = None
-        self.total_steps = total_steps(config, train.steps)
+        self.total_steps = config.total_steps(train.steps)
         interval = config.log_interval
         self._log = Every(steps=auto_intervals(self.total_steps)["log"] if interval == "auto" else interval)
         by_epoch = config.eval_interval == "epoch"
@@ -158,8 +156,8 @@ class Runner:
             with self.watch.paused():
                 is_best = self._evaluate()
         if progress.epoch_ended and self.diagnostics:
-            with self.watch.paused():
-                self._diagnose()
+            with self.watch.paused(), torch.no_grad():
+                self.recorder.add(*self.diagnostics.measure(self.model))
         if last and self.best.metrics:
             self.recorder.add({f"final/best_{name}": value for name, value in self.best.metrics.items()})
         if self.recorder.pending():
@@ -235,25 +233,21 @@ class Runner:
         *sums, count = self.dist.sum(totals).tolist()
         return {name: value / count for name, value in zip(names, sums, strict=True)}
 
-    @torch.no_grad()
-    def _diagnose(self) -> None:
-        for name, diagnostic in self.diagnostics.items():
-            began = time.perf_counter()
-            found = diagnostic.measure(self.model)
-            found.setdefault("computation_time_ms", 1000 * (time.perf_counter() - began))
-            numbers = {f"{name}/{key}": value for key, value in found.items() if isinstance(value, int | float)}
-            details = {f"{name}/{key}": value for key, value in found.items() if f"{name}/{key}" not in numbers}
-            self.recorder.add(numbers, details)
-
     @property
     def current_epoch(self) -> int:
         """The epoch, from 1, that the last update belongs to."""
         return self.progress.epoch + (0 if self.progress.epoch_ended else 1)
 
     def _done(self) -> bool:
-        return self.progress.step >= self.total_steps or (
-            self.config.max_epochs is not None and self.progress.epoch >= self.config.max_epochs
-        )
+        # By epochs, not by the steps that they come to: a resume may have changed the size of a batch in between.
+        steps, epochs = self.config.max_steps, self.config.max_epochs
+        progress = self.progress
+        return (steps is not None and progress.step >= steps) or (epochs is not None and progress.epoch >= epochs)
+
+    @property
+    def known_steps(self) -> int | None:
+        """After how many updates the run ends, or None if only a loader of unknown length knows."""
+        return self.total_steps if self.total_steps < UNKNOWN_STEPS else None
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the run stands: what a resume needs besides model, optimizer and generators."""
@@ -268,19 +262,19 @@ class Runner:
             "elapsed": self.control.elapsed,
             "best": {"loss": self.best.loss, "step": self.best.step, "metrics": dict(self.best.metrics)},
             "series": series,
-            "diagnostics": {name: diagnostic.state_dict() for name, diagnostic in self.diagnostics.items()},
+            "diagnostics": self.diagnostics.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], loss_history: Sequence[float] = ()) -> None:
         """Take back what `state_dict` returned."""
         cursor = state["cursor"]
-        consumed = (
-            cursor["batch"] * state["batch_size"]
-        )  # samples of this epoch; their order does not depend on its size
+        batch = cursor["batch"]
+        if self.train.size is not None:  # the order of samples does not depend on the size of a batch
+            batch = batch * state["batch_size"] // self.config.batch_size
         self.progress = Progress(
             step=state["step"],
             epoch=cursor["epoch"],
-            batch=consumed // self.config.batch_size,
+            batch=batch,
             samples=state["samples"],
             epoch_ended=state["epoch_ended"],
             elapsed=state["elapsed"],
@@ -289,14 +283,4 @@ class Runner:
         self.best = Best(**state["best"])
         self.series, self.pending_series = None, state["series"]
         self.loss_history = list(loss_history)
-        for name, diagnostic in self.diagnostics.items():
-            if name in state["diagnostics"]:
-                diagnostic.load_state_dict(state["diagnostics"][name])
-
-
-def total_steps(config: TrainerConfig, steps_per_epoch: int | None) -> int:
-    """Return after how many updates a run ends; a very large number if only a loader of unknown length knows."""
-    limits = [config.max_steps] if config.max_steps is not None else []
-    if config.max_epochs is not None and steps_per_epoch is not None:
-        limits.append(config.max_epochs * steps_per_epoch)
-    return min(limits, default=UNKNOWN_STEPS)
+        self.diagnostics.load_state_dict(state["diagnostics"])

@@ -8,11 +8,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from expkit.errors import ConfigError
+from train.config import UNKNOWN_STEPS
 
-__all__ = ["UNKNOWN_STEPS", "constant", "cosine", "step"]
-
-#: Stands for the updates of a run whose length only a loader of unknown length knows.
-UNKNOWN_STEPS = 2**62
+__all__ = ["constant", "cosine", "step"]
 
 
 def constant(optimizer: Optimizer) -> None:  # noqa: ARG001 - every schedule is called alike

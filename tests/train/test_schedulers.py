@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 
 from expkit.errors import ConfigError
 from tests.train.helpers import Regression, Run
-from train.schedulers import UNKNOWN_STEPS, constant, cosine, step
+from train.config import UNKNOWN_STEPS
+from train.schedulers import constant, cosine, step
 
 
 def ratios(make: Callable[..., Any], total: int, **options: Any) -> list[float]:

@@ -169,18 +169,14 @@ def test_statistics_are_numpys() -> None:
     encoder = model.fc1.weight.detach().double().numpy()
     decoder = model.fc2.weight.detach().double().numpy()
     metrics = BlobDiagnostic().measure(model)
-    assert metrics["weight_correlation"] == pytest.approx(
-        np.corrcoef(encoder.ravel(), decoder.T.ravel())[0, 1]
-    )
+    assert metrics["weight_correlation"] == pytest.approx(np.corrcoef(encoder.ravel(), decoder.T.ravel())[0, 1])
     assert metrics["encoder_mean"] == pytest.approx(encoder.mean())
     assert metrics["decoder_mean"] == pytest.approx(decoder.mean())
     assert metrics["encoder_std"] == pytest.approx(encoder.std())
     assert metrics["decoder_std"] == pytest.approx(decoder.std())
 
 
-def test_reference_misses_blobs_and_says_why_once(
-    planted_model: TwoLayer, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_reference_misses_blobs_and_says_why_once(planted_model: TwoLayer, caplog: pytest.LogCaptureFixture) -> None:
     diagnostic = BlobDiagnostic(method="reference")
     with caplog.at_level(logging.WARNING, logger="expkit"):
         metrics = diagnostic.measure(planted_model)

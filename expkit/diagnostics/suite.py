@@ -1,0 +1,64 @@
+"""All diagnostics of a run, measured together. One that fails is said once; training goes on."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from expkit.diagnostics.base import Diagnostic
+from expkit.record import to_number
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["DiagnosticSuite"]
+
+log = logging.getLogger("expkit")
+
+
+class DiagnosticSuite:
+    """Measures every diagnostic and puts its name before what it says.
+
+    Args:
+        diagnostics: name -> diagnostic.
+    """
+
+    def __init__(self, diagnostics: Mapping[str, Diagnostic] | None = None) -> None:
+        self._diagnostics = dict(diagnostics or {})
+        self._failed: set[str] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self._diagnostics)
+
+    def measure(self, model: nn.Module) -> tuple[dict[str, float], dict[str, Any]]:
+        """Return (metrics, details), names prefixed (`blob/...`); `computation_time_ms` is added where missing."""
+        metrics: dict[str, float] = {}
+        details: dict[str, Any] = {}
+        for name, diagnostic in self._diagnostics.items():
+            began = time.perf_counter()
+            try:
+                found = diagnostic.measure(model)
+            except Exception as error:  # noqa: BLE001 - it only watches: whatever it raises is not worth a run
+                if name not in self._failed:
+                    log.warning("diagnostics.%s failed (%s: %s): training goes on", name, type(error).__name__, error)
+                self._failed.add(name)
+                continue
+            found.setdefault("computation_time_ms", 1000 * (time.perf_counter() - began))
+            for key, value in found.items():
+                try:
+                    metrics[f"{name}/{key}"] = to_number(key, value)
+                except TypeError:
+                    details[f"{name}/{key}"] = value
+        return metrics, details
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of each diagnostic by name."""
+        return {name: diagnostic.state_dict() for name, diagnostic in self._diagnostics.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` returned; a diagnostic that is new begins afresh."""
+        for name, diagnostic in self._diagnostics.items():
+            if name in state:
+                diagnostic.load_state_dict(state[name])

@@ -1,0 +1,138 @@
+"""`expkit show RUN`: one run, from its files alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from expkit.cli.main import main
+
+Show = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run directory as training leaves it."""
+    folder = tmp_path / "outputs" / "toy_20260101_120000_abcd"
+    folder.mkdir(parents=True)
+    write(
+        folder / "config.json",
+        {"timestamp": "2026-01-01T12:00:00+00:00", "command": ["python", "-m", "train"], "git_hash": "abc123"},
+    )
+    write(
+        folder / "status.json",
+        {
+            "state": "running",
+            "step": 30,
+            "total_steps": 100,
+            "heartbeat_time": time.time(),
+            "metrics": {"train_loss": 0.123456789, "val_loss": None, "gpu/0/power_w": 100.0},
+        },
+    )
+    return folder
+
+
+def write(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content))
+
+
+def update(path: Path, **fields: Any) -> None:
+    write(path, {**json.loads(path.read_text()), **fields})
+
+
+@pytest.fixture
+def show(run: Path, capsys: pytest.CaptureFixture[str]) -> Show:
+    """What `expkit show RUN --json` prints."""
+
+    def shown(*arguments: str) -> dict[str, Any]:
+        assert main(["show", *(arguments or [str(run)]), "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return shown
+
+
+def test_text_is_for_people(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", str(run)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        f"run         {run}",
+        "state       running",
+        "step        30 of 100",
+        "started     2026-01-01T12:00:00+00:00",
+        "command     python -m train",
+        "git         abc123",
+        "metrics     train_loss 0.12346  val_loss None",
+        f"next        expkit show {run} --json",
+    ]
+
+
+def test_json_is_for_programs(run: Path, show: Show) -> None:
+    content = show()
+    assert content["run"] == str(run)
+    assert content["state"] == "running"
+    assert content["metrics"] == {"train_loss": 0.123456789, "val_loss": None}
+
+
+def test_a_run_whose_heartbeat_stopped_is_dead(run: Path, show: Show) -> None:
+    update(run / "status.json", heartbeat_time=time.time() - 100)
+    content = show()
+    assert content["state"].startswith("dead (said running, last heartbeat 100 s ago")
+    assert content["next"] == f"python -m train resume={run}"
+
+
+@pytest.mark.parametrize("state", ["finished", "failed", "preempted", "interrupted"])
+def test_a_run_that_ended_can_be_gone_on_with(run: Path, show: Show, state: str) -> None:
+    update(run / "status.json", state=state, heartbeat_time=0)
+    content = show()
+    assert content["state"] == state
+    assert content["next"].startswith(f"python -m train resume={run}")
+
+
+def test_without_a_name_the_newest_run_is_shown(run: Path, show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
+    older = run.parent / "older"
+    older.mkdir()
+    write(older / "config.json", {})
+    os.utime(older / "config.json", (1, 1))
+    monkeypatch.chdir(run.parent.parent)
+    assert show("--json")["run"] == str(Path("outputs") / run.name)
+
+
+def test_a_run_without_status_or_of_an_older_version_still_opens(run: Path, show: Show) -> None:
+    write(run / "config.json", {"command": "python train.py", "config": {}})
+    write(run / "status.json", {"step": 5, "metrics": None, "heartbeat_time": None})
+    assert (show()["state"], show()["command"]) == ("unknown", "python train.py")
+    (run / "status.json").unlink()
+    write(run / "config.json", {})
+    assert show()["state"] == "unknown"
+
+
+@pytest.mark.parametrize("name", ["nowhere", "empty", "file.txt"])
+def test_what_is_no_run_is_one_line_and_exit_code_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file.txt").write_text("")
+    assert main(["show", str(tmp_path / name)]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == f"error: {tmp_path / name / 'config.json'} is not there: is {tmp_path / name} a run directory?\n"
+
+
+def test_a_broken_file_is_one_line_and_exit_code_1(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "status.json").write_text("{")
+    assert main(["show", str(run)]) == 1
+    assert "status.json is not valid JSON" in capsys.readouterr().err
+
+
+def test_without_any_run_it_says_how_to_start_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["show"]) == 1
+    assert "start one with python -m train" in capsys.readouterr().err

@@ -1,0 +1,273 @@
+"""Writing a journal: what was written is there, whatever happens to the process or the disk."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import random
+import signal
+import stat
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from expkit.journal import Journal, JournalReader, read_journal, writer
+from expkit.record import make_record
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "metrics.jsonl"
+
+
+class Disk:
+    """A disk on which regular files can only grow by `room` bytes; a write that does not fit is cut short."""
+
+    def __init__(self) -> None:
+        self.room = 1 << 60
+        self._write = os.write
+
+    def write(self, descriptor: int, data: bytes) -> int:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return self._write(descriptor, data)
+        if self.room == 0 and data:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = self._write(descriptor, bytes(data[: self.room]))
+        self.room -= written
+        return written
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+    disk = Disk()
+    monkeypatch.setattr(os, "write", disk.write)
+    yield disk
+
+
+def steps(path: Path) -> list[int]:
+    return [entry["step"] for entry in read_journal(path)]
+
+
+def test_a_line_is_with_the_operating_system_when_write_returns(path: Path) -> None:
+    journal = Journal(path)
+    for step in (1, 2, 3):
+        journal.write(make_record(step, {"loss": 0.5}))
+        assert steps(path) == list(range(1, step + 1))
+
+
+def test_without_flush_lines_wait_for_the_next_flush(path: Path) -> None:
+    journal = Journal(path)
+    journal.write(make_record(1, {}), flush=False)
+    assert steps(path) == []
+    journal.write(make_record(2, {}))
+    assert steps(path) == [1, 2]
+
+
+def test_waiting_lines_cost_time_in_proportion_to_their_number(path: Path) -> None:
+    journal = Journal(path)
+
+    def seconds(lines: int) -> float:
+        began = time.process_time()
+        for _ in range(lines):
+            journal.write_line(b"x" * 999 + b"\n", flush=False)
+        return time.process_time() - began
+
+    seconds(1000)
+    assert seconds(64_000) < 2  # 64 MB; copying all of it for each line would take minutes
+
+
+def test_closing_writes_what_waits(path: Path) -> None:
+    with Journal(path) as journal:
+        journal.write(make_record(1, {}), flush=False)
+    assert steps(path) == [1]
+    journal.close()  # twice is no error
+
+
+def test_an_existing_journal_is_continued(path: Path) -> None:
+    for step in (1, 2):
+        with Journal(path) as journal:
+            journal.write(make_record(step, {}))
+    assert steps(path) == [1, 2]
+
+
+def test_a_torn_last_line_spoils_itself_only(path: Path) -> None:
+    path.write_bytes(b'{"step": 1}\n{"step": 2, "lo')
+    with Journal(path) as journal:
+        journal.write(make_record(3, {}))
+    with JournalReader(path) as reader:
+        assert [entry["step"] for entry in reader] == [1, 3]
+        assert reader.broken == 1
+
+
+def test_sync_reaches_the_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_size))
+    journal = Journal(path)
+    journal.write(make_record(1, {}), flush=False)
+    journal.sync()
+    assert synced == [path.stat().st_size] != [0]
+
+
+@pytest.mark.parametrize("room", [0, 1, 10, 60, 100])
+def test_a_full_disk_loses_nothing(path: Path, disk: Disk, room: int, caplog: pytest.LogCaptureFixture) -> None:
+    journal = Journal(path)
+    journal.write(make_record(1, {"loss": 0.5}))
+    disk.room = room
+    for step in range(2, 50):
+        journal.write(make_record(step, {"loss": 0.5}))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path} cannot be written (No space left on device): its lines wait in memory"
+    ]
+    disk.room = 1 << 60
+    journal.write(make_record(50, {"loss": 0.5}))
+    assert steps(path) == list(range(1, 51))
+    assert caplog.records[-1].getMessage() == f"{path} can be written again: nothing was lost"
+    assert len(caplog.records) == 2
+
+
+def test_short_writes_are_continued(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, bytes(data[:7])))
+    journal = Journal(path)
+    for step in range(1, 20):
+        journal.write(make_record(step, {"loss": 0.5}))
+    assert steps(path) == list(range(1, 20))
+
+
+@pytest.mark.parametrize("room", [0, 10, 75])
+def test_rotating_on_a_full_disk_tears_no_line(path: Path, disk: Disk, room: int) -> None:
+    journal = Journal(path)
+    journal.write(make_record(1, {"loss": 0.5}))
+    disk.room = room
+    journal.write(make_record(2, {"loss": 0.5}))
+    journal.rotate()
+    disk.room = 1 << 60
+    journal.write(make_record(3, {"loss": 0.5}))
+    assert steps(path) == [1, 2, 3]
+
+
+def test_sync_says_when_lines_still_wait(path: Path, disk: Disk) -> None:
+    journal = Journal(path)
+    disk.room = 0
+    journal.write(make_record(1, {}))
+    with pytest.raises(OSError) as caught:
+        journal.sync()
+    assert caught.value.errno == errno.ENOSPC
+    disk.room = 1 << 60
+    journal.sync()
+    assert steps(path) == [1]
+
+
+def test_lines_that_could_never_be_written_are_counted_when_closing(
+    path: Path, disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = Journal(path)
+    disk.room = 30
+    journal.write(make_record(1, {"loss": 0.5}))
+    journal.write(make_record(2, {"loss": 0.5}))
+    journal.close()
+    assert "2 line(s) are lost" in caplog.text
+
+
+def test_lines_do_not_wait_without_limit(path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "_MAX_PENDING", 1000)
+    journal = Journal(path)
+    disk.room = 0
+    with pytest.raises(OSError):
+        for step in range(100):
+            journal.write(make_record(step, {"loss": 0.5}))
+    assert step > 5
+
+
+def test_a_file_moved_away_is_followed_by_a_new_one(path: Path, tmp_path: Path) -> None:
+    journal = Journal(path)
+    journal.write(make_record(1, {}))
+    path.rename(tmp_path / "archive.jsonl")
+    journal.write(make_record(2, {}))
+    assert (steps(tmp_path / "archive.jsonl"), steps(path)) == ([1], [2])
+
+
+def test_a_file_replaced_by_another_is_continued(path: Path) -> None:
+    """Somebody cuts a journal under its writer: new lines must not go into a file that has no name any more."""
+    journal = Journal(path)
+    for step in (1, 2, 3):
+        journal.write(make_record(step, {}))
+    writer.cut_journal(path, 1)
+    journal.write(make_record(2, {}))
+    assert steps(path) == [1, 2]
+
+
+def test_a_folder_moved_away_does_not_stop_a_run(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    journal = Journal(tmp_path / "logs" / "metrics.jsonl")
+    journal.write(make_record(1, {}))
+    (tmp_path / "logs").rename(tmp_path / "moved")
+    journal.write(make_record(2, {}))
+    assert steps(tmp_path / "moved" / "metrics.jsonl") == [1, 2]
+
+
+def test_rotating_after_the_file_was_moved_away_is_no_error(path: Path, tmp_path: Path) -> None:
+    journal = Journal(path)
+    journal.write(make_record(1, {}))
+    path.rename(tmp_path / "archive.jsonl")
+    journal.rotate()
+    journal.write(make_record(2, {}))
+    assert steps(path) == [2]
+
+
+def test_a_journal_in_no_folder_is_an_error_at_once(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        Journal(tmp_path / "nowhere" / "metrics.jsonl")
+
+
+def _write_until_killed(path: Path, first: int, acknowledge: int) -> None:
+    journal = Journal(path)
+    step = first
+    while True:
+        journal.write(make_record(step, {"loss": 1.0 / step}, series={"loss": [0.5] * (step % 100)}))
+        os.write(acknowledge, struct.pack("=q", step))
+        step += 1
+
+
+def test_a_killed_writer_loses_no_line_that_it_wrote(path: Path) -> None:
+    """Twenty processes, one after the other, each killed by SIGKILL at a random moment."""
+    moment = random.Random(0)
+    written: list[int] = []
+    for _ in range(20):
+        ours, theirs = os.pipe()
+        first = written[-1] + 2 if written else 1  # the step after the last may or may not be there
+        pid = os.fork()
+        if pid == 0:
+            with contextlib.suppress(BaseException):
+                _write_until_killed(path, first, theirs)
+            os._exit(1)
+        os.close(theirs)
+        time.sleep(0.005 + 0.02 * moment.random())
+        os.kill(pid, signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+        with os.fdopen(ours, "rb") as pipe:
+            data = pipe.read()
+        written += [step for (step,) in struct.iter_unpack("=q", data[: len(data) // 8 * 8])]
+    assert len(written) > 100
+    found = steps(path)
+    assert len(found) == len(set(found))
+    assert set(written) <= set(found)
+    assert len(found) - len(written) <= 20  # lines that were whole before they were acknowledged
+
+
+def test_a_hundred_thousand_records(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    count = 100_000
+    metrics = {"train_loss": 0.25, "val_loss": 0.5, "learning_rate": 1e-3, "gradient_norm": 1.5}
+    began = time.perf_counter()
+    with Journal(path) as journal:
+        for step in range(count):
+            journal.write(make_record(step, metrics))
+    middle = time.perf_counter()
+    assert sum(1 for _ in read_journal(path)) == count
+    end = time.perf_counter()
+    with capsys.disabled():
+        print(f"\njournal: {count / (middle - began):,.0f} records/s written, {count / (end - middle):,.0f} read")

@@ -1,0 +1,58 @@
+"""What detectors notice reaches the file, the terminal and the trackers."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from expkit.detectors import Detector, Event, Severity
+from expkit.events import EventLog
+from expkit.record import Record, make_record
+from expkit.trackers import Alert
+
+
+class High(Detector):
+    """Says when the loss is above 1."""
+
+    name = "high"
+
+    def observe(self, record: Record) -> list[Event]:
+        loss = record.metrics["loss"]
+        if loss <= 1:
+            return []
+        return [Event(self.name, "high_loss", Severity.WARNING, record.step, f"loss {loss}", {"loss": loss})]
+
+
+def test_an_event_is_written_shown_and_passed_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, alerts = tmp_path / "events.jsonl", []
+    log = EventLog(path, {"high": High()}, alerts.append)
+    assert log.observe(make_record(1, {"loss": 0.5})) == []
+    assert not path.exists()
+    (event,) = log.observe(make_record(2, {"loss": 3.0}, epoch=4))
+    log.close()
+    assert event.kind == "high_loss"
+    entry = json.loads(path.read_text())
+    assert entry.pop("time") > 1.7e9
+    assert entry == {
+        "step": 2,
+        "epoch": 4,
+        "detector": "high",
+        "kind": "high_loss",
+        "severity": "WARNING",
+        "message": "loss 3.0",
+        "values": {"loss": 3.0},
+    }
+    assert alerts == [Alert("high_loss", "loss 3.0", "WARNING", 2)]
+    assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
+        (logging.WARNING, "step 2: loss 3.0")
+    ]
+
+
+def test_without_detectors_there_is_no_file(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "events.jsonl", {}, lambda _: None)
+    log.observe(make_record(1, {"loss": 9.0}))
+    log.close()
+    assert list(tmp_path.iterdir()) == []
