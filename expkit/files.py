@@ -26,6 +26,7 @@ __all__ = [
     "check_disk_space",
     "free_gb",
     "fsync_folder",
+    "process_alive",
     "read_json",
     "remove_stale_temporaries",
     "write_bytes",
@@ -149,6 +150,11 @@ def _is_written_now(file: Path, pid: int) -> bool:
     if pid == os.getpid():
         # In a container every run may have the same pid: then only the age tells whose file it is.
         return file.lstat().st_mtime > _started - 2
+    return process_alive(pid)
+
+
+def process_alive(pid: int) -> bool:
+    """Whether there is a process `pid` on this machine."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

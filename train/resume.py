@@ -15,7 +15,7 @@ from typing import Any
 from expkit.config_tracker import ConfigTracker
 from expkit.errors import ResumeError
 from expkit.experiment import RunDir
-from expkit.files import read_json
+from expkit.files import process_alive, read_json
 from expkit.secrets import MASK
 
 __all__ = ["Origin", "differences", "find_origin", "merge_overrides", "refuse_if_running"]
@@ -96,7 +96,7 @@ def refuse_if_running(run: Path) -> None:
     if status["state"] not in ("starting", "running") or status["pid"] == os.getpid():
         return
     here = status["host"] == platform.node()
-    if here and not _alive(status["pid"]):
+    if here and not process_alive(status["pid"]):
         return
     if time.time() - status["heartbeat_time"] < _HEARTBEATS:
         log.info("%s says that it is running: waiting whether it does", run)
@@ -147,16 +147,6 @@ def _origin(run: Path, step: int | None) -> Origin:
     if not RunDir(run).exists():
         raise ResumeError(f"{run} is no run directory: it has no config.json")
     return Origin(run, step, ConfigTracker(run).load_config())
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _last_active(run: RunDir) -> float:

@@ -162,10 +162,10 @@ def test_reductions_are_the_same_on_all_ranks(ranks: list[dict[str, Any]]) -> No
 def test_all_ranks_see_a_request_at_the_same_step_and_once(ranks: list[dict[str, Any]]) -> None:
     first, second = (answer["control"] for answer in ranks)
     assert first == second
-    ((stopped, stop), (saved, save)) = first
-    assert (stop, save) == (Control.STOP, Control.SAVE)
+    (stopped,) = (step for step, actions in first if actions & Control.STOP)
+    (saved,) = (step for step, actions in first if actions & Control.SAVE)
     assert 1000 <= stopped <= 2000
-    assert saved >= 1500
+    assert 1500 <= saved <= 2500
 
 
 def test_all_ranks_agree_on_the_time(ranks: list[dict[str, Any]]) -> None:
