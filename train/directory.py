@@ -19,7 +19,7 @@ from expkit.secrets import mask_arguments, mask_secrets
 from train.build import plain
 from train.resume import Origin
 
-__all__ = ["open_directory", "remove_fresh"]
+__all__ = ["open_directory", "remove_fresh", "typed_overrides"]
 
 
 def open_directory(config: DictConfig, origin: Origin | None, model: nn.Module) -> RunDir:
@@ -37,26 +37,36 @@ def open_directory(config: DictConfig, origin: Origin | None, model: nn.Module) 
             f"only {free:.1f} GB free for {outputs.absolute()}, but run.min_free_gb={least:g}: "
             "free some space, choose another run.outputs, or lower run.min_free_gb"
         )
-    with open_dict(config):
-        wanted = str(config.run.id) if config.run.id is not None else generate_experiment_id(config.run.name)
-        config.run.id = origin.run.resolve().name if origin is not None else wanted
     if config.run.group is None and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         config.run.group = Path(HydraConfig.get().sweep.dir).name  # the runs of a sweep belong together
-    overrides = _overrides()
     if origin is not None:
         with open_dict(config):
-            config.run.outputs = str(origin.run.parent)
+            config.run.outputs, config.run.id = str(origin.run.parent), origin.run.resolve().name
         files = RunDir(origin.run)
         number = 1
         while (files.root / ".hydra" / f"resume_{number}").exists():
             number += 1
-        _write_hydra(files.root / ".hydra" / f"resume_{number}", config, overrides)
+        _write_hydra(files.root / ".hydra" / f"resume_{number}", config)
         return files
-    create_experiment_directory(outputs, config.run.id)
-    files = RunDir(outputs / config.run.id)
-    _write_hydra(files.root / ".hydra", config, overrides)
-    ConfigTracker(files.root).save_config(plain(config), model, overrides=overrides, parent=None)
+    files = _fresh(config, outputs)
+    _write_hydra(files.root / ".hydra", config)
+    ConfigTracker(files.root).save_config(plain(config), model, overrides=typed_overrides(), parent=None)
     return files
+
+
+def _fresh(config: DictConfig, outputs: Path) -> RunDir:
+    chosen = config.run.id
+    while True:
+        with open_dict(config):
+            config.run.id = str(chosen) if chosen is not None else generate_experiment_id(config.run.name)
+        root = outputs / config.run.id
+        try:
+            create_experiment_directory(outputs, config.run.id)
+        except UserError:
+            if chosen is None and root.exists():
+                continue  # another job of this second has drawn the same four characters
+            raise
+        return RunDir(root)
 
 
 def remove_fresh(files: RunDir) -> None:
@@ -64,7 +74,7 @@ def remove_fresh(files: RunDir) -> None:
     shutil.rmtree(files.root, ignore_errors=True)
 
 
-def _overrides() -> list[str]:
+def typed_overrides() -> list[str]:
     """Return what was typed, secrets masked and interpolations (`${oc.env:KEY}`) as they were."""
     if not HydraConfig.initialized():
         return []
@@ -72,9 +82,10 @@ def _overrides() -> list[str]:
     return mask_arguments(cast("list[str]", typed))
 
 
-def _write_hydra(folder: Path, config: DictConfig, overrides: list[str]) -> None:
+def _write_hydra(folder: Path, config: DictConfig) -> None:
     """Write what Hydra itself would: it is switched off there, because it writes before a configuration is checked."""
     folder.mkdir(parents=True)
+    overrides = typed_overrides()
     contents: dict[str, Any] = {
         "config": OmegaConf.to_container(config, resolve=False),
         "overrides": overrides,

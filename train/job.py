@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from rich.console import Console
 from expkit.checkpoints import CheckpointManager
 from expkit.config_tracker import ConfigTracker
 from expkit.dist import Control, Dist
+from expkit.environment import git_state
 from expkit.errors import ResumeError, UserError
 from expkit.events import EventLog
 from expkit.experiment import RunDir
@@ -23,12 +26,12 @@ from expkit.journal import Journal, cut_journal
 from expkit.recorder import Recorder
 from expkit.results import ResultsView
 from expkit.schedule import auto_intervals
-from expkit.secrets import mask_secrets
+from expkit.secrets import mask_arguments, mask_secrets
 from expkit.status import StatusFile
 from expkit.stopping import StopSignals
 from expkit.trackers import RunInfo
 from train.build import plain
-from train.directory import open_directory, remove_fresh
+from train.directory import open_directory, remove_fresh, typed_overrides
 from train.display import Display, file_logging
 from train.parts import Parts, assemble
 from train.pictures import Pictures
@@ -153,6 +156,8 @@ class _Job:
         )
         if state is not None and saver is not None and self.origin is not None:
             saver.restore(runner, state, self.origin)
+        if self.origin is not None:
+            self._note_resume(step)
         self._announce(step)
         parts.trackers.start(self._run_info(step))
         self.status.set("running")
@@ -167,6 +172,20 @@ class _Job:
         signals.call_previous()
         best = runner.best.loss if runner.best.metrics else None
         return Outcome(files.root, outcome, best, int(signals.received or 0) if not finished else 0)
+
+    def _note_resume(self, step: int) -> None:
+        """Write down what the run is from here on: the next resume goes on from this configuration."""
+        stored = self.origin.stored if self.origin is not None else {}
+        moment = {
+            "step": step,
+            "timestamp": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "command": mask_arguments(sys.orig_argv),
+            **git_state(),
+            "changed": differences(stored["config"], self.plain),
+        }
+        ConfigTracker(self.files.root).add_to_config(
+            config=self.plain, overrides=typed_overrides(), resumes=[*stored.get("resumes", []), moment]
+        )
 
     def _checkpoint(self) -> tuple[dict[str, Any] | None, CheckpointManager | None]:
         """Return the state to go on from, if there is one, and the manager of this run's checkpoints."""

@@ -224,3 +224,15 @@ def test_a_bug_in_the_task_is_in_the_log_and_the_run_has_failed(train: Train, ou
     assert "Traceback" in done.stderr
     assert "Traceback" in (outputs / "run" / "logs" / "training.log").read_text()
     assert json.loads((outputs / "run" / "status.json").read_text())["state"] == "failed"
+
+
+def test_what_a_resume_changed_stays_changed_in_the_next_one(train: Train, outputs: Path) -> None:
+    train(*EXACT, "run.id=run", "trainer.max_epochs=2")
+    train("resume=run", "trainer.max_epochs=4", "trainer.max_steps=60")
+    done = train("resume=run", "trainer.max_steps=null")
+    assert "resumed at step 60" in done.stderr
+    config = json.loads((outputs / "run" / "config.json").read_text())
+    assert [each["step"] for each in config["resumes"]] == [46, 60]
+    assert config["resumes"][0]["changed"] == ["trainer.max_epochs: 2 -> 4", "trainer.max_steps: None -> 60"]
+    status = json.loads((outputs / "run" / "status.json").read_text())
+    assert (status["epoch"], status["restarts"]) == (4, 2)
