@@ -113,6 +113,11 @@ class Control:
         """Ask all ranks for `action`. Safe in a signal handler: it only sets bits."""
         self._requested |= action
 
+    def go_on_from(self, elapsed: float) -> None:
+        """Count `elapsed` seconds, of the run before a resume, as passed already."""
+        self.elapsed = elapsed
+        self._began = time.monotonic() - elapsed
+
     def now(self) -> float:
         """Return the seconds of the run by this process's own clock."""
         return time.monotonic() - self._began

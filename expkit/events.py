@@ -39,15 +39,25 @@ class EventLog:
         self._detectors = detectors
         self._alert = alert
         self._journal: Journal | None = None
+        self._failed: set[str] = set()
 
     def observe(self, record: Record) -> list[Event]:
         """Show `record` to every detector, write down and pass on the events, and return them."""
-        events = [event for detector in self._detectors.values() for event in detector.observe(record)]
+        events = [event for name, detector in self._detectors.items() for event in self._ask(name, detector, record)]
         for event in events:
             self._write(event, record.epoch)
             log.log(_LEVELS[event.severity], "step %d: %s", event.step, event.message)
             self._alert(Alert(event.kind, event.message, event.severity.value, event.step))
         return events
+
+    def _ask(self, name: str, detector: Detector, record: Record) -> list[Event]:
+        try:
+            return detector.observe(record)
+        except Exception as error:  # noqa: BLE001 - it only watches: whatever it raises is not worth a run
+            if name not in self._failed:
+                log.warning("detectors.%s failed (%s: %s): training goes on", name, type(error).__name__, error)
+            self._failed.add(name)
+            return []
 
     def close(self) -> None:
         """Close the file."""

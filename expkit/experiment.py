@@ -12,7 +12,7 @@ from pathlib import Path
 from expkit.errors import UserError
 from expkit.files import check_disk_space
 
-__all__ = ["RunDir", "check_disk_space", "create_experiment_directory", "generate_experiment_id"]
+__all__ = ["RunDir", "check_disk_space", "create_experiment_directory", "generate_experiment_id", "newest_run"]
 
 _ALPHABET = string.ascii_lowercase + string.digits
 _random = random.SystemRandom()  # ids must differ even between runs that seed everything alike
@@ -79,3 +79,9 @@ class RunDir:
     def exists(self) -> bool:
         """Whether there is a run here: a run exists once its config.json does."""
         return self.config.is_file()
+
+
+def newest_run(outputs: Path) -> RunDir | None:
+    """Return the run in `outputs` that was active last, or None if there is no run."""
+    runs = [RunDir(file.parent) for file in outputs.glob("*/config.json")]
+    return max(runs, key=lambda run: (run.status if run.status.exists() else run.config).stat().st_mtime, default=None)

@@ -12,7 +12,7 @@ from expkit.config_tracker import ConfigTracker
 from expkit.experiment import RunDir
 from expkit.journal import JournalReader
 
-__all__ = ["ResultsView", "evaluation_history"]
+__all__ = ["ResultsView"]
 
 
 _SPEEDS = ("samples_per_sec", "tokens_per_sec")
@@ -24,13 +24,16 @@ class ResultsView:
     Args:
         run_dir: the run directory.
         diagnostics: names of the run's diagnostics, whose metrics go to an entry's `diagnostics`.
+        by_epoch: an entry for each epoch, for a run without validation; else one for each evaluation.
         interval: least seconds between two writes; who writes asks `due` first.
     """
 
-    def __init__(self, run_dir: Path, diagnostics: Sequence[str] = (), interval: float = 30.0) -> None:
+    def __init__(
+        self, run_dir: Path, diagnostics: Sequence[str] = (), by_epoch: bool = False, interval: float = 30.0
+    ) -> None:
         self._files = RunDir(run_dir)
         self._tracker = ConfigTracker(run_dir)
-        self._history = _History(diagnostics)
+        self._history = _History(diagnostics, by_epoch)
         self._reader = JournalReader(self._files.metrics)
         self._generation = 0
         self._interval = interval
@@ -68,7 +71,7 @@ class ResultsView:
             final_metrics={**self._history.final(), **best, "total_time_seconds": round(elapsed, 3)},
             best_checkpoint=best_checkpoint,
             generation_samples=samples,
-            training_history=self._history.entries,
+            training_history=self._history.finished(),
         )
 
     def _clear_if_anew(self) -> None:
@@ -77,19 +80,11 @@ class ResultsView:
             self._history.clear()
 
 
-def evaluation_history(journal: Path, diagnostics: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Return the training_history of a finished journal."""
-    history = _History(diagnostics)
-    with JournalReader(journal) as reader:
-        for entry in reader:
-            history.take(entry)
-    return history.entries
-
-
 class _History:
     """Turns journal entries into `{epoch, step, train, test, diagnostics}`, one for each evaluation."""
 
-    def __init__(self, diagnostics: Sequence[str]) -> None:
+    def __init__(self, diagnostics: Sequence[str], by_epoch: bool) -> None:
+        self._by_epoch = by_epoch
         self._prefixes = tuple(f"{name}/" for name in diagnostics)
         self.clear()
 
@@ -97,11 +92,14 @@ class _History:
         self.entries: list[dict[str, Any]] = []
         self._sums: dict[str, tuple[float, int]] = {}
         self._speeds: dict[str, tuple[float, int]] = {}
-        self._samples = 0
+        self._samples = self._epoch = self._step = 0
         self._last: dict[str, Any] = {}
         self._diagnostics: dict[str, Any] = {}
 
     def take(self, entry: Mapping[str, Any]) -> None:
+        if self._by_epoch and entry.get("epoch", 0) > self._epoch and self._sums:
+            self._close({})
+        self._epoch = entry.get("epoch", 0)
         weight = entry.get("samples", self._samples + 1) - self._samples
         self._samples += weight
         for name, value in entry.items():
@@ -111,15 +109,25 @@ class _History:
                 place[name] = total + value * weight, count + weight
         self._diagnostics.update(self._found(entry))
         self._last.update({name: value for name, value in entry.items() if isinstance(value, int | float)})
+        self._step = entry["step"]
         test = {name.removeprefix("val_"): value for name, value in entry.items() if name.startswith("val_")}
-        if not test:
-            return
-        train = {name.removeprefix("train_"): total / count for name, (total, count) in self._sums.items()}
-        made = {"epoch": entry.get("epoch", 0), "step": entry["step"], "train": train, "test": test}
-        if self._prefixes:
-            made["diagnostics"] = self._diagnostics
-        self.entries.append(made)
+        if test:
+            self._close(test)
+
+    def finished(self) -> list[dict[str, Any]]:
+        """Return the entries, with the last epoch's where no evaluation closes it."""
+        if self._by_epoch and self._sums:
+            return [*self.entries, self._entry({})]
+        return self.entries
+
+    def _close(self, test: dict[str, Any]) -> None:
+        self.entries.append(self._entry(test))
         self._sums, self._diagnostics = {}, {}
+
+    def _entry(self, test: dict[str, Any]) -> dict[str, Any]:
+        train = {name.removeprefix("train_"): total / count for name, (total, count) in self._sums.items()}
+        made = {"epoch": self._epoch, "step": self._step, "train": train, "test": test}
+        return made | ({"diagnostics": self._diagnostics} if self._prefixes else {})
 
     def final(self) -> dict[str, Any]:
         """Return the last value of each validation metric, and the mean speed."""

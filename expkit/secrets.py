@@ -25,10 +25,15 @@ def mask_secrets(value: Any, name: str = "") -> Any:
     if isinstance(value, Mapping):
         return {key: mask_secrets(item, str(key)) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [mask_secrets(item, name) for item in value]
+        return [mask_arguments([item])[0] if _is_override(item) else mask_secrets(item, name) for item in value]
     if isinstance(value, str) and value and not value.startswith("${") and _SECRET.search(name):
         return MASK
     return value
+
+
+def _is_override(item: Any) -> bool:
+    """Whether an element of a list is an override (`a.b=1`), as Hydra's own files list them."""
+    return isinstance(item, str) and re.match(r"[+~]*[\w./@]+=", item) is not None
 
 
 def mask_arguments(arguments: Sequence[str]) -> list[str]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import hydra.utils
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, resolvers
 from omegaconf.errors import OmegaConfBaseException
 
 from expkit.errors import ConfigError, UserError
@@ -121,21 +121,16 @@ def _cause(error: BaseException) -> str:
     )
 
 
-def plain(config: Any) -> Mapping[str, Any]:
-    """Return a configuration as plain JSON values; what comes from the environment (`oc.env`) stays unresolved."""
-    return _plain(config)  # type: ignore[no-any-return]
+def plain(config: DictConfig) -> dict[str, Any]:
+    """Return a configuration as plain JSON values. What comes from the environment stays `${oc.env:NAME}`, however
+    many interpolations lie between: it may be a secret.
+    """
 
+    def unresolved(name: str, *_: Any) -> str:
+        return f"${{oc.env:{name}}}"
 
-def _plain(node: Any) -> Any:
-    if isinstance(node, DictConfig):
-        return {str(key): _plain_item(node, key) for key in node}
-    if OmegaConf.is_list(node):
-        return [_plain_item(node, index) for index in range(len(node))]
-    return node
-
-
-def _plain_item(node: Any, key: Any) -> Any:
-    raw = node._get_node(key)
-    if raw is not None and OmegaConf.is_interpolation(node, key) and "oc.env" in str(raw._value()):
-        return str(raw._value())
-    return _plain(node[key])
+    OmegaConf.register_new_resolver("oc.env", unresolved, replace=True)
+    try:
+        return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
+    finally:
+        OmegaConf.register_new_resolver("oc.env", resolvers.oc.env, replace=True)

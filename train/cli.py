@@ -75,10 +75,13 @@ def job(config: DictConfig) -> float | None:
     A mistake in one job of a sweep is said in one line, and the others go on. In a job of submitit's it is raised:
     that is how its launcher hears of it.
     """
+    from train.directory import mask_multirun
     from train.display import console_logging
     from train.job import run
 
     console = console_logging()
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        mask_multirun(Path(HydraConfig.get().sweep.dir) / "multirun.yaml")
     try:
         outcome = run(config, console)
     except Exception as error:
@@ -93,6 +96,9 @@ def job(config: DictConfig) -> float | None:
         if HydraConfig.get().mode == RunMode.RUN:
             _say_next(outcome.dir, config)
     elif outcome.signal:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            # Hydra's own launchers go on with the next job after anything less.
+            raise SystemExit(128 + outcome.signal)
         _failures.append(128 + outcome.signal)
     return outcome.best_val_loss
 
@@ -145,6 +151,8 @@ def _with_resumed(arguments: list[str]) -> list[str]:
     if resume == "never":
         return arguments
     if any(argument in ("-m", "--multirun") for argument in arguments):
+        if resume == "auto":
+            return arguments  # each job finds its own run, which an unchanged command line describes
         raise UserError("resume goes on with one run: leave out -m, or resume each run on its own")
     from train.resume import find_origin, merge_overrides
 

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
 
 from expkit.dist import Dist
 from expkit.errors import ConfigError
+from expkit.rng import rng_state, seed_all, set_rng_state
 
 __all__ = ["Batches", "StepBatches", "mix", "to_device"]
 
@@ -161,7 +162,7 @@ class Batches:
         return [piece for part in mine if (piece := whole[bounds[part] : bounds[part + 1]])]
 
     def _load(self, pieces: Iterator[list[int]], epoch: int) -> Iterator[Any]:
-        fetch = _Fetch(self.data)
+        fetch = _Fetch(self.data, (self.seed, epoch))
         if self.num_workers == 0 and not self.pin_memory:
             return map(fetch.__getitem__, pieces)
         loader: Iterable[Any] = DataLoader(
@@ -181,25 +182,38 @@ class Batches:
         for place in (self.data, *_inside(self.data)):
             if hasattr(place, "generator") and not isinstance(place, Dataset):
                 place.generator = torch.Generator().manual_seed(mix(self.seed, epoch))
-        groups = _grouped(itertools.islice(iter(self.data), skip * self.pieces, None), self.pieces)
-        upcoming = next(groups, None)
-        if upcoming is None and skip == 0:
+        batches = iter(self.data)
+        if skip:  # what the loader draws for batches that are skipped was drawn before the resume
+            state = rng_state()
+            for _ in itertools.islice(batches, skip * self.pieces):
+                pass
+            set_rng_state(state)
+        groups = _grouped(batches, self.pieces)
+        empty = skip == 0
+        for group, last in _with_last(groups, None if self.steps is None else self.steps - skip):
+            empty = False
+            yield StepBatches([(batch, 1 / len(group)) for batch in group], None, last)
+        if empty:
             raise ConfigError("the data loader yields no batch: look at the task's train_data and val_data")
-        while upcoming is not None:
-            group, upcoming = upcoming, next(groups, None)
-            yield StepBatches([(batch, 1 / len(group)) for batch in group], None, upcoming is None)
 
 
 class _Fetch:
-    """Makes `dataset[indices]` return a whole batch."""
+    """Makes `dataset[indices]` return a whole batch.
 
-    def __init__(self, data: Any) -> None:
+    In a loading process, whatever the dataset draws from the global generators is a function of (seed, epoch, batch):
+    they are seeded anew for each. In the main process they go on, and a checkpoint holds their state.
+    """
+
+    def __init__(self, data: Any, key: tuple[int, int]) -> None:
         self.data = data
+        self.key = key
 
     def __len__(self) -> int:
         return len(self.data)
 
     def __getitem__(self, indices: Sequence[int]) -> Any:
+        if get_worker_info() is not None:
+            seed_all(mix(*self.key, 2, indices[0]))
         if hasattr(self.data, "batch"):
             return self.data.batch(indices)
         if hasattr(self.data, "__getitems__"):
@@ -230,6 +244,18 @@ def _inside(loader: Any) -> list[Any]:
 def _grouped(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
     while group := list(itertools.islice(items, size)):
         yield group
+
+
+def _with_last(groups: Iterator[list[Any]], count: int | None) -> Iterator[tuple[list[Any], bool]]:
+    """Yield each group and whether it is the last; one is loaded ahead only if their number is not known."""
+    if count is not None:
+        for number, group in enumerate(groups, start=1):
+            yield group, number == count
+        return
+    upcoming = next(groups, None)
+    while upcoming is not None:
+        group, upcoming = upcoming, next(groups, None)
+        yield group, upcoming is None
 
 
 def _as_it_is(batch: Any) -> Any:

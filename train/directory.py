@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,39 +20,67 @@ from expkit.secrets import mask_arguments, mask_secrets
 from train.build import plain
 from train.resume import Origin
 
-__all__ = ["open_directory", "remove_fresh", "typed_overrides"]
+__all__ = ["fresh_directory", "mask_multirun", "note_resume", "remove_fresh", "reopen", "typed_overrides"]
 
 
-def open_directory(config: DictConfig, origin: Origin | None, model: nn.Module) -> RunDir:
-    """Make the directory of a fresh run, with its config.json, or return that of the run to resume.
-
-    `config.run.id` is set either way, and with it `config.run.dir`.
+def fresh_directory(config: DictConfig, model: nn.Module) -> RunDir:
+    """Make the directory of a fresh run, with its config.json. `config.run.id` is set, and with it `config.run.dir`.
 
     Raises:
         UserError: too little disk space, or no place to write.
     """
     outputs = Path(config.run.outputs)
-    free, least = free_gb(outputs), float(config.run.min_free_gb)
-    if free < least:
-        raise UserError(
-            f"only {free:.1f} GB free for {outputs.absolute()}, but run.min_free_gb={least:g}: "
-            "free some space, choose another run.outputs, or lower run.min_free_gb"
-        )
+    _check_space(config, outputs)
     if config.run.group is None and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         config.run.group = Path(HydraConfig.get().sweep.dir).name  # the runs of a sweep belong together
-    if origin is not None:
-        with open_dict(config):
-            config.run.outputs, config.run.id = str(origin.run.parent), origin.run.resolve().name
-        files = RunDir(origin.run)
-        number = 1
-        while (files.root / ".hydra" / f"resume_{number}").exists():
-            number += 1
-        _write_hydra(files.root / ".hydra" / f"resume_{number}", config)
-        return files
     files = _fresh(config, outputs)
     _write_hydra(files.root / ".hydra", config)
     ConfigTracker(files.root).save_config(plain(config), model, overrides=typed_overrides(), parent=None)
     return files
+
+
+def reopen(config: DictConfig, origin: Origin) -> None:
+    """Let `config` say where the run to resume is. Nothing is written yet.
+
+    Raises:
+        UserError: too little disk space.
+    """
+    _check_space(config, origin.run)
+    with open_dict(config):
+        config.run.outputs, config.run.id = str(origin.run.parent), origin.run.resolve().name
+        if config.run.group is None:
+            config.run.group = origin.stored["config"]["run"]["group"]
+
+
+def note_resume(
+    config: DictConfig, origin: Origin, plain_config: Mapping[str, Any], moment: Mapping[str, Any], branch: int
+) -> None:
+    """Write down what the run is from here on: the next resume goes on from this configuration.
+
+    Args:
+        config: composed for this resume.
+        origin: what is resumed.
+        plain_config: the same as plain values, secrets masked.
+        moment: what config.json says of this resume.
+        branch: how often the run has left the course that its trackers know.
+    """
+    number = 1
+    while (origin.run / ".hydra" / f"resume_{number}").exists():
+        number += 1
+    _write_hydra(origin.run / ".hydra" / f"resume_{number}", config)
+    resumes = [*origin.stored.get("resumes", []), moment]
+    ConfigTracker(origin.run).add_to_config(
+        config=plain_config, overrides=typed_overrides(), resumes=resumes, branch=branch
+    )
+
+
+def _check_space(config: DictConfig, place: Path) -> None:
+    free, least = free_gb(place), float(config.run.min_free_gb)
+    if free < least:
+        raise UserError(
+            f"only {free:.1f} GB free for {place.absolute()}, but run.min_free_gb={least:g}: "
+            "free some space, choose another run.outputs, or lower run.min_free_gb"
+        )
 
 
 def _fresh(config: DictConfig, outputs: Path) -> RunDir:
@@ -72,6 +101,13 @@ def _fresh(config: DictConfig, outputs: Path) -> RunDir:
 def remove_fresh(files: RunDir) -> None:
     """Remove a run directory in which nothing has happened yet."""
     shutil.rmtree(files.root, ignore_errors=True)
+
+
+def mask_multirun(file: Path) -> None:
+    """Mask the secrets in what Hydra writes of a sweep."""
+    if file.is_file():
+        content = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+        write_bytes(file, OmegaConf.to_yaml(OmegaConf.create(mask_secrets(content))).encode(), durable=False)
 
 
 def typed_overrides() -> list[str]:

@@ -7,12 +7,15 @@ import logging
 from collections.abc import Callable
 from typing import Any, cast
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from expkit.detectors import Detector
 from expkit.diagnostics import Diagnostic
+from expkit.dist import Dist
 from expkit.errors import ConfigError
 from expkit.plots import Plot
 from expkit.rng import seed_all
@@ -67,8 +70,8 @@ class Parts:
             guards=(),
         )
 
-    def batches(self, data: Any, training: bool) -> Batches:
-        """Return the batches of a task's data."""
+    def batches(self, data: Any, training: bool, dist: Dist) -> Batches:
+        """Return this process's batches of a task's data."""
         trainer = self.trainer
         return Batches(
             data,
@@ -78,6 +81,7 @@ class Parts:
             shuffle=training,
             drop_last=trainer.drop_last and training,
             num_workers=trainer.num_workers,
+            dist=dist,
             pin_memory=trainer.torch_device().type == "cuda",
         )
 
@@ -116,7 +120,7 @@ def assemble(config: DictConfig) -> Parts:
     if not parameters:
         raise ConfigError(f"task: {type(task).__name__}'s model has no trainable parameter")
     optimizer = call_with_known("optimizer", optimizer_factory, parameters)
-    call_with_known("scheduler", scheduler, optimizer, total_steps=_ANY_STEPS)
+    _try_scheduler(scheduler, optimizer_factory)
     return Parts(
         task,
         model,
@@ -129,3 +133,13 @@ def assemble(config: DictConfig) -> Parts:
         plots,
         checkpoints,
     )
+
+
+def _try_scheduler(scheduler: Callable[..., Any], optimizer_factory: Callable[..., Any]) -> None:
+    """Build the scheduler once, on an optimizer of its own: some change the learning rate as they are made."""
+    throw_away = call_with_known("optimizer", optimizer_factory, [nn.Parameter(torch.zeros(1))])
+    made = call_with_known("scheduler", scheduler, throw_away, total_steps=_ANY_STEPS)
+    if isinstance(made, ReduceLROnPlateau):
+        raise ConfigError(
+            "scheduler: ReduceLROnPlateau steps on a metric, which the runner does not: choose a schedule"
+        )

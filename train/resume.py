@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
-import platform
 import re
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +11,12 @@ from typing import Any
 
 from expkit.config_tracker import ConfigTracker
 from expkit.errors import ResumeError
-from expkit.experiment import RunDir
-from expkit.files import process_alive, read_json
+from expkit.experiment import RunDir, newest_run
 from expkit.secrets import MASK
 
-__all__ = ["Origin", "differences", "find_origin", "merge_overrides", "refuse_if_running"]
+__all__ = ["Origin", "differences", "find_origin", "merge_overrides"]
 
 log = logging.getLogger("expkit")
-
-#: Seconds in which a living run writes its heartbeat (every 5 s) at least twice.
-_HEARTBEATS = 12.0
 
 _STEP = re.compile(r"checkpoint_step_(\d+)\.pt")
 
@@ -64,10 +57,10 @@ def find_origin(resume: str, outputs: Path | str, run_id: object = None) -> Orig
         run = outputs / str(run_id)
         return _origin(run, None) if RunDir(run).exists() else None
     if resume == "latest":
-        runs = [RunDir(file.parent) for file in outputs.glob("*/config.json")]
-        if not runs:
+        newest = newest_run(outputs)
+        if newest is None:
             raise ResumeError(f"resume=latest: there is no run in {outputs.absolute()}; leave resume out to start one")
-        return _origin(max(runs, key=_last_active).root, None)
+        return _origin(newest.root, None)
     for path in (Path(resume), outputs / resume):
         step = _STEP.fullmatch(path.name)
         if step and path.is_file():
@@ -78,35 +71,6 @@ def find_origin(resume: str, outputs: Path | str, run_id: object = None) -> Orig
         if RunDir(path).exists():
             return _origin(path, None)
     raise ResumeError(f"resume={resume}: no run there (a run's folder holds a config.json); runs are in {outputs}")
-
-
-def refuse_if_running(run: Path) -> None:
-    """Make sure that no other process is writing to `run`.
-
-    A process that died leaves `running` behind, and a requeued job may be back before its heartbeat looks old. So a
-    run counts as alive only if its process is (on this host), or if its heartbeat moves while we wait (on another).
-
-    Raises:
-        ResumeError: it is still being written.
-    """
-    status_file = RunDir(run).status
-    if not status_file.exists():
-        return
-    status = read_json(status_file)
-    if status["state"] not in ("starting", "running") or status["pid"] == os.getpid():
-        return
-    here = status["host"] == platform.node()
-    if here and not process_alive(status["pid"]):
-        return
-    if time.time() - status["heartbeat_time"] < _HEARTBEATS:
-        log.info("%s says that it is running: waiting whether it does", run)
-        deadline = time.monotonic() + _HEARTBEATS
-        while time.monotonic() < deadline:
-            time.sleep(0.5)
-            if read_json(status_file)["heartbeat"] != status["heartbeat"]:
-                raise ResumeError(
-                    f"{run} is still running (process {status['pid']} on {status['host']}): stop it first, or wait"
-                )
 
 
 def merge_overrides(origin: Origin, typed: Sequence[str]) -> list[str]:
@@ -147,11 +111,6 @@ def _origin(run: Path, step: int | None) -> Origin:
     if not RunDir(run).exists():
         raise ResumeError(f"{run} is no run directory: it has no config.json")
     return Origin(run, step, ConfigTracker(run).load_config())
-
-
-def _last_active(run: RunDir) -> float:
-    file = run.status if run.status.exists() else run.config
-    return file.stat().st_mtime
 
 
 def _key(override: str) -> str:

@@ -107,7 +107,7 @@ class Runner:
         by_epoch = config.eval_interval == "epoch"
         self._eval = Every(epochs=1) if by_epoch else Every(steps=int(config.eval_interval))
         self._save_due = Every(steps=save_interval)
-        self._save, self._plot, self._on_record = save, plot, on_record
+        self.save, self.plot, self._on_record = save, plot, on_record
         self.watch = Stopwatch()
 
     def fit(self) -> bool:
@@ -166,11 +166,11 @@ class Runner:
                 observer(record)
         stop = bool(actions & Control.STOP)
         due = is_best or last or stop or actions & Control.SAVE or self._save_due.due(progress)
-        if self._save is not None and due:
+        if self.save is not None and due:
             with self.watch.paused():
-                self._save(self, is_best)
-        if self._plot is not None:
-            self._plot(self, last)
+                self.save(self, is_best)
+        if self.plot is not None:
+            self.plot(self, last)
         return stop
 
     def _log_training(self) -> None:
@@ -280,6 +280,7 @@ class Runner:
             elapsed=state["elapsed"],
             previous_elapsed=state["elapsed"],
         )
+        self.control.go_on_from(state["elapsed"])
         self.best = Best(**state["best"])
         self.series, self.pending_series = None, state["series"]
         self.loss_history = list(loss_history)

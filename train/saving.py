@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.optim.lr_scheduler import LRScheduler
 
 from expkit.checkpoints import CheckpointManager
 from expkit.checkpoints.state import load_model_state
 from expkit.detectors.base import Detector
 from expkit.errors import ResumeError
-from expkit.guards.base import Guard
 from expkit.journal import Journal
 from expkit.rng import rng_state, set_rng_state
 from train.resume import Origin, differences
 from train.runner import Runner
+from train.update import Update
 
-__all__ = ["Saver"]
+__all__ = ["Saver", "is_exact", "restore"]
 
 log = logging.getLogger("expkit")
 
@@ -31,14 +33,13 @@ _DECISIVE = (
 
 
 class Saver:
-    """Saves and restores a runner.
+    """Saves a runner.
 
     Args:
         checkpoints: where checkpoints go.
         config: the configuration, plain and masked.
         journal: fsynced before each checkpoint commits, so that no checkpoint is ahead of it.
         detectors: name -> detector.
-        guards: in their order.
     """
 
     def __init__(
@@ -47,13 +48,11 @@ class Saver:
         config: Mapping[str, Any],
         journal: Journal,
         detectors: Mapping[str, Detector],
-        guards: list[Guard],
     ) -> None:
         self.checkpoints = checkpoints
         self._config = config
         self._journal = journal
         self._detectors = detectors
-        self._guards = guards
         self._saved_step = -1
 
     def save(self, runner: Runner, is_best: bool) -> None:
@@ -80,7 +79,7 @@ class Saver:
             rng_state=rng_state(),
             sampler_state=runner.state_dict(),
             detector_state={name: detector.state_dict() for name, detector in self._detectors.items()},
-            guard_state=[guard.state_dict() for guard in self._guards],
+            guard_state=[guard.state_dict() for guard in update.guards],
             journal_state={"step": step},
             threads=torch.get_num_threads(),
             torch_version=str(torch.__version__),
@@ -88,67 +87,109 @@ class Saver:
         if saved is not None:
             self._saved_step = step
 
-    def restore(self, runner: Runner, state: Mapping[str, Any], origin: Origin) -> None:
-        """Bring `runner` to where the checkpoint `state` of `origin` was.
+    def resumed(self, step: int) -> None:
+        """Keep the checkpoint of `step`, from which the run goes on, and do not save it again."""
+        self.checkpoints.protect(step)
+        self._saved_step = step
 
-        Raises:
-            ResumeError: it is not of such a model or optimizer.
-        """
-        update = runner.update
-        try:
-            load_model_state(runner.model, state["model_state_dict"])
-            update.optimizer.load_state_dict(state["optimizer_state_dict"])
-        except ValueError as error:
+
+def restore(
+    runner: Runner,
+    state: Mapping[str, Any],
+    origin: Origin,
+    config: Mapping[str, Any],
+    detectors: Mapping[str, Detector],
+) -> None:
+    """Bring `runner` to where the checkpoint `state` of `origin` was.
+
+    Args:
+        runner: made for the configuration of now.
+        state: the checkpoint.
+        origin: the run that it is of.
+        config: the configuration of now, plain.
+        detectors: name -> detector.
+
+    Raises:
+        ResumeError: it is not of such a model or optimizer.
+    """
+    update, before = runner.update, origin.stored["config"]
+    for key in ("task", "optimizer"):
+        then, now = (each.get(key, {}).get("_target_") for each in (before, config))
+        if then != now:
             raise ResumeError(
-                f"the checkpoint of step {state['step']} of {origin.run} does not fit what is configured now: {error}"
-            ) from error
-        if update.scaler is not None and state["scaler_state_dict"]:
-            update.scaler.load_state_dict(state["scaler_state_dict"])
-        self._restore_schedule(runner, state, origin)
-        runner.load_state_dict(state["sampler_state"], state["loss_history"])
-        for name, detector in self._detectors.items():
-            if name in state["detector_state"]:
-                detector.load_state_dict(state["detector_state"][name])
-        for guard, saved in zip(self._guards, state["guard_state"], strict=False):
-            guard.load_state_dict(saved)
-        self.checkpoints.protect(state["step"])
-        self._saved_step = state["step"]
-        self._warn_if_inexact(state, origin)
-        set_rng_state(state["rng_state"])
+                f"{origin.run} was trained with {key} {then} and cannot go on with {now}: start a fresh run"
+            )
+    try:
+        load_model_state(runner.model, state["model_state_dict"])
+        update.optimizer.load_state_dict(state["optimizer_state_dict"])
+    except ValueError as error:
+        raise ResumeError(
+            f"the checkpoint of step {state['step']} of {origin.run} does not fit what is configured now: {error}"
+        ) from error
+    if update.scaler is not None and state["scaler_state_dict"]:
+        update.scaler.load_state_dict(state["scaler_state_dict"])
+    _restore_schedule(update, state, before, config)
+    runner.load_state_dict(state["sampler_state"], state["loss_history"])
+    for name, detector in detectors.items():
+        if name in state["detector_state"]:
+            detector.load_state_dict(state["detector_state"][name])
+    for guard, saved in zip(update.guards, state["guard_state"], strict=False):
+        guard.load_state_dict(saved)
+    _warn_if_inexact(state, differences(before, config))
+    set_rng_state(state["rng_state"])
 
-    def _restore_schedule(self, runner: Runner, state: Mapping[str, Any], origin: Origin) -> None:
-        """Restore the scheduler; optimizer values that the user has changed since win over the restored ones."""
-        scheduler, optimizer = runner.update.scheduler, runner.update.optimizer
-        before = origin.stored["config"]
-        changed = _changed(before.get("optimizer", {}), self._config["optimizer"])
-        same_schedule = before.get("scheduler") == self._config["scheduler"]
-        for group in optimizer.param_groups:
-            group.update({key: value for key, value in changed.items() if key in group})
-            if "lr" in changed or not same_schedule:
-                group["initial_lr"] = group["lr"] = self._config["optimizer"]["lr"]
-        if scheduler is None:
-            return
-        if same_schedule and state["scheduler_state_dict"]:
-            scheduler.load_state_dict(state["scheduler_state_dict"])
-        if "lr" in changed or not same_schedule:
-            scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
-            scheduler.last_epoch = state["step"] - 1
-            scheduler._step_count = state["step"] + 1
+
+def is_exact(changes: Sequence[str]) -> bool:
+    """Whether a resume with these differences computes what the run would have computed."""
+    return not any(change.startswith(_DECISIVE) for change in changes)
+
+
+def _restore_schedule(
+    update: Update, state: Mapping[str, Any], before: Mapping[str, Any], config: Mapping[str, Any]
+) -> None:
+    """Restore the scheduler; optimizer values that the user has changed since win over the restored ones."""
+    scheduler, groups = update.scheduler, update.optimizer.param_groups
+    then, now = before.get("optimizer", {}), config["optimizer"]
+    changed = {key: value for key, value in now.items() if then.get(key) != value and not key.startswith("_")}
+    for key, value in changed.items():
+        if key != "lr" and not any(key in group for group in groups):
+            log.warning("optimizer.%s=%s has no effect on a resume: it is set when the optimizer is made", key, value)
+        for group in groups:
+            if key in group and key != "lr":
+                group[key] = value
+    same_schedule = before.get("scheduler") == config["scheduler"]
+    if same_schedule and scheduler is not None and state["scheduler_state_dict"]:
+        scheduler.load_state_dict(state["scheduler_state_dict"])
+    if not same_schedule:
+        for group in groups:
+            group["lr"] = group["initial_lr"] = now["lr"]
+        _replay(scheduler, state["step"])
+    elif "lr" in changed:
+        factor = now["lr"] / then["lr"]
+        for group in groups:
+            group["lr"] *= factor
+            group["initial_lr"] = group.get("initial_lr", then["lr"]) * factor
+        if scheduler is not None:
+            scheduler.base_lrs = [rate * factor for rate in scheduler.base_lrs]
+
+
+def _replay(scheduler: LRScheduler | None, steps: int) -> None:
+    """Bring a schedule to where it is after `steps` updates; most have no closed form."""
+    if scheduler is None:
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of schedules stepped without their optimizer
+        for _ in range(steps):
             scheduler.step()
 
-    def _warn_if_inexact(self, state: Mapping[str, Any], origin: Origin) -> None:
-        changed = [
-            change for change in differences(origin.stored["config"], self._config) if change.startswith(_DECISIVE)
-        ]
-        if changed:
-            log.warning("from here on it is not the run that it would have been: %s", "; ".join(changed))
-        for what, then, now in (
-            ("threads", state.get("threads"), torch.get_num_threads()),
-            ("torch", state.get("torch_version"), str(torch.__version__)),
-        ):
-            if then is not None and then != now:
-                log.warning("resumed with %s %s instead of %s: results may differ in the last digits", what, now, then)
 
-
-def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in after.items() if before.get(key) != value and not key.startswith("_")}
+def _warn_if_inexact(state: Mapping[str, Any], changes: Sequence[str]) -> None:
+    decisive = [change for change in changes if change.startswith(_DECISIVE)]
+    if decisive:
+        log.warning("from here on it is not the run that it would have been: %s", "; ".join(decisive))
+    for what, then, now in (
+        ("threads", state.get("threads"), torch.get_num_threads()),
+        ("torch", state.get("torch_version"), str(torch.__version__)),
+    ):
+        if then is not None and then != now:
+            log.warning("resumed with %s %s instead of %s: results may differ in the last digits", what, now, then)

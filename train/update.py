@@ -54,14 +54,14 @@ class Update:
         self.scaler = GradScaler(device.type) if precision == "fp16" else None
         self._dtype = _AUTOCAST.get(precision)
         self._clip = clip_grad_norm
-        self._guards = tuple(guards)
+        self.guards = tuple(guards)
         self._norm = clip_grad_norm is not None or any(guard.needs_gradient_norm for guard in guards)
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         # Fused kernels look at `found_inf` on the device and leave everything as it was when it is 1.
         self._on_device = self.scaler is None and all(group.get("fused") for group in optimizer.param_groups)
         self._move = device.type != "cpu"
         self._used_lr: float | None = None
-        if self._guards and not self._on_device:
+        if self.guards and not self._on_device:
             log.warning("guards wait for the device at every step: only fused optimizers without fp16 avoid it")
 
     @property
@@ -130,9 +130,9 @@ class Update:
         return norm
 
     def _step(self, loss: torch.Tensor, norm: torch.Tensor | None) -> torch.Tensor | None:
-        """Step the optimizer unless a guard objects. Return whether it did (1.0 or 0.0), or None without guards."""
+        """Step the optimizer unless a guard objects. Return 1.0 if one did, 0.0 if not, None without guards."""
         bad = None
-        for guard in self._guards:
+        for guard in self.guards:
             one = guard.bad(loss, norm)
             bad = one if bad is None else bad | one
         skipped = None if bad is None else bad.float()

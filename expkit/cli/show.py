@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from expkit.errors import UserError
-from expkit.experiment import RunDir
+from expkit.experiment import RunDir, newest_run
 from expkit.files import read_json
 
 __all__ = ["ShowCommand"]
@@ -52,10 +52,10 @@ def newest(outputs: Path) -> RunDir:
     Raises:
         UserError: there is none.
     """
-    runs = [RunDir(file.parent) for file in outputs.glob("*/config.json")]
-    if not runs:
+    run = newest_run(outputs)
+    if run is None:
         raise UserError(f"there is no run in {outputs.absolute()}: name one, or start one with python -m train")
-    return max(runs, key=lambda run: (run.status if run.status.exists() else run.config).stat().st_mtime)
+    return run
 
 
 def describe(run: RunDir) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 from expkit.experiment import create_experiment_directory
 from expkit.journal import Journal, cut_journal
 from expkit.record import make_record
-from expkit.results import ResultsView, evaluation_history
+from expkit.results import ResultsView
 
 
 @pytest.fixture
@@ -45,7 +45,6 @@ def test_there_is_one_entry_per_evaluation(run: Path) -> None:
         {"epoch": 1, "step": 10, "train": {"loss": 3.0}, "test": {"loss": 3.0, "accuracy": 80.0}},
         {"epoch": 2, "step": 20, "train": {"loss": 1.0}, "test": {"loss": 1.5, "accuracy": 90.0}},
     ]
-    assert evaluation_history(run / "logs" / "metrics.jsonl") == history
 
 
 def test_means_are_weighted_by_samples(run: Path) -> None:

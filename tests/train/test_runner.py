@@ -347,7 +347,7 @@ def snapshot(run: Run) -> bytes:
         "optimizer": run.optimizer.state_dict(),
         "scheduler": run.scheduler.state_dict() if run.scheduler else None,
         "scaler": update.scaler.state_dict() if update.scaler else None,
-        "guards": [guard.state_dict() for guard in update._guards],
+        "guards": [guard.state_dict() for guard in update.guards],
         "runner": run.runner.state_dict(),
         "rng": rng_state(),
     }
@@ -364,7 +364,7 @@ def restore(run: Run, content: bytes) -> None:
         run.scheduler.load_state_dict(state["scheduler"])
     if run.runner.update.scaler:
         run.runner.update.scaler.load_state_dict(state["scaler"])
-    for guard, saved in zip(run.runner.update._guards, state["guards"], strict=True):
+    for guard, saved in zip(run.runner.update.guards, state["guards"], strict=True):
         guard.load_state_dict(saved)
     run.runner.load_state_dict(state["runner"])
     set_rng_state(state["rng"])

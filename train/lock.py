@@ -1,0 +1,74 @@
+"""One process at a time writes to a run directory."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import platform
+import time
+from collections.abc import Iterator
+
+from expkit.errors import ResumeError
+from expkit.experiment import RunDir
+from expkit.files import read_json
+
+__all__ = ["run_lock"]
+
+log = logging.getLogger("expkit")
+
+#: Seconds in which a living run writes its heartbeat (every 5 s) at least twice.
+_HEARTBEATS = 12.0
+
+
+@contextlib.contextmanager
+def run_lock(files: RunDir) -> Iterator[None]:
+    """Hold the lock of a run directory.
+
+    The lock is a POSIX record lock on `.lock`: the system releases it when the process dies, however it does, and
+    children do not inherit it. File systems that share locks between hosts badly, or not at all, are why a run that
+    says it is running on another host is watched as well: it lives if its heartbeat moves. Clocks are not compared.
+
+    Raises:
+        ResumeError: another process is writing to the run.
+    """
+    descriptor = os.open(files.root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        _lock(descriptor, files)
+        _watch_other_host(files)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, files: RunDir) -> None:
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system
+        return
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        raise _still_running(files) from None
+    except OSError as error:
+        log.info("%s is on a file system without locks (%s)", files.root, error.strerror)
+
+
+def _watch_other_host(files: RunDir) -> None:
+    if not files.status.exists():
+        return
+    status = read_json(files.status)
+    if status.get("state") not in ("starting", "running") or status.get("host") == platform.node():
+        return
+    log.info("%s says that it is running on %s: waiting whether it does", files.root, status.get("host"))
+    deadline = time.monotonic() + _HEARTBEATS
+    while time.monotonic() < deadline:
+        time.sleep(0.5)
+        if read_json(files.status).get("heartbeat") != status.get("heartbeat"):
+            raise _still_running(files)
+
+
+def _still_running(files: RunDir) -> ResumeError:
+    status = read_json(files.status) if files.status.exists() else {}
+    who = f"process {status.get('pid', '?')} on {status.get('host', '?')}"
+    return ResumeError(f"{files.root} is still running ({who}): stop it first, or wait until it ends")

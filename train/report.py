@@ -1,0 +1,137 @@
+"""What a run says of itself: status.json's fields, results.json, the first and the last lines."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from expkit.checkpoints import CheckpointManager
+from expkit.experiment import RunDir
+from expkit.results import ResultsView
+from train.parts import Parts
+from train.pictures import Pictures
+from train.runner import Runner
+
+__all__ = ["Report", "dataset_info"]
+
+log = logging.getLogger("expkit")
+
+
+class Report:
+    """Tells how a run stands.
+
+    Args:
+        files: the run directory.
+        parts: what the run is made of.
+
+    Attributes:
+        runner, manager, pictures: set once they are there; the manager knows the best checkpoint.
+    """
+
+    def __init__(self, files: RunDir, parts: Parts) -> None:
+        self.files, self.parts = files, parts
+        self.manager: CheckpointManager | None = None
+        self.runner: Runner | None = None
+        self.pictures: Pictures | None = None
+        self._results: ResultsView | None = None
+        self._failing = False
+
+    def status(self) -> dict[str, Any]:
+        """Return what status.json says of the run right now. Called from its thread."""
+        fields: dict[str, Any] = {"experiment_id": self.files.id}
+        if self.runner is not None:
+            fields |= {
+                "step": self.runner.progress.step,
+                "epoch": self.runner.current_epoch,
+                "total_steps": self.runner.known_steps,
+                "metrics": dict(self.runner.recorder.latest),
+            }
+        return {**fields, "trackers": self.parts.trackers.failures()}
+
+    def summary(self) -> dict[str, float]:
+        """Return the final metrics."""
+        latest = self.runner.recorder.latest if self.runner is not None else {}
+        return {name: value for name, value in latest.items() if name.startswith("final/")}
+
+    def results_if_due(self) -> None:
+        """Bring results.json up to date, now and then."""
+        if self._results is None or self._results.due():
+            self.results([])
+
+    def results(self, samples: list[Any]) -> None:
+        """Bring results.json up to date. A disk that refuses is said once; training goes on."""
+        runner = self.runner
+        if runner is None:
+            return
+        best: dict[str, Any] = {f"best_{name}": value for name, value in runner.best.metrics.items()}
+        if best:
+            best["best_step"] = runner.best.step
+        drawn = self.pictures.latest.values() if self.pictures is not None else ()
+        shown = [str(path.relative_to(self.files.root)) for made in drawn for path in made]
+        if self._results is None:
+            self._results = ResultsView(self.files.root, list(self.parts.diagnostics), by_epoch=runner.val is None)
+        try:
+            found = self.manager.best_path() if self.manager is not None else None
+            checkpoint = str(found.relative_to(self.files.root)) if found is not None else None
+            self._results.write(best, checkpoint, samples or shown, runner.control.now())
+            self._failing = False
+        except OSError as error:
+            if not self._failing:
+                log.warning("%s cannot be written (%s): training goes on", self.files.results, error.strerror)
+            self._failing = True
+
+    def samples(self) -> list[Any]:
+        """Return what the task generates. It may fail: a finished run is finished all the same."""
+        runner = self.runner
+        assert runner is not None
+        runner.model.eval()
+        try:
+            with torch.no_grad():
+                return self.parts.task.samples(runner.model)
+        except Exception as error:  # noqa: BLE001 - samples, of whatever kind, are not worth a run
+            log.warning("task.samples failed (%s: %s): results.json goes without", type(error).__name__, error)
+            return []
+
+    def begin(self, config: DictConfig, step: int | None, changes: list[str]) -> None:
+        """Say what is about to run; `step` is where it goes on, or None for a fresh run."""
+        log.info("run %s", self.files.root)
+        parameters = sum(parameter.numel() for parameter in self.parts.model.parameters())
+        chosen = " ".join(
+            f"{group}={','.join(config[group]) or '[]'}" for group in ("tracker", "diagnostics", "detectors")
+        )
+        device = self.parts.trainer.torch_device()
+        log.info("%s, %s parameters, on %s, %s", config.run.name, f"{parameters:,}", device, chosen)
+        if step is not None:
+            log.info("resumed at step %d", step)
+            for change in changes:
+                log.info("changed: %s", change)
+
+    def end(self, state: str) -> None:
+        """Say how it ended."""
+        runner = self.runner
+        assert runner is not None
+        if state == "finished":
+            best = f", best val_loss {runner.best.loss:.5g} at step {runner.best.step}" if runner.best.metrics else ""
+            log.info("finished at step %d%s", runner.progress.step, best)
+        else:
+            where = self.files.root
+            log.info("%s at step %d; go on with: python -m train resume=%s", state, runner.progress.step, where)
+
+    def close(self) -> None:
+        """Close the journal that results.json is read from."""
+        if self._results is not None:
+            self._results.close()
+
+
+def dataset_info(parts: Parts, train: Any, val: Any) -> Mapping[str, Any]:
+    """Return what config.json says of the data: what the task says, and what can be seen."""
+
+    def seen(batches: Any) -> dict[str, Any]:
+        return {"class": type(batches.data).__name__, "samples": batches.size, "batches": batches.steps}
+
+    shown = {"train": seen(train), "val": seen(val) if val is not None else None}
+    return {**shown, **parts.task.describe_data()}
