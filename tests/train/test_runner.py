@@ -439,7 +439,7 @@ def test_a_state_that_was_never_continued_can_be_saved_again() -> None:
     """A run that is preempted between its restart and its first step loses nothing."""
     saved: list[dict[str, Any]] = []
     run = Run(max_epochs=3, log_interval=1000)
-    run.runner._plot = lambda runner, last: saved.append(runner.state_dict())
+    run.runner.plot = lambda runner, last: saved.append(runner.state_dict())
     run.fit()
     again = Run(max_epochs=3, log_interval=1000)
     again.runner.load_state_dict(saved[6])
