@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # `expkit-train` finds the user's own package as `python -m train` does
     try:
-        if list(argv[1:]) == ["-sc", "install=bash"]:
+        if {"-sc", "install=bash"} <= set(argv):
             print(BASH)
             return 0
         sys.argv = [Path(argv[0]).name.replace("__main__.py", "train"), *rewrite(list(argv[1:]))]

@@ -106,8 +106,9 @@ def remove_fresh(files: RunDir) -> None:
 def mask_multirun(file: Path) -> None:
     """Mask the secrets in what Hydra writes of a sweep."""
     if file.is_file():
-        content = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-        write_bytes(file, OmegaConf.to_yaml(OmegaConf.create(mask_secrets(content))).encode(), durable=False)
+        content = mask_secrets(OmegaConf.to_container(OmegaConf.load(file), resolve=False))
+        content["hydra"]["job"]["override_dirname"] = ",".join(content["hydra"]["overrides"]["task"])
+        write_bytes(file, OmegaConf.to_yaml(OmegaConf.create(content)).encode(), durable=False)
 
 
 def typed_overrides() -> list[str]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Train
+from tests.conftest import Train, train_command, train_environment
 from train.cli import rewrite
 
 FAST = ("debug=smoke", "plots=[]")
@@ -149,3 +151,32 @@ def test_local_launcher_runs_each_job_in_a_process_of_its_own(train: Train, outp
     status = [json.loads(file.read_text()) for file in outputs.glob("*/status.json")]
     assert [each["state"] for each in status] == ["finished", "finished"]
     assert len({each["pid"] for each in status}) == 2
+
+
+def test_a_signal_stops_the_whole_sweep(outputs: Path, tmp_path: Path) -> None:
+    command = train_command(outputs, "-m", "trainer.seed=1,2", "trainer.max_epochs=100000", "tracker=[]", "plots=[]")
+    process = subprocess.Popen(command, cwd=tmp_path, env=train_environment(tmp_path), stderr=subprocess.DEVNULL)
+    while not list(outputs.glob("*/checkpoints/*.pt")):
+        assert process.poll() is None
+    process.terminate()
+    assert process.wait(timeout=60) == 143
+    assert [json.loads(file.read_text())["state"] for file in outputs.glob("*/status.json")] == ["preempted"]
+
+
+def test_a_sweep_writes_no_secret_either(train: Train, outputs: Path) -> None:
+    train(*FAST, "-m", "+my.api_token=hunter2", "trainer.seed=1")
+    text = next(outputs.glob("multirun/*/multirun.yaml")).read_text()
+    assert "hunter2" not in text
+    assert "my.api_token=***" in text
+
+
+@pytest.mark.parametrize("words", ["expkit-train optimizer=a", "python -m train optimizer=a"])
+def test_completion_works_in_bash(train: Train, tmp_path: Path, words: str) -> None:
+    (tmp_path / "complete.sh").write_text(
+        f"PATH={Path(sys.executable).parent}:$PATH\n"
+        + train("-sc", "install=bash").stdout
+        + f"\nCOMP_LINE='{words}' COMP_WORDS=({words}) COMP_CWORD={len(words.split()) - 1}\n"
+        + '_expkit_train\necho "${COMPREPLY[@]}"\n'
+    )
+    done = subprocess.run(["bash", tmp_path / "complete.sh"], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["optimizer=adam", "optimizer=adamw"], done.stderr

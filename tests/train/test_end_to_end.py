@@ -161,7 +161,8 @@ def test_it_says_what_to_look_at_next(place: Path, run: Path) -> None:
 
 def test_secrets_reach_no_file_of_the_run(tmp_path: Path) -> None:
     environment = {**train_environment(tmp_path), "MY_TOKEN": "hunter2"}
-    secrets = ("+service.login=${oc.env:MY_TOKEN}", "+wandb_token=hunter2")
+    chain = ("+service.login=${oc.env:MY_TOKEN}", "+service.url=https://me:${service.login}@host")
+    secrets = (*chain, "+wandb_token=hunter2")
     done = subprocess.run(
         train_command(tmp_path / "outputs", "debug=smoke", "tracker=wandb,trackio", "run.id=run", *secrets),
         cwd=tmp_path,

@@ -236,3 +236,83 @@ def test_what_a_resume_changed_stays_changed_in_the_next_one(train: Train, outpu
     assert config["resumes"][0]["changed"] == ["trainer.max_epochs: 2 -> 4", "trainer.max_steps: None -> 60"]
     status = json.loads((outputs / "run" / "status.json").read_text())
     assert (status["epoch"], status["restarts"]) == (4, 2)
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        ("task.model.hidden=99", "does not fit"),
+        ("optimizer=sgd", "torch.optim.Adam and cannot go on with torch.optim.SGD"),
+        ("trainer.batch_size=63 trainer.grad_accumulation=2", "not divisible"),
+    ],
+)
+def test_a_resume_that_is_refused_leaves_the_run_as_it_was(train: Train, outputs: Path, typed: str, says: str) -> None:
+    train(*EXACT, "run.id=run")
+    before = contents(outputs / "run")
+    older = sorted((outputs / "run" / "checkpoints").glob("checkpoint_step_*.pt"))[0]
+    for resume in ("resume=run", f"resume={older}"):
+        done = train(resume, *typed.split(), check=False)
+        assert done.returncode == 1
+        assert says in done.stderr
+    assert contents(outputs / "run") == before
+
+
+def test_of_two_resumes_at_once_one_is_refused(train_process: Train, outputs: Path, tmp_path: Path) -> None:
+    train_process(*EXACT, "run.id=run", "trainer.max_epochs=1")
+    command = train_command(outputs, "resume=run", "trainer.max_epochs=300")
+    environment = train_environment(tmp_path)
+    both = [
+        subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    errors = [process.communicate(timeout=200)[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 1]
+    assert sum("is still running" in error for error in errors) == 1
+    steps = [entry["step"] for entry in read_journal(outputs / "run" / "logs" / "metrics.jsonl")]
+    assert steps == sorted(set(steps))
+
+
+def test_killed_in_its_first_save_it_can_be_resumed_all_the_same(train: Train, outputs: Path, tmp_path: Path) -> None:
+    arguments = (*EXACT, "checkpoint.save_interval=100000", "trainer.eval_interval=100000")
+    start_and_signal(outputs, tmp_path, 10, signal.SIGKILL, *arguments)
+    (outputs / "stopped" / "checkpoints" / ".checkpoint_step_4.pt.99999.0.tmp").write_bytes(b"half a file")
+    assert "starts again from step 0" in train("resume=stopped").stderr
+
+
+def test_resume_in_a_file_is_refused(train: Train, outputs: Path, tmp_path: Path) -> None:
+    train(*EXACT, "run.id=run")
+    folder = tmp_path / "conf" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "again.yaml").write_text("# @package _global_\nresume: run\n")
+    done = train("--config-dir", str(folder.parent), "experiment=again", check=False)
+    assert done.returncode == 1
+    assert "resume belongs on the command line" in done.stderr
+
+
+def test_trackers_get_another_run_when_the_course_is_left(train: Train, outputs: Path) -> None:
+    def delivered() -> dict[str, dict[str, int]]:
+        return json.loads((outputs / "run" / "logs" / "delivery.json").read_text())
+
+    train(*EXACT, "tracker=trackio", "run.id=run", "checkpoint.keep_last_n=50")
+    train("resume=run", "trainer.max_epochs=7")
+    assert list(delivered()) == ["run"], "an exact resume goes on in the same run"
+    train(f"resume={outputs / 'run' / 'checkpoints' / 'checkpoint_step_84.pt'}", "optimizer.lr=0.001")
+    assert delivered() == {"run": {"trackio": 161}, "run-r1": {"trackio": 161}}
+
+
+def test_a_changed_learning_rate_meets_any_schedule(train: Train, outputs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "conf" / "scheduler"
+    folder.mkdir(parents=True)
+    (folder / "exponential.yaml").write_text(
+        "_target_: torch.optim.lr_scheduler.ExponentialLR\n_partial_: true\ngamma: 0.99\n"
+    )
+    where = ("--config-dir", str(folder.parent))
+    train(*where, *EXACT, "scheduler=exponential", "run.id=run", "trainer.max_epochs=1")
+    train(*where, "resume=run", "trainer.max_epochs=2", "optimizer.lr=0.001")
+    entries = read_journal(outputs / "run" / "logs" / "metrics.jsonl")
+    rates = {entry["step"]: entry["learning_rate"] for entry in entries}
+    assert rates[23] == pytest.approx(0.003 * 0.99**22)
+    assert rates[46] == pytest.approx(0.001 * 0.99**45)
