@@ -43,13 +43,17 @@ def create_experiment_directory(base: Path | str, experiment_id: str) -> dict[st
         UserError: there is such a directory already (it is somebody's run), or it cannot be made.
     """
     root = Path(base) / experiment_id
+    if Path(base).exists() and not Path(base).is_dir():
+        raise UserError(f"{base} is a file, so there can be no run directories in it: choose another folder for runs")
     try:
         Path(base).mkdir(parents=True, exist_ok=True)
         root.mkdir()  # exclusive: of two runs with one id only one gets it
     except FileExistsError:
         raise UserError(f"{root} exists already: choose another id, or go on with that run (resume={root})") from None
     except OSError as error:
-        raise UserError(f"the run directory {root} cannot be made: {error.strerror}; choose another base") from None
+        raise UserError(
+            f"the run directory {root} cannot be made: {error.strerror}; choose another folder for runs (run.outputs)"
+        ) from None
     folders = {name: root / name for name in ("checkpoints", "logs", "visualizations")}
     for folder in folders.values():
         folder.mkdir()

@@ -7,8 +7,17 @@ import sys
 
 def main() -> int:
     """Run the command line and return its exit code."""
-    from train.cli import main as cli
-
+    try:
+        from train.cli import main as cli
+    except ModuleNotFoundError as error:
+        if error.name not in ("hydra", "omegaconf", "torch", "orjson"):
+            raise
+        print(
+            f"error: {error.name} is not installed for {sys.executable}: activate the environment that has it "
+            "(source .venv/bin/activate), or install this project (pip install -e .)",
+            file=sys.stderr,
+        )
+        return 1
     return cli(sys.argv)
 
 

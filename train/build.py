@@ -32,6 +32,8 @@ def _conf_dir() -> Path:
 
 #: The folder of configuration groups.
 CONF_DIR = _conf_dir()
+#: What was given with --config-dir, for the time after Hydra.
+extra_folders: list[Path] = []
 
 
 def build(config: DictConfig, key: str, expected: type[T]) -> T:
@@ -86,13 +88,15 @@ def call_with_known(key: str, partial: Callable[..., T], *arguments: Any, **know
 def group_options(group: str) -> list[str]:
     """Return the options that a configuration group offers, those of `--config-dir` included."""
     if not GlobalHydra.instance().is_initialized():
-        return sorted(file.stem for file in (CONF_DIR / group).glob("*.yaml"))
+        return sorted({file.stem for folder in (CONF_DIR, *extra_folders) for file in (folder / group).glob("*.yaml")})
     return sorted(GlobalHydra.instance().config_loader().get_group_options(group))
 
 
 def without_target(key: str, node: Any) -> str:
     """Return what is wrong with a node that nothing can be made of: an option that is not selected, mostly."""
     group, _, name = key.partition(".")
+    if group in MULTI_SELECT and name == "_target_":
+        return f"{group}: an option's YAML file must begin with the line `# @package {group}.NAME`, and one does not"
     if group in MULTI_SELECT and name:
         options = group_options(group)
         if name in options:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import sys
@@ -19,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from expkit.errors import UserError
-from train.build import CONF_DIR, MULTI_SELECT
+from train.build import CONF_DIR, MULTI_SELECT, extra_folders
 from train.completion import BASH
 from train.mistakes import explain
 
@@ -51,6 +52,8 @@ def main(argv: Sequence[str]) -> int:
         if {"-sc", "install=bash"} <= set(argv):
             print(BASH)
             return 0
+        flags = itertools.pairwise(argv)
+        extra_folders[:] = [Path(folder) for flag, folder in flags if flag in ("--config-dir", "-cd")]
         sys.argv = [Path(argv[0]).name.replace("__main__.py", "train"), *rewrite(list(argv[1:]))]
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and here an error becomes one line
         hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(job)()
@@ -176,6 +179,8 @@ def _say(error: BaseException, where: str = "") -> None:
 
 
 def _say_next(directory: Path, config: DictConfig) -> None:
+    from train.report import resume_command
+
     pictures = sorted(directory.glob("visualizations/*.png"), key=lambda path: path.stat().st_mtime)
     lines = [f"  {path}" for path in pictures[-2:]]
     lines += [f"  {directory}/results.json", f"  {directory}/logs/metrics.jsonl"]
@@ -183,8 +188,10 @@ def _say_next(directory: Path, config: DictConfig) -> None:
         lines.append(f'  trackio show --project "{config.tracker.trackio.project}"')
     if "wandb" in config.tracker:
         lines.append(f"  wandb leet inspect --summary {directory}/wandb/offline-run-*/run-*.wandb")
+    if sys.prefix != sys.base_prefix and "VIRTUAL_ENV" not in os.environ:
+        print(f"\nFirst, once for each terminal\n  source {os.path.relpath(sys.prefix)}/bin/activate")
     print("\nLook at", *lines, sep="\n", flush=True)
-    print(f"Go on with it\n  python -m train resume={directory} trainer.max_epochs=...", flush=True)
+    print(f"Go on with it\n  {resume_command(directory)} trainer.max_epochs=...", flush=True)
 
 
 def _choice(group: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from torch import nn
 
 from expkit.config_tracker import ConfigTracker
-from expkit.errors import UserError
+from expkit.errors import ConfigError, UserError
 from expkit.experiment import RunDir, create_experiment_directory, generate_experiment_id
 from expkit.files import free_gb, write_bytes
 from expkit.secrets import mask_arguments, mask_secrets
@@ -85,6 +86,8 @@ def _check_space(config: DictConfig, place: Path) -> None:
 
 def _fresh(config: DictConfig, outputs: Path) -> RunDir:
     chosen = config.run.id
+    if (chosen is not None and not re.fullmatch(r"[\w.+=-]+", str(chosen))) or str(chosen) in (".", ".."):
+        raise ConfigError(f"run.id={chosen}: it becomes a folder's name; use letters, digits and . _ - only")
     while True:
         with open_dict(config):
             config.run.id = str(chosen) if chosen is not None else generate_experiment_id(config.run.name)

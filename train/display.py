@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from expkit.record import Record
@@ -108,7 +109,7 @@ class _StepColumn(ProgressColumn):
     """Step, epoch and loss."""
 
     def __init__(self, runner: Runner) -> None:
-        super().__init__()
+        super().__init__(table_column=Column(no_wrap=True))
         self._runner = runner
 
     def render(self, task: Task) -> Text:
@@ -124,7 +125,7 @@ class _SpeedColumn(ProgressColumn):
     """Updates per second, and the time that is left at this speed."""
 
     def __init__(self, runner: Runner) -> None:
-        super().__init__()
+        super().__init__(table_column=Column(no_wrap=True))
         self._runner = runner
         self._first: tuple[float, int] | None = None
 

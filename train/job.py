@@ -214,6 +214,9 @@ class _Job:
         parts.trackers.start(self._run_info(branch))
 
     def _train(self, runner: Runner) -> Outcome:
+        if runner.done:
+            where = f"step {runner.progress.step}, after {runner.progress.epoch} epochs"
+            log.warning("nothing is left to train: the run stands at %s; raise trainer.max_epochs or max_steps", where)
         self.status.set("running")
         with self.display.showing(runner):
             finished = runner.fit()

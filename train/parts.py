@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from expkit.detectors import Detector
 from expkit.diagnostics import Diagnostic
 from expkit.dist import Dist
-from expkit.errors import ConfigError
+from expkit.errors import ConfigError, UserError
 from expkit.plots import Plot
 from expkit.rng import seed_all
 from expkit.trackers import Delivery, Tracker
@@ -110,9 +110,14 @@ def assemble(config: DictConfig) -> Parts:
     scheduler = build(config, "scheduler", cast("type[Any]", Callable))
     device = trainer.torch_device()
     seed_all(trainer.seed, trainer.deterministic)
-    model = task.build_model()
-    for diagnostic in diagnostics.values():
-        diagnostic.check(model)
+    model = _model(task)
+    for name, diagnostic in diagnostics.items():
+        try:
+            diagnostic.check(model)
+        except UserError:
+            raise
+        except ValueError as error:
+            raise ConfigError(f"diagnostics.{name}: {error}") from error
     model = model.to(device)
     if trainer.compile:
         model.compile()  # in place: names of parameters stay as they are
@@ -133,6 +138,18 @@ def assemble(config: DictConfig) -> Parts:
         plots,
         checkpoints,
     )
+
+
+def _model(task: Task) -> nn.Module:
+    try:
+        model = task.build_model()
+    except UserError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"task: {type(task).__name__}.build_model failed: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"task: {type(task).__name__}.build_model returned a {type(model).__name__}, not a model")
+    return model
 
 
 def _try_scheduler(scheduler: Callable[..., Any], optimizer_factory: Callable[..., Any]) -> None:

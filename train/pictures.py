@@ -65,12 +65,12 @@ class Pictures:
 
     def _draw(self, name: str, plot: Plot, context: PlotContext) -> None:
         try:
-            made = plot.draw(context)
+            self.latest[name] = list(plot.draw(context))
         except Exception as error:  # noqa: BLE001 - a picture, of whatever kind, is never worth a run
             if name not in self._failed:
-                log.warning("plots.%s failed at step %d (%s): training goes on", name, context.step, error)
+                what = f"{type(error).__name__}: {error}"
+                log.warning("plots.%s failed at step %d (%s): training goes on", name, context.step, what)
             self._failed.add(name)
             return
-        self.latest[name] = made
-        for path in made:
+        for path in self.latest[name]:
             self._trackers.image(path.stem.rsplit("_step_", 1)[0], path, context.step)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from expkit.checkpoints import CheckpointManager
@@ -16,7 +18,7 @@ from train.parts import Parts
 from train.pictures import Pictures
 from train.runner import Runner
 
-__all__ = ["Report", "dataset_info"]
+__all__ = ["Report", "dataset_info", "resume_command"]
 
 log = logging.getLogger("expkit")
 
@@ -119,7 +121,7 @@ class Report:
             log.info("finished at step %d%s", runner.progress.step, best)
         else:
             where = self.files.root
-            log.info("%s at step %d; go on with: python -m train resume=%s", state, runner.progress.step, where)
+            log.info("%s at step %d; go on with: %s", state, runner.progress.step, resume_command(where))
 
     def close(self) -> None:
         """Close the journal that results.json is read from."""
@@ -135,3 +137,12 @@ def dataset_info(parts: Parts, train: Any, val: Any) -> Mapping[str, Any]:
 
     shown = {"train": seen(train), "val": seen(val) if val is not None else None}
     return {**shown, **parts.task.describe_data()}
+
+
+def resume_command(run: Path) -> str:
+    """Return what to type to go on with `run`; folders of one's own have to be given again."""
+    folders = []
+    if HydraConfig.initialized():
+        sources = HydraConfig.get().runtime.config_sources
+        folders = [source.path for source in sources if source.provider == "command-line"]
+    return " ".join(["python -m train", *(f"--config-dir {folder}" for folder in folders), f"resume={run}"])

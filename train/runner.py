@@ -26,6 +26,7 @@ from torch import nn
 
 from expkit.diagnostics import Diagnostic, DiagnosticSuite
 from expkit.dist import Control, Dist
+from expkit.errors import ConfigError
 from expkit.record import Record
 from expkit.recorder import Recorder
 from expkit.schedule import Every, Progress, auto_intervals
@@ -114,13 +115,13 @@ class Runner:
         """Train to the end. Return False if a stop was requested before it; everything is saved then."""
         self.model.train()
         self.watch.start()
-        while not self._done():
+        while not self.done:
             epoch = self.progress.epoch
             for batches in self.train.epoch(epoch, skip=self.progress.batch):
                 self._train_step(batches)
                 stop = self._after_step()
-                if stop or self._done():
-                    return self._done()
+                if stop or self.done:
+                    return self.done
             if self.progress.epoch == epoch:  # resumed with fewer, larger batches
                 done = self.progress.batch
                 log.warning("epoch %d has no more than the %d batches already done: on to the next", epoch + 1, done)
@@ -130,6 +131,9 @@ class Runner:
     def _train_step(self, batches: StepBatches) -> None:
         values, names, count = self.update(self.task, self.model, batches.pieces)
         if self.series is None:
+            doubled = next((name for name in names if names.count(name) > 1), None)
+            if doubled is not None:
+                raise ConfigError(f"task: StepOutput.sums holds {doubled!r}, a name that the runner logs itself")
             self.series = StepSeries(names, values[0].device, averaged=AVERAGED)
             if self.pending_series is not None:
                 self.series.load_state_dict(self.pending_series)
@@ -148,7 +152,7 @@ class Runner:
         progress, control = self.progress, self.control
         actions = control.poll(progress.step)
         progress.previous_elapsed, progress.elapsed = progress.elapsed, control.elapsed
-        last = self._done()
+        last = self.done
         is_best = False
         if self._log.due(progress) or progress.epoch_ended or last:
             self._log_training()
@@ -238,7 +242,9 @@ class Runner:
         """The epoch, from 1, that the last update belongs to."""
         return self.progress.epoch + (0 if self.progress.epoch_ended else 1)
 
-    def _done(self) -> bool:
+    @property
+    def done(self) -> bool:
+        """Whether the last update has been done."""
         # By epochs, not by the steps that they come to: a resume may have changed the size of a batch in between.
         steps, epochs = self.config.max_steps, self.config.max_epochs
         progress = self.progress

@@ -13,9 +13,10 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from expkit.errors import ConfigError
 from expkit.guards.base import Guard
 from train.data import to_device
-from train.tasks.base import Task
+from train.tasks.base import StepOutput, Task
 
 __all__ = ["AVERAGED", "Update"]
 
@@ -92,6 +93,11 @@ class Update:
                 batch = to_device(batch, self.device)
             with self.autocast():
                 out = task.step(model, batch)
+            if type(out) is not StepOutput or not isinstance(out.loss, torch.Tensor):
+                raise ConfigError(
+                    f"task: {type(task).__name__}.step returned {_shape(out)}, but it must be "
+                    "StepOutput(loss, sums, count), with tensors for the loss and each sum"
+                )
             piece = out.loss if weight == 1.0 else out.loss * weight
             scaled = piece if self.scaler is None else self.scaler.scale(piece)
             scaled.backward()  # type: ignore[no-untyped-call]
@@ -155,3 +161,9 @@ class Update:
         # Fused SGD allocates its momentum at the first step, and leaves it uninitialised if that one is skipped.
         momentum = any(group.get("momentum") for group in self.optimizer.param_groups)
         return momentum and isinstance(self.optimizer, torch.optim.SGD) and not self.optimizer.state
+
+
+def _shape(out: Any) -> str:
+    if isinstance(out, StepOutput):
+        return f"a StepOutput whose loss is a {type(out.loss).__name__}"
+    return f"a {type(out).__name__}"

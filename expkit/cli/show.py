@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import platform
 import sys
 import time
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import orjson
 
 from expkit.errors import UserError
 from expkit.experiment import RunDir, newest_run
-from expkit.files import read_json
+from expkit.files import process_alive, read_json
 
 __all__ = ["ShowCommand"]
 
@@ -67,7 +68,8 @@ def describe(run: RunDir) -> dict[str, Any]:
     config = read_json(run.config)
     status: dict[str, Any] = read_json(run.status) if run.status.exists() else {"state": "unknown"}
     state, silent = status.get("state", "unknown"), time.time() - (status.get("heartbeat_time") or 0)
-    if state in ("starting", "running") and silent > _DEAD_AFTER:
+    gone = status.get("host") == platform.node() and not process_alive(int(status.get("pid") or 0))
+    if state in ("starting", "running") and (gone or silent > _DEAD_AFTER):
         state = f"dead (said {state}, last heartbeat {silent:.0f} s ago)"
     following = f"expkit show {run.root} --json"
     if state not in ("starting", "running"):

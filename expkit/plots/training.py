@@ -79,10 +79,11 @@ def _most_telling(names: Sequence[str]) -> list[str]:
     """Return up to three metrics worth a panel: what is validated before speeds, the learning rate in any case."""
 
     def rank(name: str) -> tuple[int, str]:
-        order = ("val_", "gradient_norm", "blob/", "train_")
+        order = ("val_", "blob/weight", "blob/", "gradient_norm", "train_")
         place = next((index for index, prefix in enumerate(order) if name.startswith(prefix)), len(order))
         return place, name
 
     wanted = sorted((name for name in names if name not in (*_UNINTERESTING, "learning_rate")), key=rank)
-    telling = [name for name in wanted if not name.endswith(("loss_on", "loss_off", "_per_sec"))]
+    dull = ("loss_on", "loss_off", "scaled_loss", "_per_sec", "_time_ms")
+    telling = [name for name in wanted if not name.endswith(dull)]
     return [*telling[:2], "learning_rate"] if "learning_rate" in names else telling[:3]

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from expkit.files import write_json
+from expkit.journal import JournalReader, to_record
 from expkit.record import Record
 from expkit.trackers.base import Alert, RunInfo, Tracker
 
@@ -30,6 +31,7 @@ log = logging.getLogger("expkit")
 _ITEMS = ("log", "image", "alert")  # the calls that carry something
 _POLL_INTERVAL = 0.1  # seconds
 _SAVE_INTERVAL = 1.0  # seconds between two writes of the watermarks
+_SETTLED = 1.0  # seconds after which a tool has surely written what it got (both flush every 0.5 s)
 
 
 class Delivery:
@@ -183,6 +185,7 @@ class _Channel:
         # What the tool itself says that it holds is exact; the file may be a moment ahead of or behind it.
         self._skip_until = watermarks.get(self.name) if held is None else held
         self.ready.set()
+        self._catch_up(run, watermarks)
         while not self._abandoned:
             closing = self._closing.is_set()  # asked first: what came before it is in the deque then
             while self._items and not self._abandoned:
@@ -194,6 +197,18 @@ class _Channel:
                 return
             watermarks.save()
             self._closing.wait(_POLL_INTERVAL)
+
+    def _catch_up(self, run: RunInfo, watermarks: _Watermarks) -> None:
+        """After a resume: send what the journal holds of the steps before it and the tracker does not."""
+        if not self._started or run.resumed_step <= self._skip_until:
+            return
+        with JournalReader(run.dir / "logs" / "metrics.jsonl") as journal:
+            for entry in journal:
+                if self._abandoned or entry["step"] > run.resumed_step:
+                    return
+                if entry["step"] > self._skip_until:
+                    self._deliver(_Item("log", entry["step"], (to_record(entry),)), watermarks)
+                    watermarks.save()
 
     def _deliver(self, item: _Item, watermarks: _Watermarks) -> None:
         if item.step is not None and item.step <= self._skip_until:
@@ -249,8 +264,9 @@ class _Watermarks:
             self._runs.pop(run.id, None)  # left by an attempt that ended before its first checkpoint
         self._steps = self._runs.setdefault(run.id, {})
         self._lock = threading.Lock()
+        self._recent: dict[str, deque[tuple[float, int]]] = {}
+        self._latest: dict[str, int] = {}
         self._saved = time.monotonic()
-        self.unsaved = False
 
     def _read(self) -> dict[str, dict[str, int]]:
         try:
@@ -267,16 +283,29 @@ class _Watermarks:
 
     def set(self, name: str, step: int) -> None:
         with self._lock:
-            self._steps[name] = step
-            self.unsaved = True
+            self._latest[name] = step
+            recent = self._recent.setdefault(name, deque())
+            if not recent or time.monotonic() - recent[-1][0] > _SETTLED / 10:
+                recent.append((time.monotonic(), step))
 
     def save(self, force: bool = False) -> None:
-        """Write the file, at most once a second unless forced."""
-        if not self.unsaved or not (force or time.monotonic() - self._saved >= _SAVE_INTERVAL):
+        """Write the file, at most once a second unless forced: then every step counts, else those that have settled.
+
+        Tools keep what they get in memory for a moment. A step that was sent just before a kill is sent again.
+        """
+        now = time.monotonic()
+        if not (force or now - self._saved >= _SAVE_INTERVAL):
             return
         with self._lock:
-            self.unsaved = False
-            self._saved = time.monotonic()
+            before = dict(self._steps)
+            for name, recent in self._recent.items():
+                while recent and recent[0][0] < now - _SETTLED:
+                    self._steps[name] = recent.popleft()[1]
+            if force:
+                self._steps.update(self._latest)
+            self._saved = now
+            if self._steps == before:
+                return
             # A full disk is said by the journal already, and costs no more here than some steps sent twice.
             with contextlib.suppress(OSError):
                 self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -67,6 +67,8 @@ def test_a_comma_means_both_in_multi_select_groups_only(typed: str, given: str) 
         (["resume=latest"], ["resume=latest", "no run"]),
         (["resume=nowhere"], ["resume=nowhere", "no run there"]),
         (["resume=auto"], ["resume=auto", "run.id"]),
+        (["run.id=../elsewhere"], ["run.id=../elsewhere", "folder's name"]),
+        (["task.model.hidden=-3"], ["build_model failed"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

@@ -18,9 +18,9 @@ PAGE = (Path(__file__).parents[2] / "docs" / "components.md").read_text()
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A folder with every file that the page shows."""
-    blocks = re.findall(r"```(?:python|yaml)\n# (my_\w+/\S+)\n(.*?)```", PAGE, re.DOTALL)
+    blocks = re.findall(r"```(?:python|yaml)\n((?:# @package \S+\n)?# (my_\w+/\S+)\n.*?)```", PAGE, re.DOTALL)
     assert len(blocks) >= 10
-    for path, content in blocks:
+    for content, path in blocks:
         file = tmp_path / "project" / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(content)

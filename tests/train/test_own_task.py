@@ -53,3 +53,40 @@ def test_its_mistakes_are_one_line_too(train_process: Train, project: Path) -> N
     assert done.returncode == 1
     assert done.stderr.strip().count("\n") == 0
     assert "Sine" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("def step", "def stepp", "SineTask has no method step(model, batch)"),
+        ("def val_data", "def value", "SineTask has no method val_data(self)"),
+        ("return StepOutput(", "return (", "SineTask.step returned a tuple, but it must be StepOutput"),
+        ("error.square().mean()", "0.5", "whose loss is a float"),
+        ('"absolute_error"', '"loss"', "StepOutput.sums holds 'loss'"),
+        ("return nn.Sequential(", "return (", "SineTask.build_model returned a tuple, not a model"),
+        ("nn.Linear(1, self.hidden)", "nn.Linear(1, -3)", "SineTask.build_model failed"),
+    ],
+)
+def test_a_task_that_breaks_the_contract_is_told_in_one_line(
+    train_process: Train, project: Path, outputs: Path, old: str, new: str, says: str
+) -> None:
+    file = project / "my_package" / "my_task.py"
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+    done = train_process("--config-dir", "my_conf", "task=my_task", "tracker=[]", cwd=project, check=False)
+    assert done.returncode == 1
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, done.stderr
+    assert says in lines[0]
+    assert "Traceback" not in done.stderr
+    assert not list(outputs.glob("*/config.json"))
+
+
+def test_what_to_type_next_names_the_folder_of_ones_own(train_process: Train, project: Path) -> None:
+    done = train_process("--config-dir", "my_conf", "task=my_task", "tracker=[]", "trainer.max_epochs=1", cwd=project)
+    assert f"--config-dir {project / 'my_conf'} resume=" in done.stdout
+
+
+def test_options_of_ones_own_are_among_the_choices(train_process: Train, project: Path) -> None:
+    done = train_process("--config-dir", "my_conf", "task=my_tsk", cwd=project, check=False)
+    assert "did you mean my_task?" in done.stderr

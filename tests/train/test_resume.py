@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import time
 from pathlib import Path
@@ -316,3 +317,18 @@ def test_a_changed_learning_rate_meets_any_schedule(train: Train, outputs: Path,
     rates = {entry["step"]: entry["learning_rate"] for entry in entries}
     assert rates[23] == pytest.approx(0.003 * 0.99**22)
     assert rates[46] == pytest.approx(0.001 * 0.99**45)
+
+
+def test_what_a_tracker_lost_in_a_kill_is_sent_again(train_process: Train, outputs: Path, tmp_path: Path) -> None:
+    arguments = ("tracker=trackio", "plots=[]", "trainer.max_epochs=60", "checkpoint.save_interval=7")
+    start_and_signal(outputs, tmp_path, 110, signal.SIGKILL, *arguments)
+    train_process("resume=latest", "trainer.max_steps=138")
+    database = sqlite3.connect(tmp_path / "trackio" / "expkit.db")
+    stored = [step for (step,) in database.execute("select step from metrics order by id")]
+    assert stored == [entry["step"] for entry in read_journal(outputs / "stopped" / "logs" / "metrics.jsonl")]
+
+
+def test_a_run_with_nothing_left_to_train_says_so(train: Train, outputs: Path) -> None:
+    train(*EXACT, "run.id=run", "trainer.max_epochs=2")
+    done = train("resume=run")
+    assert "nothing is left to train: the run stands at step 46, after 2 epochs" in done.stderr

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from expkit.errors import ConfigError
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -42,7 +44,7 @@ class Task:
 
     def build_model(self) -> nn.Module:
         """Return a new model, on the CPU; the global generator is seeded."""
-        raise NotImplementedError
+        raise ConfigError(f"task: {type(self).__name__} has no method build_model(self)")
 
     def train_data(self) -> Any:
         """Return the training data: a Dataset with a length, or a DataLoader of your own (then `batch_size` is yours).
@@ -50,15 +52,15 @@ class Task:
         A dataset may have `set_epoch(epoch)`, called before each epoch, and `batch(indices)`, which returns a whole
         batch at once instead of one sample at a time.
         """
-        raise NotImplementedError
+        raise ConfigError(f"task: {type(self).__name__} has no method train_data(self)")
 
     def val_data(self) -> Any:
         """Return the validation data, likewise, or None to go without evaluation."""
-        raise NotImplementedError
+        raise ConfigError(f"task: {type(self).__name__} has no method val_data(self)")
 
     def step(self, model: nn.Module, batch: Any) -> StepOutput:
         """Return the loss and metrics of one batch, which is on the model's device. Used for evaluation too."""
-        raise NotImplementedError
+        raise ConfigError(f"task: {type(self).__name__} has no method step(self, model, batch)")
 
     def summarize(self, means: dict[str, float]) -> dict[str, float]:
         """Return the metrics to log, given the means over an interval (`loss` and the names in `sums`).
