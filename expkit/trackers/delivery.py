@@ -299,6 +299,8 @@ class _Watermarks:
         with self._lock:
             before = dict(self._steps)
             for name, recent in self._recent.items():
+                if not recent or recent[-1][1] != self._latest[name]:
+                    recent.append((now, self._latest[name]))  # the last of a burst, which nothing follows
                 while recent and recent[0][0] < now - _SETTLED:
                     self._steps[name] = recent.popleft()[1]
             if force:

@@ -95,7 +95,7 @@ def test_a_directory_belongs_to_one_run(tmp_path: Path) -> None:
 
 def test_a_base_that_cannot_hold_runs_is_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be made: Not a directory; choose another base"):
+    with pytest.raises(UserError, match="cannot be made: Not a directory; choose another folder"):
         create_experiment_directory(tmp_path / "file" / "runs", "run")
 
 

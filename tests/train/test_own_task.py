@@ -58,7 +58,7 @@ def test_its_mistakes_are_one_line_too(train_process: Train, project: Path) -> N
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("def step", "def stepp", "SineTask has no method step(model, batch)"),
+        ("def step", "def stepp", "SineTask has no method step(self, model, batch)"),
         ("def val_data", "def value", "SineTask has no method val_data(self)"),
         ("return StepOutput(", "return (", "SineTask.step returned a tuple, but it must be StepOutput"),
         ("error.square().mean()", "0.5", "whose loss is a float"),
