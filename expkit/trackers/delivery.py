@@ -8,7 +8,6 @@ The threads are daemons, not those of a ThreadPoolExecutor, which waits for a hu
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -17,12 +16,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import orjson
-
-from expkit.files import write_json
 from expkit.journal import JournalReader, to_record
 from expkit.record import Record
 from expkit.trackers.base import Alert, RunInfo, Tracker
+from expkit.trackers.watermarks import Watermarks, describe
 
 __all__ = ["Delivery"]
 
@@ -30,8 +27,6 @@ log = logging.getLogger("expkit")
 
 _ITEMS = ("log", "image", "alert")  # the calls that carry something
 _POLL_INTERVAL = 0.1  # seconds
-_SAVE_INTERVAL = 1.0  # seconds between two writes of the watermarks
-_SETTLED = 1.0  # seconds after which a tool has surely written what it got (both flush every 0.5 s)
 
 
 class Delivery:
@@ -57,11 +52,11 @@ class Delivery:
         self._channels = [_Channel(name, tracker, queue_size) for name, tracker in trackers.items()]
         self._start_timeout = start_timeout
         self._finish_timeout = finish_timeout
-        self._watermarks: _Watermarks | None = None
+        self._watermarks: Watermarks | None = None
 
     def start(self, run: RunInfo) -> None:
         """Open the run in every tracker. Steps that a tracker holds of it already are not sent again."""
-        self._watermarks = _Watermarks(run)
+        self._watermarks = Watermarks(run)
         for channel in self._channels:
             channel.start(run, self._watermarks)
         deadline = time.monotonic() + self._start_timeout
@@ -141,7 +136,7 @@ class _Channel:
         self._overflowed = False
         self._last_error = ""
 
-    def start(self, run: RunInfo, watermarks: _Watermarks) -> None:
+    def start(self, run: RunInfo, watermarks: Watermarks) -> None:
         self._thread = threading.Thread(
             target=self._work, args=(run, watermarks), name=f"expkit-tracker-{self.name}", daemon=True
         )
@@ -180,7 +175,7 @@ class _Channel:
             counts = {"failures": self._failures, "undelivered": self._undelivered}
             return {**counts, "last_error": self._last_error}
 
-    def _work(self, run: RunInfo, watermarks: _Watermarks) -> None:
+    def _work(self, run: RunInfo, watermarks: Watermarks) -> None:
         self._started, held = self._call("start", run)
         # What the tool itself says that it holds is exact; the file may be a moment ahead of or behind it.
         self._skip_until = watermarks.get(self.name) if held is None else held
@@ -198,7 +193,7 @@ class _Channel:
             watermarks.save()
             self._closing.wait(_POLL_INTERVAL)
 
-    def _catch_up(self, run: RunInfo, watermarks: _Watermarks) -> None:
+    def _catch_up(self, run: RunInfo, watermarks: Watermarks) -> None:
         """After a resume: send what the journal holds of the steps before it and the tracker does not."""
         if not self._started or run.resumed_step <= self._skip_until:
             return
@@ -210,7 +205,7 @@ class _Channel:
                     self._deliver(_Item("log", entry["step"], (to_record(entry),)), watermarks)
                     watermarks.save()
 
-    def _deliver(self, item: _Item, watermarks: _Watermarks) -> None:
+    def _deliver(self, item: _Item, watermarks: Watermarks) -> None:
         if item.step is not None and item.step <= self._skip_until:
             return
         if not self._started:
@@ -225,7 +220,7 @@ class _Channel:
         try:
             return True, getattr(self._tracker, name)(*args)
         except BaseException as error:  # noqa: BLE001 - a tracker may raise anything, SystemExit too
-            cause = _describe(error)
+            cause = describe(error)
             if self._count(int(name in _ITEMS), f"{name}: {cause}") == 1:
                 message = "tracker %s: %s() failed: %s (said once; training goes on, the journal has everything)"
                 log.warning(message, self.name, name, cause)
@@ -249,77 +244,3 @@ class _Channel:
         if first and self._capacity:
             message = "tracker %s: %d items wait, so new ones are not delivered (the journal has them)"
             log.warning(message, self.name, self._capacity)
-
-
-class _Watermarks:
-    """The last step that each tracker took, kept in `logs/delivery.json` as run id -> tracker -> step.
-
-    The run id is in it because a rewind opens another tracker run for the same directory.
-    """
-
-    def __init__(self, run: RunInfo) -> None:
-        self._path = run.dir / "logs" / "delivery.json"
-        self._runs = self._read()
-        if run.resumed_step <= 0:
-            self._runs.pop(run.id, None)  # left by an attempt that ended before its first checkpoint
-        self._steps = self._runs.setdefault(run.id, {})
-        self._lock = threading.Lock()
-        self._recent: dict[str, deque[tuple[float, int]]] = {}
-        self._latest: dict[str, int] = {}
-        self._saved = time.monotonic()
-
-    def _read(self) -> dict[str, dict[str, int]]:
-        try:
-            content = orjson.loads(self._path.read_bytes())
-            return {run: {name: int(step) for name, step in steps.items()} for run, steps in content.items()}
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            log.warning("%s cannot be read (%s): trackers may get steps twice", self._path, _describe(error))
-            return {}
-
-    def get(self, name: str) -> int:
-        return self._steps.get(name, -1)
-
-    def set(self, name: str, step: int) -> None:
-        with self._lock:
-            self._latest[name] = step
-            recent = self._recent.setdefault(name, deque())
-            if not recent or time.monotonic() - recent[-1][0] > _SETTLED / 10:
-                recent.append((time.monotonic(), step))
-
-    def save(self, force: bool = False) -> None:
-        """Write the file, at most once a second unless forced: then every step counts, else those that have settled.
-
-        Tools keep what they get in memory for a moment. A step that was sent just before a kill is sent again.
-        """
-        now = time.monotonic()
-        if not (force or now - self._saved >= _SAVE_INTERVAL):
-            return
-        with self._lock:
-            before = dict(self._steps)
-            for name, recent in self._recent.items():
-                if not recent or recent[-1][1] != self._latest[name]:
-                    recent.append((now, self._latest[name]))  # the last of a burst, which nothing follows
-                while recent and recent[0][0] < now - _SETTLED:
-                    self._steps[name] = recent.popleft()[1]
-            if force:
-                self._steps.update(self._latest)
-            self._saved = now
-            if self._steps == before:
-                return
-            # A full disk is said by the journal already, and costs no more here than some steps sent twice.
-            with contextlib.suppress(OSError):
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                write_json(self._path, self._runs, durable=False)
-
-
-def _describe(error: BaseException) -> str:
-    """Return type and message of an error and of what caused it first, in one line."""
-    root = error
-    while root.__cause__ is not None:
-        root = root.__cause__
-    text = f"{type(error).__name__}: {error}"
-    if root is not error:
-        text += f" (caused by {type(root).__name__}: {root})"
-    return " ".join(text.split()).rstrip(":")[:500]

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import expkit.trackers.delivery as delivery_module
+import expkit.trackers.watermarks as watermarks_module
 from expkit.journal import Journal
 from expkit.record import Record
 from expkit.trackers import Delivery, RunInfo
@@ -79,7 +79,7 @@ def test_watermarks_are_written_once_a_second_without_finish(run, records, monke
     def write_json(path: Path, value: Any, durable: bool = True) -> None:
         writes.append((time.monotonic(), json.loads(json.dumps(value))))
 
-    monkeypatch.setattr(delivery_module, "write_json", write_json)
+    monkeypatch.setattr(watermarks_module, "write_json", write_json)
     delivery = Delivery({"a": Memory(), "b": Memory()})
     delivery.start(run)
     for record in records(range(1, 251)):
@@ -97,9 +97,9 @@ def test_watermarks_are_written_once_a_second_without_finish(run, records, monke
 
 def test_watermarks_are_written_while_a_queue_is_worked_off(run, records, monkeypatch):
     writes = []
-    monkeypatch.setattr(delivery_module, "write_json", lambda path, value, durable: writes.append(value[run.id]["a"]))
-    monkeypatch.setattr(delivery_module, "_SAVE_INTERVAL", 0.0)
-    monkeypatch.setattr(delivery_module, "_SETTLED", 0.001)
+    monkeypatch.setattr(watermarks_module, "write_json", lambda path, value, durable: writes.append(value[run.id]["a"]))
+    monkeypatch.setattr(watermarks_module, "_SAVE_INTERVAL", 0.0)
+    monkeypatch.setattr(watermarks_module, "_SETTLED", 0.001)
     once(run, records(range(1, 21)), a=Memory("log", lambda: time.sleep(0.002)))
     assert writes == sorted(set(writes))
     assert len(writes) > 10
@@ -110,8 +110,8 @@ def test_a_disk_that_refuses_the_watermarks_stops_nothing(run, records, monkeypa
     def write_json(*args: Any, **options: Any) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(delivery_module, "write_json", write_json)
-    monkeypatch.setattr(delivery_module, "_SAVE_INTERVAL", 0.0)
+    monkeypatch.setattr(watermarks_module, "write_json", write_json)
+    monkeypatch.setattr(watermarks_module, "_SAVE_INTERVAL", 0.0)
     tracker = Memory()
     once(run, records([1, 2, 3]), a=tracker)
     assert tracker.steps == [1, 2, 3]
@@ -119,9 +119,11 @@ def test_a_disk_that_refuses_the_watermarks_stops_nothing(run, records, monkeypa
 
 def test_a_step_counts_as_delivered_once_the_tool_has_had_time_to_write_it(run, records, monkeypatch):
     writes = []
-    monkeypatch.setattr(delivery_module, "write_json", lambda path, value, durable: writes.append(dict(value[run.id])))
-    monkeypatch.setattr(delivery_module, "_SAVE_INTERVAL", 0.0)
-    monkeypatch.setattr(delivery_module, "_SETTLED", 60.0)
+    monkeypatch.setattr(
+        watermarks_module, "write_json", lambda path, value, durable: writes.append(dict(value[run.id]))
+    )
+    monkeypatch.setattr(watermarks_module, "_SAVE_INTERVAL", 0.0)
+    monkeypatch.setattr(watermarks_module, "_SETTLED", 60.0)
     delivery = Delivery({"a": Memory()})
     delivery.start(run)
     for record in records(range(1, 21)):
