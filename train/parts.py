@@ -31,6 +31,7 @@ __all__ = ["Parts", "assemble"]
 log = logging.getLogger("expkit")
 
 _ANY_STEPS = 1000
+_SECTIONS = (*MULTI_SELECT, "run", "trainer", "task", "optimizer", "scheduler", "checkpoint")
 
 
 @dataclasses.dataclass
@@ -95,6 +96,7 @@ def assemble(config: DictConfig) -> Parts:
     for section in ("run", "trainer", *MULTI_SELECT):
         if not isinstance(config.get(section), DictConfig):
             raise ConfigError(f"{section}={config.get(section)}: this is a whole section; set {section}.KEY=... in it")
+    _check_packages(config)
     trainer = TrainerConfig.from_mapping(cast("dict[str, Any]", OmegaConf.to_container(config.trainer, resolve=True)))
     trackers = build_named(config, "tracker", Tracker)
     diagnostics = build_named(config, "diagnostics", Diagnostic)
@@ -138,6 +140,20 @@ def assemble(config: DictConfig) -> Parts:
         plots,
         checkpoints,
     )
+
+
+def _check_packages(config: DictConfig) -> None:
+    """Refuse parts that a misspelt package line has put where nobody looks."""
+    plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=False))
+    for key, section in plain.items():
+        if key in _SECTIONS or not isinstance(section, dict):
+            continue
+        for name, node in section.items():
+            if isinstance(node, dict) and "_target_" in node:
+                raise ConfigError(
+                    f"{key}.{name} is a part in a section that does not exist: the first line of its YAML file "
+                    f"should be `# @package GROUP.{name}`, with GROUP one of {', '.join(MULTI_SELECT)}"
+                )
 
 
 def _model(task: Task) -> nn.Module:

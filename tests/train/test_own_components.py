@@ -59,6 +59,12 @@ def test_everything_on_the_page_works_together(train_process: Train, project: Pa
         ("my_package/norms.py", "import not_there\n", ["diagnostics.norms", "not_there", "not installed"]),
         ("my_package/norms.py", "def broken(:\n", ["diagnostics.norms", "SyntaxError"]),
         ("my_conf/diagnostics/norms.yaml", "# @package diagnostics.norms\nx: 1\n", ["diagnostics.norms", "_target_"]),
+        (
+            "my_conf/diagnostics/norms.yaml",
+            "# @package diagnostic.norms\n_target_: x.y\n",
+            ["diagnostic.norms", "first line"],
+        ),
+        ("my_conf/diagnostics/norms.yaml", "_target_: x.y\n", ["diagnostics", "begin with the line"]),
     ],
 )
 def test_a_mistake_in_a_part_is_one_line_that_names_it(
