@@ -82,7 +82,7 @@ def atomic_writer(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
             if durable:
                 os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException:  # whatever ends the write, Ctrl-C too, leaves no temporary file behind
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
@@ -126,7 +126,7 @@ def write_link(path: Path, target: str) -> None:
     temporary.symlink_to(target)
     try:
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException:  # whatever ends the write, Ctrl-C too, leaves no temporary file behind
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise

@@ -87,7 +87,7 @@ def job(config: DictConfig) -> float | None:
         mask_multirun(Path(HydraConfig.get().sweep.dir) / "multirun.yaml")
     try:
         outcome = run(config, console)
-    except Exception as error:
+    except Exception as error:  # told here, whatever it is: the other jobs of a sweep go on
         if "SUBMITIT_EXECUTOR" in os.environ:
             log.error("%s", error, exc_info=not isinstance(error, UserError))  # the launcher leaves the log empty
             raise

@@ -50,7 +50,7 @@ def file_logging(path: Path) -> Iterator[None]:
     log.addHandler(handler)
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # whatever ended the run is to be in its log; it is raised again
         failure = log.makeRecord(log.name, logging.ERROR, "", 0, "%s", (error,), sys.exc_info())
         handler.handle(failure)  # the terminal shows it anyway; a job's output file may be far away
         raise
