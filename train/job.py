@@ -114,7 +114,6 @@ class _Job:
         self.status = StatusFile(files.status, self.report.status)
         self.manager = self._manager()
         self.state: dict[str, Any] | None = None
-        self.saver: Saver | None = None
 
     def run(self, stack: ExitStack) -> Outcome:
         """Do everything; a run that is resumed is touched once it is known that it can be."""
