@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,20 @@ class ResultsView:
         diagnostics: names of the run's diagnostics, whose metrics go to an entry's `diagnostics`.
         by_epoch: an entry for each epoch, for a run without validation; else one for each evaluation.
         interval: least seconds between two writes; who writes asks `due` first.
+        summarize: turns the means of an entry into what is reported: a perplexity is no mean of perplexities.
     """
 
     def __init__(
-        self, run_dir: Path, diagnostics: Sequence[str] = (), by_epoch: bool = False, interval: float = 30.0
+        self,
+        run_dir: Path,
+        diagnostics: Sequence[str] = (),
+        by_epoch: bool = False,
+        interval: float = 30.0,
+        summarize: Callable[[dict[str, float]], Mapping[str, float]] | None = None,
     ) -> None:
         self._files = RunDir(run_dir)
         self._tracker = ConfigTracker(run_dir)
-        self._history = _History(diagnostics, by_epoch)
+        self._history = _History(diagnostics, by_epoch, summarize or dict)
         self._reader = JournalReader(self._files.metrics)
         self._generation = 0
         self._interval = interval
@@ -83,8 +89,14 @@ class ResultsView:
 class _History:
     """Turns journal entries into `{epoch, step, train, test, diagnostics}`, one for each evaluation."""
 
-    def __init__(self, diagnostics: Sequence[str], by_epoch: bool) -> None:
+    def __init__(
+        self,
+        diagnostics: Sequence[str],
+        by_epoch: bool,
+        summarize: Callable[[dict[str, float]], Mapping[str, float]],
+    ) -> None:
         self._by_epoch = by_epoch
+        self._summarize = summarize
         self._prefixes = tuple(f"{name}/" for name in diagnostics)
         self.clear()
 
@@ -126,6 +138,8 @@ class _History:
 
     def _entry(self, test: dict[str, Any]) -> dict[str, Any]:
         train = {name.removeprefix("train_"): total / count for name, (total, count) in self._sums.items()}
+        if train:
+            train |= self._summarize(dict(train))
         made = {"epoch": self._epoch, "step": self._step, "train": train, "test": test}
         return made | ({"diagnostics": self._diagnostics} if self._prefixes else {})
 

@@ -75,7 +75,12 @@ class Report:
         drawn = self.pictures.latest.values() if self.pictures is not None else ()
         shown = [str(path.relative_to(self.files.root)) for made in drawn for path in made]
         if self._results is None:
-            self._results = ResultsView(self.files.root, list(self.parts.diagnostics), by_epoch=runner.val is None)
+            self._results = ResultsView(
+                self.files.root,
+                list(self.parts.diagnostics),
+                by_epoch=runner.val is None,
+                summarize=self.parts.task.summarize,
+            )
         try:
             found = self.manager.best_path() if self.manager is not None else None
             checkpoint = str(found.relative_to(self.files.root)) if found is not None else None

@@ -56,6 +56,17 @@ def test_means_are_weighted_by_samples(run: Path) -> None:
     assert results(ResultsView(run), run)["training_history"][0]["train"] == {"loss": 2.0}
 
 
+def test_what_is_no_mean_is_made_of_means(run: Path) -> None:
+    """The perplexity of an epoch is that of its mean loss, not the mean of the intervals' perplexities."""
+    write(
+        run,
+        (1, 1, {"train_loss": 1.0, "train_perplexity": math.exp(1.0), "samples": 10}),
+        (2, 1, {"train_loss": 3.0, "train_perplexity": math.exp(3.0), "val_loss": 0.0, "samples": 20}),
+    )
+    view = ResultsView(run, summarize=lambda means: {**means, "perplexity": math.exp(means["loss"])})
+    assert results(view, run)["training_history"][0]["train"] == {"loss": 2.0, "perplexity": math.exp(2.0)}
+
+
 def test_final_metrics_are_those_of_the_contract(run: Path) -> None:
     write(
         run,

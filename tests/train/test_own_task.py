@@ -7,8 +7,11 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
+from expkit.journal import read_journal, stable
 from tests.conftest import Train
+from tests.train.helpers import same
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
@@ -45,6 +48,26 @@ def test_it_trains_and_resumes_from_outside_the_repository(train_process: Train,
     assert "absolute_error" in results["training_history"][0]["test"]
     done = train_process("--config-dir", "my_conf", "resume=mine", "trainer.max_epochs=12", cwd=project)
     assert "resumed at step 80" in done.stderr
+
+
+def test_it_is_stopped_resumed_and_the_same_as_if_it_had_not_been(
+    train_process: Train, project: Path, outputs: Path
+) -> None:
+    own = ("--config-dir", "my_conf")
+    arguments = (*own, "task=my_task", "tracker=[]", "trainer.deterministic=true", "trainer.max_epochs=5")
+    train_process(*arguments, "run.id=whole", cwd=project)
+    train_process(*arguments, "run.id=stopped", "trainer.max_steps=21", cwd=project)
+    train_process(*own, "resume=stopped", "trainer.max_steps=null", cwd=project)
+    whole, stopped = (
+        torch.load(outputs / run / "checkpoints" / "checkpoint_latest.pt", weights_only=True)["model_state_dict"]
+        for run in ("whole", "stopped")
+    )
+    assert same(whole, stopped)
+    # The shorter run evaluated at its end, which may have been the best; all else that the whole one says, it says too.
+    said = [repr(stable(entry)) for entry in read_journal(outputs / "stopped" / "logs" / "metrics.jsonl")]
+    for entry in read_journal(outputs / "whole" / "logs" / "metrics.jsonl"):
+        if 24 < entry["step"] < 40:
+            assert repr(stable(entry)) in said
 
 
 def test_its_mistakes_are_one_line_too(train_process: Train, project: Path) -> None:
