@@ -225,7 +225,7 @@ class _Job:
         self.parts.trackers.finish(self.report.summary(), failed=False)
         self.status.set(state)  # once more: the trackers' last troubles are known now
         self.report.end(state)
-        best = runner.best.loss if runner.best.metrics else None
+        best = runner.best.loss if runner.best.step else None
         return Outcome(self.files.root, state, best, 0 if finished else int(self.signals.received or 0))
 
     def _manager(self) -> CheckpointManager | None:

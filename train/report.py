@@ -71,7 +71,7 @@ class Report:
             return
         best: dict[str, Any] = {f"best_{name}": value for name, value in runner.best.metrics.items()}
         if best:
-            best["best_step"] = runner.best.step
+            best["best_step"] = runner.best.step  # of the lowest loss, and of the best checkpoint
         drawn = self.pictures.latest.values() if self.pictures is not None else ()
         shown = [str(path.relative_to(self.files.root)) for made in drawn for path in made]
         if self._results is None:
@@ -122,7 +122,7 @@ class Report:
         runner = self.runner
         assert runner is not None
         if state == "finished":
-            best = f", best val_loss {runner.best.loss:.5g} at step {runner.best.step}" if runner.best.metrics else ""
+            best = f", best val_loss {runner.best.loss:.5g} at step {runner.best.step}" if runner.best.step else ""
             log.info("finished at step %d%s", runner.progress.step, best)
         else:
             where = self.files.root

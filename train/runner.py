@@ -16,9 +16,7 @@ Building the parts is `train.build`'s job, and choosing a run directory `train.j
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -31,24 +29,16 @@ from expkit.record import Record
 from expkit.recorder import Recorder
 from expkit.schedule import Every, Progress, auto_intervals
 from expkit.series import StepSeries
+from train.best import Best
 from train.config import UNKNOWN_STEPS, TrainerConfig
 from train.data import Batches, StepBatches, to_device
 from train.stopwatch import Stopwatch
 from train.tasks.base import Task
 from train.update import AVERAGED, Update
 
-__all__ = ["Best", "Runner"]
+__all__ = ["Runner"]
 
 log = logging.getLogger("expkit")
-
-
-@dataclass
-class Best:
-    """The lowest validation loss so far, and where it was."""
-
-    loss: float = math.inf
-    step: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)
 
 
 class Runner:
@@ -209,10 +199,7 @@ class Runner:
         means = self.evaluate()
         metrics = {f"val_{name}": value for name, value in self.task.summarize(means).items()}
         self.recorder.add(metrics)
-        is_best = metrics["val_loss"] < self.best.loss
-        if is_best:
-            self.best = Best(metrics["val_loss"], self.progress.step, metrics)
-        return is_best
+        return self.best.update(self.progress.step, metrics, self.task.higher_is_better)
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:

@@ -242,15 +242,24 @@ def test_evaluation_does_not_change_training() -> None:
     assert same(often.weights(), never.weights())
 
 
-def test_the_best_loss_is_said_once_at_the_end_with_the_metrics_beside_it() -> None:
+def test_the_best_of_each_metric_is_said_once_at_the_end() -> None:
     run = Run(Regression(n_val=20), functools.partial(SGLD, lr=0.02, temperature=0.5), max_epochs=8).fit()
     losses = run.values("val_loss")
     best = losses.index(min(losses))
     assert 0 < best < 7  # so that neither the first nor the last could pass for it
     assert run.values("final/best_val_loss") == [losses[best]]
-    assert run.values("final/best_val_absolute") == [run.values("val_absolute")[best]]
+    assert run.values("final/best_val_absolute") == [min(run.values("val_absolute"))]
     assert steps_with(run, "final/best_val_loss") == [40]
     assert run.runner.best.step == 5 * (best + 1)
+
+
+def test_higher_is_better_where_the_task_says_so() -> None:
+    class Accuracy(Regression):
+        higher_is_better = ("absolute",)
+
+    run = Run(Accuracy(), max_epochs=3).fit()
+    assert run.values("final/best_val_absolute") == [max(run.values("val_absolute"))]
+    assert run.values("final/best_val_loss") == [min(run.values("val_loss"))]
 
 
 def test_a_loss_that_is_nan_is_never_the_best() -> None:

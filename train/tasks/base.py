@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,8 @@ class Task:
 
     #: What `count` counts: names the speed, `samples_per_sec` or `tokens_per_sec`.
     unit: str = "samples"
+    #: Metrics of which the highest value is the best (`final/best_val_NAME`); of all others it is the lowest.
+    higher_is_better: Collection[str] = ("accuracy",)
 
     def build_model(self) -> nn.Module:
         """Return a new model, on the CPU; the global generator is seeded."""
