@@ -50,12 +50,19 @@ class Tracker:
 
     All methods of one tracker run in one thread of its own (see `expkit.trackers.delivery`), in order, so an
     implementation may block and need not be thread-safe. Whatever it raises is counted and said once; it
-    never reaches the training loop. The constructor runs in the main thread before anything else: it raises
-    `ConfigError` for a bad value and imports nothing heavy.
+    never reaches the training loop. The constructor, `check` and `where` run in the main thread: the first two raise
+    `ConfigError` for what cannot work, import nothing heavy, and come before anything else; `where` comes at the end.
     """
 
     #: Name of the package that must be installed, checked before a run starts without importing it.
     requires: ClassVar[str | None] = None
+
+    def check(self) -> None:
+        """Look, without a network, whether a run could begin.
+
+        Raises:
+            ConfigError: something is missing that the configuration asks for, a key say.
+        """
 
     def start(self, run: RunInfo) -> int | None:
         """Open the run. Return the last step that the tool already holds of it, or None if unknown.
@@ -75,3 +82,10 @@ class Tracker:
 
     def finish(self, summary: Mapping[str, Any], failed: bool = False) -> None:
         """Close the run: no call follows. `summary` holds the final metrics."""
+
+    def where(self, run: RunInfo) -> str | None:
+        """Return the line to type, or the address to open, to look at the run in the tool; None if it is not there.
+
+        Called after `finish`, and after a `start` or `finish` that failed or still goes on: it must not wait.
+        """
+        return None

@@ -100,6 +100,16 @@ class Delivery:
         """
         return {channel.name: channel.trouble() for channel in self._channels if channel.trouble()}
 
+    def where(self, run: RunInfo) -> list[str]:
+        """Return what to type, or to open, to look at the run: a line for each tracker that holds it."""
+        lines = []
+        for channel in self._channels:
+            try:
+                lines.append(channel.tracker.where(run))
+            except Exception as error:  # noqa: BLE001 - a tracker may be anybody's
+                log.warning("tracker %s: where() failed: %s", channel.name, describe(error))
+        return [line for line in lines if line]
+
     def _put(self, item: _Item) -> None:
         for channel in self._channels:
             channel.put(item)
@@ -119,7 +129,7 @@ class _Channel:
     def __init__(self, name: str, tracker: Tracker, queue_size: int) -> None:
         self.name = name
         self.ready = threading.Event()
-        self._tracker = tracker
+        self.tracker = tracker
         # A deque that the thread polls: waking a thread that waits at a queue costs the caller 10 microseconds.
         self._items: deque[_Item] = deque()
         self._capacity = queue_size
@@ -218,7 +228,7 @@ class _Channel:
         """Call a method of the tracker. Return whether it worked, and what it returned."""
         self._doing = name
         try:
-            return True, getattr(self._tracker, name)(*args)
+            return True, getattr(self.tracker, name)(*args)
         except BaseException as error:  # noqa: BLE001 - a tracker may raise anything, SystemExit too
             cause = describe(error)
             if self._count(int(name in _ITEMS), f"{name}: {cause}") == 1:

@@ -38,7 +38,8 @@ class TrackioTracker(Tracker):
 
     Look at it with `trackio show --project P`. A resumed run goes on in the same trackio run. NaN and
     infinities are stored as "NaN", "Infinity" and "-Infinity". A metric whose name trackio keeps for itself
-    ("run") becomes "metric/run". trackio has no summary: final metrics come with the last record.
+    ("run") becomes "metric/run". trackio has no summary: final metrics are in a row of the last step. Nor has it a
+    display name, tags or notes: they are in the configuration, as run_name, run_tags and run_notes.
 
     Runs are local unless `space_id` or `server_url` is given here: TRACKIO_SPACE_ID and TRACKIO_SERVER_URL in
     the environment have no effect, which is said once. TRACKIO_WRITE_TOKEN and TRACKIO_WEBHOOK_URL mean what
@@ -74,6 +75,8 @@ class TrackioTracker(Tracker):
         self.server_url = server_url
         self._run: Any = None
         self._rows = 0
+        self._step = 0
+        self._written: set[str] = set()  # metrics of the last step
 
     def start(self, run: RunInfo) -> int | None:
         """Open the run. Return the last step that the database holds of it, or None.
@@ -115,7 +118,11 @@ class TrackioTracker(Tracker):
         if not self._in_database():
             return None
         self._rows = self._stored_rows()
-        return SQLiteStorage.get_max_step_for_run(project, run.id, run_id=run.id)
+        held: int | None = SQLiteStorage.get_max_step_for_run(project, run.id, run_id=run.id)
+        if held is not None:
+            self._step = held
+            self._written = set(SQLiteStorage.get_snapshot(project, run.id, step=held, run_id=run.id))
+        return held
 
     def log(self, record: Record) -> None:
         """Write one row."""
@@ -123,6 +130,7 @@ class TrackioTracker(Tracker):
         if record.epoch:
             row["epoch"] = record.epoch
         self._log(row, record.step)
+        self._step, self._written = record.step, set(row)
 
     def image(self, name: str, path: Path, step: int) -> None:
         """Copy a picture to trackio's folder and write it in a row of its own."""
@@ -139,15 +147,31 @@ class TrackioTracker(Tracker):
             self._run.alert(alert.title, alert.text, level=level, step=alert.step)
 
     def finish(self, summary: Mapping[str, Any], failed: bool = False) -> None:  # noqa: ARG002
-        """Write what is left and close the run.
+        """Write what the last record has not said of the summary, and what is left, and close the run.
 
         Raises:
             RuntimeError: rows are missing in the database. trackio itself only warns when it cannot write.
         """
-        with self._inside():
-            self._run.finish()
+        final = {_valid_key(name): value for name, value in summary.items()}
+        unsaid = {name: value for name, value in final.items() if name not in self._written}
+        try:
+            if unsaid:
+                self._log(unsaid, self._step)
+        finally:
+            with self._inside():
+                self._run.finish()
         if self._in_database() and (missing := self._rows - self._stored_rows()) > 0:
             raise RuntimeError(f"trackio did not store {missing} rows of run {self._run.name}")
+
+    def where(self, run: RunInfo) -> str | None:
+        """Return the command that shows the project, or the address of the server that has it."""
+        if self._run is None:
+            return None
+        if not self._local:
+            url = f"https://huggingface.co/spaces/{self.space_id}" if self.space_id else str(self.server_url)
+            return url.partition("?")[0]  # what may follow is the key to write there
+        folder = f"TRACKIO_DIR={self.dir} " if self.dir else ""
+        return f'{folder}trackio show --project "{self.project or run.project}"'
 
     @property
     def _local(self) -> bool:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
+import netrc
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from expkit.errors import ConfigError
 from expkit.record import Record
@@ -23,6 +26,8 @@ log = logging.getLogger("expkit")
 _MODES = ("offline", "online", "disabled")
 _LEVELS = {"INFO": "INFO", "WARNING": "WARN", "CRITICAL": "ERROR"}
 _OWN_KEYS = frozenset({"_step", "_timestamp", "_runtime", "_wandb"})  # a metric of that name would break the row
+_HOSTS = ("api.forge.coreweave.com", "api.wandb.ai")  # of W&B's own server, as `wandb login` writes it down
+_KEY_LENGTH = 40  # W&B refuses what is shorter
 _FINISH_TIMEOUT = 20.0  # seconds for the last upload; below Delivery's own, so that the run is closed and not left
 
 
@@ -31,7 +36,8 @@ class WandbTracker(Tracker):
 
     Files are in `<run.dir>/wandb`. Offline runs need neither network nor account; `wandb sync` uploads them.
     W&B cannot resume an offline run: a resumed one writes a second directory with the same id, which goes on
-    at the right step. An online run is resumed.
+    at the right step. An online run is resumed. If its server does not answer, or refuses the key, the run is
+    written offline, which is said once.
 
     What is configured wins over WANDB_MODE, WANDB_PROJECT, WANDB_NAME and WANDB_RUN_ID, which is said once.
     WANDB_API_KEY, WANDB_BASE_URL and what is not configured (WANDB_ENTITY, WANDB_TAGS, ...) mean what they
@@ -42,7 +48,7 @@ class WandbTracker(Tracker):
         project: W&B project; None takes the run's.
         entity: user or team; None means your default.
         mode: offline, online or disabled.
-        init_timeout: seconds to wait for the server at the start of an online run.
+        init_timeout: seconds to wait for each of the server's first two answers to an online run.
         system_metrics: whether W&B samples CPU, memory and GPU every 15 seconds.
 
     Raises:
@@ -70,27 +76,35 @@ class WandbTracker(Tracker):
         self.init_timeout = init_timeout
         self.system_metrics = system_metrics
         self._run: wandb.Run | None = None
+        self._address: str | None = None
         self._images: dict[str, wandb.Image] = {}
 
+    def check(self) -> None:
+        """Look for the key of an online run.
+
+        Raises:
+            ConfigError: there is none, or it cannot be one.
+        """
+        if self.mode == "online" and not _has_key():
+            _check_login()
+
     def start(self, run: RunInfo) -> int | None:
-        """Open the run. Return the last step that the server holds of it; None offline.
+        """Open the run. Return the last step that the server holds of it, -1 for none; None offline.
 
         Raises:
             ConfigError: nobody is logged in to an online run.
-            wandb.Error: the server did not answer in `init_timeout` seconds.
+            wandb.Error: the server took the key, but not the run.
         """
-        # Error reports go over the network. Without one they hold up the interpreter's exit for 10 seconds.
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        _without_error_reports()
         import wandb
 
         project, run_id, name = self.project or run.project, _valid_id(run.id), run.name or run.id
         _say_ignored(WANDB_MODE=self.mode, WANDB_PROJECT=project, WANDB_RUN_ID=run_id, WANDB_NAME=name)
-        if self.mode == "online":
-            _check_login()
+        trouble = self._ask_server() if self.mode == "online" else None
         self._run = wandb.init(
             project=project,
             entity=self.entity,
-            mode=self.mode,  # type: ignore[arg-type]  # checked in the constructor
+            mode="offline" if trouble else self.mode,  # type: ignore[arg-type]  # checked in the constructor
             dir=run.dir,
             id=run_id,
             resume="allow",
@@ -112,7 +126,13 @@ class WandbTracker(Tracker):
                 finish_timeout_raises=True,
             ),
         )
-        return self._run.starting_step - 1 if self._run.resumed else None
+        if trouble:
+            folder = self._run.settings.sync_dir
+            log.warning("wandb: %s: this run is written offline, and `wandb sync %s` uploads it", trouble, folder)
+        if self._run.offline or self._run.disabled:
+            return None
+        self._address = self._run.url
+        return self._run.starting_step - 1 if self._run.resumed else -1
 
     def log(self, record: Record) -> None:
         """Write one row, and with it the pictures that came since the last."""
@@ -148,6 +168,24 @@ class WandbTracker(Tracker):
         self._run.summary.update(dict(summary))
         self._run.finish(exit_code=int(failed))
 
+    def where(self, run: RunInfo) -> str | None:
+        """Return the address of an online run, or the command that reads an offline one."""
+        if self._run is None or self._run.disabled:
+            return None
+        return self._address or f"wandb leet inspect --summary {run.dir}/wandb"
+
+    def _ask_server(self) -> str | None:
+        """Return why an online run cannot be, or None. Asked before `wandb.init`, which leaves its run's id in use."""
+        import wandb
+        from wandb.errors import AuthenticationError
+
+        _check_login()
+        try:
+            wandb.Api(timeout=math.ceil(self.init_timeout))
+        except AuthenticationError as error:
+            return f"the server cannot be reached or refuses the key ({' '.join(str(error).split())})"
+        return None
+
 
 def _say_ignored(**decided: str) -> None:
     for variable, value in decided.items():
@@ -156,17 +194,39 @@ def _say_ignored(**decided: str) -> None:
             log.warning("%s=%s has no effect: the configuration says %s", variable, asked, value)
 
 
+def _has_key() -> bool:
+    """Whether a key is where most people have it, seen without importing W&B, which takes a second."""
+    key = os.environ.get("WANDB_API_KEY")
+    if not key:
+        host = urlsplit(os.environ.get("WANDB_BASE_URL", "")).netloc
+        try:
+            machines = netrc.netrc(Path(os.environ.get("NETRC") or "~/.netrc").expanduser()).hosts
+        except (OSError, netrc.NetrcParseError):
+            return False
+        key = next((machines[name][2] for name in ([host] if host else _HOSTS) if name in machines), None)
+    return key is not None and len(key) >= _KEY_LENGTH
+
+
+def _without_error_reports() -> None:
+    # They go over the network. Without one they hold up the interpreter's exit for 10 seconds. Read at import.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+
+
 def _check_login() -> None:
     # On a terminal wandb.init would ask for a key, in a thread that nobody watches.
+    _without_error_reports()
     import wandb
+    from wandb.errors import AuthenticationError
     from wandb.sdk.lib import wbauth
 
     host = wandb.setup().settings.base_url
-    if wbauth.authenticate_session(host=host, source="expkit", prompt=False, update_session=False) is None:
-        raise ConfigError(
-            f"tracker.wandb.mode is online, but there is no key for {host}: "
-            "run `wandb login`, set WANDB_API_KEY, or choose tracker.wandb.mode=offline"
-        )
+    instead = "run `wandb login`, set WANDB_API_KEY, or choose tracker.wandb.mode=offline"
+    try:
+        found = wbauth.authenticate_session(host=host, source="expkit", prompt=False, update_session=False)
+    except AuthenticationError as error:
+        raise ConfigError(f"tracker.wandb.mode is online, but {str(error).rstrip('.')}: {instead}") from None
+    if found is None:
+        raise ConfigError(f"tracker.wandb.mode is online, but there is no key for {host}: {instead}")
 
 
 def _valid_id(run_id: str) -> str:

@@ -143,6 +143,19 @@ def trackio_query() -> Callable[[Path, str], list[tuple[Any, ...]]]:
     return query
 
 
+@pytest.fixture
+def tensorboard_events() -> Callable[[Path], Any]:
+    """What TensorBoard's own reader finds in a folder: an EventAccumulator that leaves nothing out."""
+
+    def read(folder: Path) -> Any:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        everything = dict.fromkeys(("scalars", "images", "tensors"), 0)
+        return EventAccumulator(str(folder), size_guidance=everything).Reload()
+
+    return read
+
+
 def as_number(value: Any) -> float:
     """Undo the spelling of NaN and infinities that both tools use."""
     words = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}

@@ -26,7 +26,7 @@ def load(file: Path) -> tuple[type[Tracker], dict[str, Any]]:
 
 
 def test_there_are_files():
-    assert {"trackio", "wandb"} <= {file.stem for file in FILES}
+    assert {"tensorboard", "trackio", "wandb"} <= {file.stem for file in FILES}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -37,7 +37,7 @@ def test_a_file_reads_like_the_constructor(file):
     parameters = inspect.signature(kind).parameters
     assert arguments == {name: parameter.default for name, parameter in parameters.items()}
     assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters.values())
-    assert isinstance(kind(**arguments), Tracker)
+    kind(**arguments).check()
 
 
 LIFE = """
@@ -49,15 +49,19 @@ from expkit.trackers import Alert, Delivery, RunInfo
 module, _, name = sys.argv[1].rpartition(".")
 kind = getattr(importlib.import_module(module), name)
 for life, resumed_step in enumerate([0, 2]):
-    delivery = Delivery({"it": kind(**json.loads(sys.argv[2]))}, start_timeout=30)
-    delivery.start(RunInfo(id="a", dir=Path("run"), project="p", config={"a": {"b": 1}}, resumed_step=resumed_step))
+    tracker = kind(**json.loads(sys.argv[2]))
+    delivery = Delivery({"it": tracker}, start_timeout=30)
+    run = RunInfo(id="a", dir=Path("run"), project="p", config={"a": {"b": 1}}, resumed_step=resumed_step)
+    places = [tracker.where(run)]
+    delivery.start(run)
     for step in range(resumed_step + 1, resumed_step + 4):
         delivery.log(Record(step, 1, 1.7e9, {"a/b": step, "nan": math.nan, "run": math.inf, "_step": 1}))
         delivery.image("samples/grid", Path(sys.argv[3]), step)
         for level in ("INFO", "WARNING", "CRITICAL"):
             delivery.alert(Alert("title " * 30, "text", level, step))
     delivery.finish({"final/loss": 1.0}, failed=bool(life))
-    print(delivery.failures())
+    places.append(tracker.where(run))
+    print(delivery.failures(), [type(place).__name__ for place in places])
 print(json.loads(Path("run/logs/delivery.json").read_text()))
 """
 
@@ -67,5 +71,6 @@ def test_a_tracker_lives_through_a_run_and_a_resume_in_silence(file, python, pic
     kind, arguments = load(file)
     target = f"{kind.__module__}.{kind.__name__}"
     stdout, stderr = python(LIFE, target, json.dumps(arguments), picture, TRACKIO_DIR="db")
-    assert stdout.splitlines() == ["{}", "{}", "{'a': {'it': 5}}"]
+    life = "{} ['NoneType', 'str']"  # there is nothing to look at before it has begun
+    assert stdout.splitlines() == [life, life, "{'a': {'it': 5}}"]
     assert stderr == ""

@@ -20,7 +20,7 @@ from expkit.trackers.trackio import TrackioTracker
 
 logging.basicConfig(format="%(message)s", stream=sys.stderr)
 
-def send(steps, tracker=None, resumed_step=0, then=lambda delivery: None, **info):
+def send(steps, tracker=None, resumed_step=0, then=lambda delivery: None, summary={}, **info):
     about = {"id": "toy_1", "dir": Path("run"), "project": "test", "resumed_step": resumed_step} | info
     delivery = Delivery({"trackio": tracker or TrackioTracker()}, start_timeout=30)
     delivery.start(RunInfo(**about))
@@ -29,7 +29,7 @@ def send(steps, tracker=None, resumed_step=0, then=lambda delivery: None, **info
         metrics = {"train_loss": 1 / step, "blob/a.b": step * 3, "special": special}
         delivery.log(Record(step, 1 + step // 100, 1.7e9 + step, metrics))
     then(delivery)
-    delivery.finish({"final/loss": 0.25})
+    delivery.finish(summary)
     return delivery.failures()
 """
 
@@ -45,14 +45,14 @@ def then(delivery):
     delivery.alert(Alert("nan", "loss is not finite", "CRITICAL", 52))
     delivery.log(Record(201, 0, 1.7e9, {{"run": 1.0, "__own": 2.0, "timestamp": 3.0}}))
 assert send([1, 2, 3, 50, 51, 52, 200], then=then, config=config, name="toy run", group="sweep 1",
-            tags=("one", "two"), notes="a note") == {{}}
+            tags=("one", "two"), notes="a note", summary={{"final/loss": 0.25, "run": 1.0}}) == {{}}
 """
     stdout, stderr = python(script, picture, TRACKIO_DIR=str(tmp_path / "db"))
     assert (stdout, stderr) == ("", "")
 
     rows = [(step, json.loads(text)) for step, text in trackio_query(tmp_path / "db", ROWS)]
     sent = records([1, 2, 3, 50, 51, 52, 200])
-    assert [step for step, _ in rows] == [1, 2, 3, 50, 51, 52, 200, 50, 201]
+    assert [step for step, _ in rows] == [1, 2, 3, 50, 51, 52, 200, 50, 201, 201]
     for (step, row), record in zip(rows, sent, strict=False):
         assert step == record.step and row["epoch"] == record.epoch
         assert set(row) == {*record.metrics, "epoch"} and same_numbers(row, record)
@@ -60,6 +60,7 @@ assert send([1, 2, 3, 50, 51, 52, 200], then=then, config=config, name="toy run"
     assert image["caption"] == "step 50"
     assert (tmp_path / "db" / "media" / image["file_path"]).read_bytes() == picture.read_bytes()
     assert rows[8][1] == {"metric/run": 1.0, "metric/own": 2.0, "metric/timestamp": 3.0}
+    assert rows[9][1] == {"final/loss": 0.25}  # what no record said
 
     alerts = trackio_query(tmp_path / "db", "SELECT title, text, level, step FROM alerts ORDER BY id")
     assert alerts == [
@@ -79,9 +80,15 @@ def test_a_resumed_run_is_the_same_run_without_a_step_twice_or_missing(python, t
     python(f"{SETUP}\nassert send(range(1, 8)) == {{}}", TRACKIO_DIR="db")
     # As if the run had been killed before the last batch was written, though it was delivered.
     trackio_query(tmp_path / "db", "DELETE FROM metrics WHERE step > 5")
-    python(f"{SETUP}\nassert send(range(4, 12), resumed_step=3) == {{}}", TRACKIO_DIR="db")
+    script = f"""{SETUP}
+assert send(range(4, 12), resumed_step=3) == {{}}
+final = lambda delivery: delivery.log(Record(12, 0, 1.7e9, {{"final/loss": 0.25}}))
+for resumed_step in (11, 12):
+    assert send([], resumed_step=resumed_step, then=final, summary={{"final/loss": 0.25}}) == {{}}
+"""
+    python(script, TRACKIO_DIR="db")
     rows = trackio_query(tmp_path / "db", "SELECT run_id, run_name, step FROM metrics ORDER BY id")
-    assert rows == [("toy_1", "toy_1", step) for step in range(1, 12)]
+    assert rows == [("toy_1", "toy_1", step) for step in range(1, 13)]
 
 
 def test_on_a_network_file_system_too(python, trackio_query, tmp_path):
@@ -203,6 +210,20 @@ def test_rows_are_whole_while_another_thread_imports_matplotlib(python, trackio_
     python(f"{SETUP}\n{half_imported}\nassert send([1]) == {{}}", TRACKIO_DIR="db")
     ((_, row),) = trackio_query(tmp_path / "db", ROWS)
     assert set(json.loads(row)) == {"train_loss", "blob/a.b", "special", "epoch"}
+
+
+def test_it_says_where_to_look(run):
+    started = {"_run": object()}
+    for arguments, said in [
+        ({}, f'trackio show --project "{run.project}"'),
+        ({"project": "mine", "dir": "db"}, 'TRACKIO_DIR=db trackio show --project "mine"'),
+        ({"space_id": "me/space"}, "https://huggingface.co/spaces/me/space"),
+        ({"server_url": "http://host:7860?write_token=t"}, "http://host:7860"),
+    ]:
+        tracker = TrackioTracker(**arguments)
+        assert tracker.where(run) is None, "it has not started"
+        vars(tracker).update(started)
+        assert tracker.where(run) == said
 
 
 def test_two_places_at_once_are_refused():

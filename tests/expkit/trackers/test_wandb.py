@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import os
+import shlex
+import subprocess
 import sys
-import threading
-import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -119,8 +117,19 @@ def test_the_users_own_run_is_left_alone(run, records, tmp_path, wandb_files):
 
 def test_disabled_stores_nothing(run, records, picture):
     after = {1: [lambda d: d.image("a", picture, 1), lambda d: d.alert(Alert("a", "b", "INFO", 1))]}
-    assert send(WandbTracker(mode="disabled"), run, records([1, 2]), after=after, summary={"a": 1}).failures() == {}
+    tracker = WandbTracker(mode="disabled")
+    assert send(tracker, run, records([1, 2]), after=after, summary={"a": 1}).failures() == {}
     assert not (run.dir / "wandb").exists()
+    assert tracker.where(run) is None
+
+
+def test_the_command_that_it_names_shows_the_run(run, records):
+    tracker = WandbTracker()
+    send(tracker, run, records([1, 2]))
+    _, *arguments = shlex.split(tracker.where(run))
+    done = subprocess.run([sys.executable, "-m", "wandb", *arguments], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert run.id in done.stdout and "train_loss" in done.stdout
 
 
 def test_the_configuration_wins_over_the_environment(run, records, wandb_files, monkeypatch, caplog):
@@ -146,132 +155,3 @@ def test_the_configuration_wins_over_the_environment(run, records, wandb_files, 
 def test_bad_values_are_refused_at_once(arguments, said):
     with pytest.raises(ConfigError, match=said):
         WandbTracker(**arguments)
-
-
-class FakeServer(BaseHTTPRequestHandler):
-    """As much of a W&B server as a run needs. `last_step` makes it know the run; `hang` makes it fall silent."""
-
-    protocol_version = "HTTP/1.1"
-    last_step: int | None = None
-    hang = False
-    rows: list[dict[str, Any]]
-
-    def log_message(self, *args: Any) -> None:
-        pass
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        while type(self).hang:
-            time.sleep(0.1)
-        if self.path == "/graphql":
-            query = json.loads(body)
-            self._reply({"data": self._graphql(query["operationName"], query.get("variables", {}))})
-            return
-        history = json.loads(body).get("files", {}).get("wandb-history.jsonl", {})
-        type(self).rows += [json.loads(line) for line in history.get("content", [])]
-        self._reply({})
-
-    def do_PUT(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self._reply({})
-
-    def _graphql(self, operation: str, variables: dict[str, Any]) -> dict[str, Any]:
-        project = {"id": "p", "name": "p", "entity": {"id": "e", "name": "e"}}
-        if operation == "RunResumeStatus":
-            return {"model": {**project, "bucket": self._known(variables["name"])}}
-        if operation == "UpsertBucket":
-            bucket = {"id": "r", "name": "r", "displayName": "r", "config": "{}", "project": project}
-            return {"upsertBucket": {"bucket": bucket, "inserted": self.last_step is None}}
-        if operation == "CreateRunFiles":
-            url = f"http://127.0.0.1:{self.server.server_address[1]}/file"
-            files = [{"name": name, "uploadUrl": url} for name in variables["files"]]
-            return {"createRunFiles": {"runID": "r", "uploadHeaders": [], "files": files}}
-        return {}
-
-    def _known(self, name: str) -> dict[str, Any] | None:
-        if self.last_step is None:
-            return None
-        tail = json.dumps([json.dumps({"_step": self.last_step, "_runtime": 3})])
-        counts = {"logLineCount": 0, "historyLineCount": 5, "eventsLineCount": 0}
-        texts = {"config": "{}", "summaryMetrics": "{}", "historyTail": tail, "eventsTail": "[]"}
-        return {"name": name, "displayName": name, "tags": [], "wandbConfig": '{"t": 1}', **counts, **texts}
-
-    def _reply(self, content: dict[str, Any]) -> None:
-        text = json.dumps(content).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-
-@pytest.fixture
-def server():
-    handler = type("Handler", (FakeServer,), {"rows": []})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
-        http.daemon_threads, http.block_on_close = True, False
-        threading.Thread(target=http.serve_forever, daemon=True).start()
-        yield handler, f"http://127.0.0.1:{http.server_address[1]}"
-        handler.hang = False
-        http.shutdown()
-
-
-ONLINE = """
-import sys, time
-from pathlib import Path
-import expkit.trackers.wandb as module
-from expkit.record import Record
-from expkit.trackers import Delivery, RunInfo
-
-if len(sys.argv) > 2:
-    module._FINISH_TIMEOUT = float(sys.argv[2])
-delivery = Delivery({"wandb": module.WandbTracker(mode="online", init_timeout=1.5)}, start_timeout=30)
-delivery.start(RunInfo(id="toy", dir=Path("run"), project="p", resumed_step=int(sys.argv[1])))
-for step in range(39, 44):
-    delivery.log(Record(step, 0, 1.0, {"loss": float(step)}))
-print("ready", flush=True)
-sys.stdin.read()
-delivery.finish()
-print(delivery.failures())
-print(time.time())
-"""
-
-
-def online(python, *arguments: Any, **environment: str) -> tuple[dict[str, Any], float]:
-    *_, failures, ended = python(ONLINE, *arguments, **environment)[0].splitlines()
-    return eval(failures), time.time() - float(ended)
-
-
-def test_an_online_run_goes_on_after_what_the_server_holds(python, server):
-    handler, url = server
-    handler.last_step = 40
-    failures, _ = online(python, 39, WANDB_BASE_URL=url, WANDB_API_KEY=KEY)
-    assert failures == {}
-    assert [(row["_step"], row["loss"]) for row in handler.rows] == [(41, 41), (42, 42), (43, 43)]
-
-
-@pytest.mark.parametrize("way", ["refused", "silent"])
-def test_an_online_run_without_a_network_fails_in_time(way, python, server):
-    handler, url = server
-    handler.hang = True
-    url = "http://127.0.0.1:9" if way == "refused" else url
-    began = time.monotonic()
-    failures, exit_took = online(python, 0, WANDB_BASE_URL=url, WANDB_API_KEY=KEY)
-    assert (failures["wandb"]["failures"], failures["wandb"]["undelivered"]) == (1, 5)
-    assert failures["wandb"]["last_error"].startswith("start: CommError: ")
-    assert time.monotonic() - began < 15 and exit_took < 4
-
-
-def test_an_online_run_without_a_key_says_what_to_do(python):
-    failures, _ = online(python, 0, WANDB_BASE_URL="http://127.0.0.1:9")
-    assert "tracker.wandb.mode=offline" in failures["wandb"]["last_error"]
-
-
-def test_a_server_that_falls_silent_does_not_hold_up_the_end(server, start_python):
-    handler, url = server
-    process = start_python(ONLINE, 0, 1, WANDB_BASE_URL=url, WANDB_API_KEY=KEY)
-    assert process.stdout.readline() == "ready\n"
-    handler.hang = True
-    began = time.monotonic()
-    stdout, stderr = process.communicate(timeout=30)
-    assert "TimeoutError" in stdout, stderr
-    assert time.monotonic() - began < 8
