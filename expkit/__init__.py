@@ -12,6 +12,7 @@ _WHERE = {
     "ConfigTracker": "expkit.config_tracker",
     "JournalReader": "expkit.journal",
     "MetricsLogger": "expkit.metrics_logger",
+    "VisualizationManager": "expkit.visualization",
     "check_disk_space": "expkit.experiment",
     "compute_lightweight_blob_metrics": "expkit.diagnostics.blob",
     "create_experiment_directory": "expkit.experiment",
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from expkit.journal import JournalReader as JournalReader
     from expkit.journal import read_journal as read_journal
     from expkit.metrics_logger import MetricsLogger as MetricsLogger
+    from expkit.visualization import VisualizationManager as VisualizationManager
 
 
 def __getattr__(name: str) -> Any:

@@ -43,7 +43,7 @@ class ConfigTracker:
     """Keeps config.json and results.json of one experiment.
 
     Args:
-        experiment_dir: the run directory, which must exist.
+        experiment_dir: the run directory; made, if it is not there, by `save_config`.
     """
 
     def __init__(self, experiment_dir: Path | str) -> None:
@@ -87,6 +87,7 @@ class ConfigTracker:
             "config": plain,
             **{name: _plain(value, name) for name, value in extra.items()},
         }
+        self.files.root.mkdir(parents=True, exist_ok=True)
         write_json(self.files.config, content)
         return self.files.config
 
@@ -116,7 +117,7 @@ class ConfigTracker:
 
         Args:
             final_metrics: name -> number; NaN and infinities become null.
-            best_checkpoint: path of the best checkpoint.
+            best_checkpoint: path of the best checkpoint; one inside the run directory is written relative to it.
             generation_samples: what the model made (texts, say, or paths of pictures).
             training_history: one entry per evaluation; what an earlier call wrote is kept if not given.
 
@@ -130,7 +131,7 @@ class ConfigTracker:
             "experiment_id": self.files.id,
             "training_history": to_plain(training_history),
             "final_metrics": to_plain(final_metrics),
-            "best_checkpoint": None if best_checkpoint is None else str(best_checkpoint),
+            "best_checkpoint": None if best_checkpoint is None else _inside(self.files.root, best_checkpoint),
             "generation_samples": to_plain(generation_samples or []),
         }
         write_json(self.files.results, content)
@@ -149,6 +150,13 @@ def _plain(value: Any, name: str) -> Any:
     from expkit.checkpoints.state import plain_config
 
     return mask_secrets(plain_config(value, name), name)
+
+
+def _inside(root: Path, path: str | Path) -> str:
+    try:
+        return str(Path(path).absolute().relative_to(root.absolute()))
+    except ValueError:
+        return str(path)
 
 
 def _seed(config: Any) -> Any:

@@ -36,8 +36,13 @@ def generate_experiment_id(name: str) -> str:
     return made
 
 
-def create_experiment_directory(base: Path | str, experiment_id: str) -> dict[str, Path]:
+def create_experiment_directory(base: Path | str, experiment_id: str, exist_ok: bool = False) -> dict[str, Path]:
     """Make `base/experiment_id` with its folders, and return them: root, checkpoints, logs, visualizations.
+
+    Args:
+        base: folder of all runs; made if it is not there.
+        experiment_id: the run's folder.
+        exist_ok: take the directory that is there, for a script that goes on with its own run when started again.
 
     Raises:
         UserError: there is such a directory already (it is somebody's run), or it cannot be made.
@@ -47,16 +52,18 @@ def create_experiment_directory(base: Path | str, experiment_id: str) -> dict[st
         raise UserError(f"{base} is a file, so there can be no run directories in it: choose another folder for runs")
     try:
         Path(base).mkdir(parents=True, exist_ok=True)
-        root.mkdir()  # exclusive: of two runs with one id only one gets it
+        root.mkdir(exist_ok=exist_ok)  # exclusive, unless asked: of two runs with one id only one gets it
     except FileExistsError:
-        raise UserError(f"{root} exists already: choose another id, or go on with that run (resume={root})") from None
+        raise UserError(
+            f"{root} exists already: choose another id, or go on with that run (resume={root}; in Python exist_ok=True)"
+        ) from None
     except OSError as error:
         raise UserError(
             f"the run directory {root} cannot be made: {error.strerror}; choose another folder for runs (run.outputs)"
         ) from None
     folders = {name: root / name for name in ("checkpoints", "logs", "visualizations")}
     for folder in folders.values():
-        folder.mkdir()
+        folder.mkdir(exist_ok=exist_ok)
     return {"root": root, **folders}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
+import logging
 import os
 import re
 import shutil
@@ -33,6 +34,8 @@ __all__ = [
     "write_json",
     "write_link",
 ]
+
+log = logging.getLogger("expkit")
 
 _JSON = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE
 _counter = itertools.count()
@@ -173,5 +176,10 @@ def free_gb(path: Path | str) -> float:
 
 
 def check_disk_space(path: Path | str, min_gb: float = 10) -> bool:
-    """Whether at least `min_gb` GB are free at `path`."""
-    return free_gb(path) >= min_gb
+    """Whether at least `min_gb` GB (1024^3 bytes) are free at `path`, which need not be there yet; warns if not."""
+    free = free_gb(path)
+    if free < min_gb:
+        log.warning(
+            "only %.1f GB free at %s, less than %g GB: free some space or choose another folder", free, path, min_gb
+        )
+    return free >= min_gb

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+import weakref
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from expkit.journal import Journal, JournalReader, decode, read_journal
+from expkit.journal import Journal, JournalReader, cut_journal, decode, read_journal
 from expkit.journal.reader import parts_of
 from expkit.record import RESERVED, make_record
 
@@ -38,6 +39,8 @@ class MetricsLogger:
         self.path = self.log_dir / "metrics.jsonl"
         self._journal = Journal(self.path)
         self._text = Journal(self.log_dir / "training.log")
+        for file in (self._journal, self._text):  # who never calls close loses nothing either
+            weakref.finalize(self, file.close)
 
     def should_log(self, step: int) -> bool:
         """Whether `step` is a multiple of the interval."""
@@ -104,6 +107,14 @@ class MetricsLogger:
     def rotate(self) -> Path:
         """Move the entries so far to `metrics.0001.jsonl` (and so on) and go on in a new file."""
         return self._journal.rotate()
+
+    def rewind(self, step: int) -> int:
+        """Cut off the entries after `step`, and return how many: who resumes from `step` logs them again.
+
+        They are kept beside it, in `metrics.cut-1.jsonl` and so on. training.log stays as it is.
+        """
+        self._journal.flush()
+        return cut_journal(self.path, step)
 
     def close(self) -> None:
         """Close both files."""

@@ -2,88 +2,114 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import weakref
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
+from expkit.files import remove_stale_temporaries
 from expkit.journal import JournalReader
 from expkit.plots.base import Plot, PlotContext
+from expkit.plots.curve import Curve
+from expkit.plots.drawing import ThemeName, draw_panels, find_theme, save_figure
+from expkit.plots.panels import LOSSES, group, make_panels
 from expkit.record import RESERVED
 
-__all__ = ["TrainingPlot", "decimate"]
+__all__ = ["TrainingPlot"]
 
-_POINTS = 2000
-_LOSSES = ("train_loss", "loss", "val_loss")
 _UNINTERESTING = ("samples", "memory_allocated_mb")
+_DULL = ("loss_on", "loss_off", "scaled_loss", "coder_mean", "n_noise_points", "_per_sec", "_time_ms")
 
 
 class TrainingPlot(Plot):
-    """Draws the losses in one panel, and up to three more metrics in panels of their own."""
+    """Draws the losses in one panel, and up to three more metrics in panels of their own.
+
+    Each drawing reads what the journal has got since the last one. Where a record holds every step's value (the
+    training loss, that is), these are drawn, with their average.
+
+    Args:
+        viz_interval: see `Plot`.
+        theme: dark or light.
+
+    Raises:
+        ValueError: an argument is none of these.
+    """
+
+    def __init__(self, viz_interval: int | Literal["auto"] = "auto", theme: ThemeName = "dark") -> None:
+        super().__init__(viz_interval)
+        self._theme = find_theme(theme)
+        self._journal: _JournalCurves | None = None
 
     def draw(self, context: PlotContext) -> list[Path]:
         """Draw training_dynamics_step_N.png; nothing if the journal holds no curve yet."""
-        curves = _curves(context.journal)
-        others = [name for name in curves if name not in _LOSSES and len(set(curves[name][1])) > 1]
-        others = [name for name in others if all(curves[name] != curves[loss] for loss in _LOSSES if loss in curves)]
-        losses = [name for name in _LOSSES if name in curves]
-        panels = [names for names in (losses, *([name] for name in _most_telling(others))) if names]
+        if self._journal is None or self._journal.path != context.journal:
+            self._journal = _JournalCurves(context.journal)
+            if context.folder.is_dir():
+                remove_stale_temporaries(context.folder, prefix="training_dynamics_")
+        curves = self._journal.read()
+        panels = make_panels(_chosen(curves), curves)
         if not panels:
             return []
-        from matplotlib.figure import Figure
-
-        columns = 2 if len(panels) > 1 else 1
-        rows = -(-len(panels) // columns)
-        figure = Figure(figsize=(5.5 * columns, 3.2 * rows), layout="constrained")
-        figure.suptitle(f"{context.name}: step {context.step}", fontsize=11)
-        axes = figure.subplots(rows, columns, squeeze=False).flatten()
-        for axis, names in zip(axes, panels, strict=False):
-            for name in names:
-                axis.plot(*decimate(*curves[name]), label=name, linewidth=1.3)
-            values = [value for name in names for value in curves[name][1]]
-            if names[0] in _LOSSES and min(values) > 0 and max(values) > 20 * min(values):
-                axis.set_yscale("log")
-            axis.set_xlabel("step")
-            axis.legend(frameon=False, fontsize=9)
-            axis.grid(alpha=0.25)
-        for axis in axes[len(panels) :]:
-            axis.set_axis_off()
-        path = context.folder / f"training_dynamics_step_{context.step}.png"
-        figure.savefig(path, dpi=120)
-        return [path]
+        never = [name for name in LOSSES if name in curves and curves[name].bounds() is None]
+        note = f"not one finite value: {', '.join(never)}" if never else ""
+        figure = draw_panels(f"{context.name}: step {context.step:,}", panels, self._theme, note)
+        return [save_figure(figure, context.folder / f"training_dynamics_step_{context.step}.png")]
 
 
-def decimate(steps: Sequence[int], values: Sequence[float], points: int = _POINTS) -> tuple[list[int], list[float]]:
-    """Return at most about `points` of a curve: the least and the greatest of each bin, so that spikes stay."""
-    if len(steps) <= points:
-        return list(steps), list(values)
-    size = -(-2 * len(steps) // points)
-    kept: list[int] = []
-    for start in range(0, len(values), size):
-        chunk = range(start, min(start + size, len(values)))
-        kept += sorted({min(chunk, key=values.__getitem__), max(chunk, key=values.__getitem__)})
-    return [steps[index] for index in kept], [values[index] for index in kept]
+class _JournalCurves:
+    """The curves of a journal, in bounded memory, read on from where the last reading ended."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._reader = JournalReader(path)
+        self._generation = 0
+        self._curves: dict[str, Curve] = {}
+        weakref.finalize(self, self._reader.close)  # plots have no end of their own
+
+    def read(self) -> Mapping[str, Curve]:
+        for entry in self._reader:
+            self._clear_if_anew()
+            self._take(entry)
+        self._clear_if_anew()  # the journal may have been cut back to nothing
+        return self._curves
+
+    def _take(self, entry: Mapping[str, Any]) -> None:
+        step, series = entry["step"], entry.get("series", {})
+        for name, values in series.items():  # one value for each step up to this one
+            self._curves.setdefault(name, Curve()).extend(range(step - len(values) + 1, step + 1), values)
+        for name, value in entry.items():
+            if name not in RESERVED and name not in series and isinstance(value, int | float):
+                self._curves.setdefault(name, Curve()).extend((step,), (value,))
+
+    def _clear_if_anew(self) -> None:
+        if self._reader.generation != self._generation:
+            self._generation = self._reader.generation
+            self._curves = {}
 
 
-def _curves(journal: Path) -> dict[str, tuple[list[int], list[float]]]:
-    curves: dict[str, tuple[list[int], list[float]]] = {}
-    with JournalReader(journal) as reader:
-        for entry in reader:
-            for name, value in entry.items():
-                if name not in RESERVED and isinstance(value, int | float) and value == value:
-                    steps, values = curves.setdefault(name, ([], []))
-                    steps.append(entry["step"])
-                    values.append(value)
-    return curves
+def _chosen(curves: Mapping[str, Curve]) -> dict[str, Sequence[str]]:
+    """Return title -> metrics of the panels: losses first, then what is most telling of what changes at all."""
+    bounds = {name: found for name, curve in curves.items() if (found := curve.bounds()) is not None}
+    losses = [name for name in LOSSES if name in bounds]
+    seen = [curves[name].line() for name in losses]
+    others = [
+        name
+        for name, (low, high) in bounds.items()
+        if name not in losses and not name.startswith("final/") and low < high and curves[name].line() not in seen
+    ]
+    groups = group(others)
+    chosen: dict[str, Sequence[str]] = {"loss": losses} if losses else {}
+    return chosen | {title: groups[title] for title in _most_telling(groups)}
 
 
-def _most_telling(names: Sequence[str]) -> list[str]:
-    """Return up to three metrics worth a panel: what is validated before speeds, the learning rate in any case."""
+def _most_telling(groups: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return up to three titles worth a panel: what is validated before speeds, the learning rate in any case."""
 
-    def rank(name: str) -> tuple[int, str]:
+    def rank(title: str) -> tuple[int, str]:
         order = ("val_", "blob/weight", "blob/", "gradient_norm", "train_")
-        place = next((index for index, prefix in enumerate(order) if name.startswith(prefix)), len(order))
-        return place, name
+        found = (place for place, prefix in enumerate(order) if any(name.startswith(prefix) for name in groups[title]))
+        return next(found, len(order)), title
 
-    wanted = sorted((name for name in names if name not in (*_UNINTERESTING, "learning_rate")), key=rank)
-    dull = ("loss_on", "loss_off", "scaled_loss", "_per_sec", "_time_ms")
-    telling = [name for name in wanted if not name.endswith(dull)]
-    return [*telling[:2], "learning_rate"] if "learning_rate" in names else telling[:3]
+    wanted = sorted((title for title in groups if title not in (*_UNINTERESTING, "learning_rate")), key=rank)
+    telling = [title for title in wanted if not title.endswith(_DULL)]
+    return [*telling[:2], "learning_rate"] if "learning_rate" in groups else telling[:3]

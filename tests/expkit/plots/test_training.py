@@ -1,20 +1,27 @@
-"""training_dynamics: curves from the journal alone."""
+"""training_dynamics: curves from the journal alone, read on from where the last drawing ended."""
 
 from __future__ import annotations
 
+import gc
 import math
+import os
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from torch import nn
 
-from expkit.journal import Journal
+import expkit.journal.reader
+import expkit.plots.training
+from expkit.journal import Journal, cut_journal
 from expkit.plots import Plot, PlotContext
+from expkit.plots.drawing import THEMES
 from expkit.plots.samples import SamplesPlot
-from expkit.plots.training import TrainingPlot, decimate
+from expkit.plots.training import TrainingPlot
 from expkit.record import make_record
+from tests.expkit.plots.helpers import keep_figures, titles
 
 
 @pytest.fixture
@@ -22,16 +29,29 @@ def context(tmp_path: Path) -> PlotContext:
     return PlotContext(20, tmp_path, tmp_path / "metrics.jsonl", nn.Linear(1, 1), task=None, name="toy")
 
 
-def write(context: PlotContext, **curves: list[float]) -> None:
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    return keep_figures(monkeypatch, expkit.plots.training)
+
+
+def write(context: PlotContext, first: int = 1, **curves: list[float]) -> None:
     with Journal(context.journal) as journal:
-        for step, values in enumerate(zip(*curves.values(), strict=True), 1):
+        for step, values in enumerate(zip(*curves.values(), strict=True), first):
             journal.write(make_record(step, dict(zip(curves, values, strict=True))))
 
 
-def draw(context: PlotContext) -> list[Path]:
+def draw(context: PlotContext, plot: TrainingPlot | None = None) -> list[Path]:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return TrainingPlot().draw(context)
+        return (plot or TrainingPlot()).draw(context)
+
+
+def shown(figure: Figure) -> dict[str, list[str]]:
+    """Title -> curves of each panel."""
+    return {
+        axes.get_title("left"): [str(line.get_label()) for line in axes.lines if line.get_label()[0] != "_"]
+        for axes in figure.axes
+    }
 
 
 @pytest.mark.parametrize(
@@ -40,8 +60,6 @@ def draw(context: PlotContext) -> list[Path]:
         {"train_loss": [3.0, 2.0], "val_loss": [3.0, 2.5], "learning_rate": [0.1, 0.05], "gradient_norm": [1.0, 2.0]},
         {"loss": [3.0, 2.0], "perplexity": [20.0, 7.0]},
         {"train_loss": [1000.0, 0.1]},
-        {"train_loss": [1.0]},
-        {"accuracy": [10.0, 20.0]},
         {"train_loss": [1.0, math.nan, math.inf, 0.5]},
         {"train_loss": [0.0, -1.0]},
     ],
@@ -61,20 +79,110 @@ def test_nothing_to_draw_is_no_picture(context: PlotContext, curves: dict[str, l
     assert draw(context) == []
 
 
-def test_spikes_stay_when_a_long_curve_is_thinned() -> None:
-    steps, values = list(range(100_000)), [1.0] * 100_000
-    values[12_345], values[67_890] = 50.0, -50.0
-    thin_steps, thin_values = decimate(steps, values)
-    assert len(thin_values) <= 2100
-    assert (max(thin_values), min(thin_values)) == (50.0, -50.0)
-    assert thin_steps[thin_values.index(50.0)] == 12_345
-    assert thin_steps == sorted(set(thin_steps))
-    assert decimate([1, 2], [0.5, 0.6]) == ([1, 2], [0.5, 0.6])
+def test_what_is_validated_is_shown_beside_its_training_value(context: PlotContext, figures: list[Figure]) -> None:
+    names = "train_loss val_loss train_perplexity val_perplexity train_accuracy val_accuracy learning_rate samples"
+    changing = {name: [1.0, place] for place, name in enumerate([*names.split(), "samples_per_sec"], 2)}
+    write(context, **changing, constant=[1.0, 1.0], **{"final/best_val_loss": [2.0, 1.0]})
+    draw(context)
+    assert shown(figures[0]) == {
+        "loss": ["train_loss", "val_loss"],
+        "accuracy": ["train_accuracy", "val_accuracy"],
+        "perplexity": ["train_perplexity", "val_perplexity"],
+        "learning_rate": ["learning_rate"],
+    }
+
+
+def test_a_copy_of_a_loss_is_not_shown_again(context: PlotContext, figures: list[Figure]) -> None:
+    write(context, train_loss=[2.0, 1.0], train_scaled=[2.0, 1.0], gradient_norm=[1.0, 3.0])
+    draw(context)
+    assert titles(figures[0]) == ["loss", "gradient_norm"]
+
+
+def test_every_steps_loss_is_shown_where_the_journal_has_it(context: PlotContext, figures: list[Figure]) -> None:
+    with Journal(context.journal) as journal:
+        journal.write(make_record(3, {"train_loss": 2.0}, series={"train_loss": [3.0, 2.0, 1.0]}))
+        journal.write(make_record(5, {"train_loss": 0.5}, series={"train_loss": [0.75, 0.25]}))
+    draw(context)
+    (line,) = figures[0].axes[0].lines
+    assert [list(data) for data in line.get_data()] == [[1, 2, 3, 4, 5], [3.0, 2.0, 1.0, 0.75, 0.25]]
+
+
+def test_a_loss_that_never_was_finite_is_said_in_the_picture(context: PlotContext, figures: list[Figure]) -> None:
+    write(context, train_loss=[math.nan] * 2, val_loss=[2.0, 1.0])
+    draw(context)
+    assert "not one finite value: train_loss" in [text.get_text() for text in figures[0].axes[0].texts]
+
+
+def test_a_drawing_reads_only_what_is_new(
+    context: PlotContext, figures: list[Figure], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[bytes] = []
+    real = expkit.journal.reader.decode
+    monkeypatch.setattr(expkit.journal.reader, "decode", lambda line: decoded.append(line) or real(line))
+    plot = TrainingPlot()
+    write(context, train_loss=[3.0] * 50)
+    draw(context, plot)
+    assert len(decoded) == 50
+    write(context, 51, train_loss=[2.0] * 3)
+    draw(context, plot)
+    assert len(decoded) == 53
+    assert len(figures[1].axes[0].lines[0].get_data()[0]) == 53
+
+
+@pytest.mark.parametrize("kept", [0, 3])
+def test_a_journal_that_was_cut_is_drawn_as_it_is_now(context: PlotContext, figures: list[Figure], kept: int) -> None:
+    plot = TrainingPlot()
+    write(context, train_loss=[5.0, 4.0, 3.0, 2.0, 1.0])
+    draw(context, plot)
+    cut_journal(context.journal, kept)
+    if not kept:
+        assert draw(context, plot) == []
+    write(context, kept + 1, train_loss=[9.0, 8.0])
+    draw(context, plot)
+    assert list(figures[-1].axes[0].lines[0].get_ydata()) == [*[5.0, 4.0, 3.0][:kept], 9.0, 8.0]
+
+
+def test_a_plot_may_be_used_for_another_run(context: PlotContext, figures: list[Figure], tmp_path: Path) -> None:
+    plot = TrainingPlot()
+    write(context, train_loss=[5.0])
+    draw(context, plot)
+    other = PlotContext(7, tmp_path / "other", tmp_path / "other.jsonl", context.model, None, "other")
+    write(other, train_loss=[1.0])
+    assert draw(other, plot) == [tmp_path / "other" / "training_dynamics_step_7.png"]
+    assert list(figures[-1].axes[0].lines[0].get_ydata()) == [1.0]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files in /proc")
+def test_the_journal_is_closed_when_the_plot_is_gone(context: PlotContext) -> None:
+    def opened() -> int:
+        files = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]  # noqa: PTH208
+        return sum(os.path.exists(file) and os.path.realpath(file) == str(context.journal) for file in files)  # noqa: PTH110
+
+    write(context, train_loss=[5.0])
+    plot = TrainingPlot()
+    draw(context, plot)
+    assert opened() == 1
+    del plot
+    gc.collect()
+    assert opened() == 0
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_a_theme_colours_the_picture(context: PlotContext, figures: list[Figure], theme: Any) -> None:
+    write(context, train_loss=[2.0, 1.0])
+    draw(context, TrainingPlot(theme=theme))
+    from matplotlib.colors import to_hex
+
+    assert to_hex(figures[0].get_facecolor()) == THEMES[theme].figure
+    assert to_hex(figures[0].axes[0].lines[0].get_color()) == THEMES[theme].cycle[0]
+
+
+def test_an_unknown_theme_is_refused() -> None:
+    with pytest.raises(ValueError, match="theme=blue: choose dark or light"):
+        TrainingPlot(theme="blue")  # type: ignore[arg-type]
 
 
 def test_a_tasks_own_figures_are_saved(context: PlotContext, tmp_path: Path) -> None:
-    from matplotlib.figure import Figure
-
     class Task:
         def figures(self, model: Any) -> dict[str, Figure]:
             return {"samples": Figure()}

@@ -1,0 +1,231 @@
+"""How curves are drawn: the one implementation of panels, themes and atomic pictures.
+
+Only matplotlib's Figure is used: no pyplot, no backend, no rcParams, so that it works without a display, from any
+thread, and whatever somebody has set for their own pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from expkit.errors import UserError
+from expkit.files import atomic_writer
+from expkit.plots.panels import Line, Panel
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["THEMES", "Theme", "ThemeName", "draw_panels", "find_theme", "save_figure"]
+
+ThemeName = Literal["dark", "light"]
+
+_WIDTH = 11.0  # inches
+_DPI = 120
+_FEW = 30  # values that are shown one by one
+_CROWDED = 8  # lines
+_LABEL = 48
+_IN_LEGEND = 24
+_Dashes = Literal["-", "--", ":", "-."]
+_DASHES: tuple[_Dashes, ...] = ("-", "--", ":", "-.")
+_LOGARITHMIC = ("loss", "perplexity", "norm")
+
+
+@dataclass(frozen=True, slots=True)
+class Theme:
+    """Colours. Those of `cycle` are told apart by people with any kind of colour vision."""
+
+    figure: str
+    axes: str
+    text: str
+    muted: str
+    grid: str
+    cycle: tuple[str, ...]
+
+
+THEMES: dict[str, Theme] = {
+    "dark": Theme(
+        figure="#0f1419",
+        axes="#161c24",
+        text="#e6e9ee",
+        muted="#95a0ae",
+        grid="#2b3440",
+        cycle=("#56b4f0", "#f5a742", "#4fd1a1", "#ef6f9f", "#b49cf5", "#ece066", "#f07f5b", "#a9b4c2"),
+    ),
+    "light": Theme(
+        figure="#ffffff",
+        axes="#ffffff",
+        text="#1b222b",
+        muted="#5b6673",
+        grid="#e1e5ea",
+        cycle=("#0068b0", "#d2600a", "#00855f", "#c0357a", "#6a4fc4", "#8f7a00", "#8c4a3a", "#5b6673"),
+    ),
+}
+
+
+def find_theme(name: str) -> Theme:
+    """Return the theme called `name`.
+
+    Raises:
+        UserError: (a ValueError) there is none.
+    """
+    if not isinstance(name, str) or name not in THEMES:
+        raise UserError(f"theme={name}: choose {' or '.join(THEMES)}")
+    return THEMES[name]
+
+
+def draw_panels(
+    heading: str, panels: Sequence[Panel], theme: Theme, note: str = "", shared_legend: bool = False
+) -> Figure:
+    """Draw the first panel over the whole width, the others below it.
+
+    Args:
+        heading: the picture's title.
+        panels: at least one.
+        theme: colours.
+        note: a line under the title.
+        shared_legend: the panels show the same things: one legend for all, below them.
+    """
+    from matplotlib.figure import Figure
+
+    below = len(panels) - 1
+    columns = (1, 1, 2, 3, 2)[below] if below < 5 else 3
+    rows = -(-below // columns)
+    figure = Figure(figsize=(_WIDTH, 4.4 + 2.6 * rows), layout="constrained", facecolor=theme.figure)
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.set(w_pad=0.12, h_pad=0.1)  # type: ignore[call-arg]  # inches; of the constrained layout
+    grid = figure.add_gridspec(rows + 1, columns, height_ratios=[3.6, *[2.6] * rows])
+    places = [grid[0, :], *(grid[1 + index // columns, index % columns] for index in range(below))]
+    limits = _step_limits(panels)
+    for index, (place, panel) in enumerate(zip(places, panels, strict=True)):
+        axes = figure.add_subplot(place, xlim=limits)
+        _draw(axes, panel, theme, legend=not shared_legend, wide=index == 0)
+    _head(figure.axes[0], heading, note, theme)
+    if shared_legend:
+        _legend_below(figure, panels, theme)
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write `figure` to `path` as PNG: the whole picture or, if that fails, none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_writer(path, durable=False) as file:
+        figure.savefig(file, format="png", dpi=_DPI, facecolor=figure.get_facecolor(), bbox_inches=None)
+    return path
+
+
+def _head(axes: Axes, heading: str, note: str, theme: Theme) -> None:
+    """Write heading and note above the first panel, where its own title begins."""
+
+    def write(text: str, points: float, **style: Any) -> None:
+        axes.annotate(text, (0, 1), (0, points), "axes fraction", "offset points", annotation_clip=False, **style)
+
+    write(_text(heading, 90), 48 if note else 30, color=theme.text, fontsize=14, fontweight="bold")
+    if note:
+        write(_text(note, 150), 30, color=theme.muted, fontsize=9)
+
+
+def _draw(axes: Axes, panel: Panel, theme: Theme, legend: bool, wide: bool) -> None:
+    _style(axes, panel, theme, wide)
+    logarithmic = _scale(axes, panel, wide)
+    averaged = False
+    for line in panel.lines:
+        colour, dashes = _look(line, theme)
+        steps, values = line.curve.line()
+        if line.curve.noisy(logarithmic):
+            averaged = True
+            axes.plot(steps, values, color=colour, alpha=0.28 if len(panel.lines) <= _CROWDED else 0.1, linewidth=0.8)
+            steps, values = line.curve.average()
+        marker = "o" if len(values) <= _FEW else ""
+        axes.plot(
+            steps, values, dashes, color=colour, linewidth=1.8 if len(panel.lines) <= _CROWDED else 1.2,
+            marker=marker, markersize=3.5, label=_text(line.label),
+        )  # fmt: skip
+    if legend and (len(panel.lines) > 1 or panel.lines[0].label != panel.title):
+        axes.legend(frameon=False, fontsize=9, labelcolor=theme.text, loc="best")
+    remarks = [_missing(panel), "faint: every value, line: moving average" if averaged and wide else ""]
+    axes.set_title(_text("   ".join(filter(None, remarks)), 110), loc="right", color=theme.muted, fontsize=8.5)
+
+
+def _style(axes: Axes, panel: Panel, theme: Theme, wide: bool) -> None:
+    axes.set_facecolor(theme.axes)
+    axes.set_title(_text(panel.title), loc="left", color=theme.text, fontsize=12 if wide else 10.5)
+    axes.set_axisbelow(True)
+    axes.grid(visible=True, which="major", color=theme.grid, linewidth=0.8, linestyle="-", alpha=1)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(theme.grid)
+    axes.tick_params(which="both", colors=theme.muted, labelcolor=theme.muted, labelsize=9, length=0)
+    axes.set_xlabel("step", color=theme.muted, fontsize=9)
+
+
+def _step_limits(panels: Sequence[Panel]) -> tuple[float, float]:
+    """Return the same limits for all panels: what happened at one step is seen at one place."""
+    steps = [step for panel in panels for line in panel.lines for step in line.curve.line()[0]]
+    first, last = min(steps), max(steps)
+    room = 0.02 * (last - first) or 1
+    return first - room, last + room
+
+
+def _scale(axes: Axes, panel: Panel, wide: bool) -> bool:
+    """Set ticks and scales; return whether the values have a logarithmic one."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+
+    ticks = MaxNLocator(nbins=8 if wide else 4, integer=True, steps=[1, 2, 2.5, 5, 10], min_n_ticks=1)
+    axes.xaxis.set_major_locator(ticks)
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    bounds = [found for line in panel.lines if (found := line.curve.bounds()) is not None]
+    low, high = min(low for low, _ in bounds), max(high for _, high in bounds)
+    logarithmic = low > 0 and high > 10 * low and any(word in panel.title for word in _LOGARITHMIC)
+    if logarithmic:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 3000 * low else (1,), numticks=9))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    return logarithmic
+
+
+def _look(line: Line, theme: Theme) -> tuple[str, _Dashes]:
+    """Return colour and line style: after the last colour they begin again, dashed differently."""
+    turn, place = divmod(line.colour, len(theme.cycle))
+    return theme.cycle[place], _DASHES[turn % len(_DASHES)]
+
+
+def _missing(panel: Panel) -> str:
+    broken = [line for line in panel.lines if line.curve.nonfinite]
+    return ", ".join(
+        f"{line.label}: {line.curve.nonfinite:,} not finite, from step {line.curve.first_nonfinite:,.0f}"
+        if len(panel.lines) > 1
+        else f"{line.curve.nonfinite:,} values not finite, from step {line.curve.first_nonfinite:,.0f}"
+        for line in broken[:2]
+    )
+
+
+def _legend_below(figure: Figure, panels: Sequence[Panel], theme: Theme) -> None:
+    from matplotlib.lines import Line2D
+
+    lines = {line.colour: line for panel in panels for line in panel.lines}
+    shown = [lines[place] for place in sorted(lines)[:_IN_LEGEND]]
+    labels = [_text(line.label) for line in shown]
+    handles = [
+        Line2D([], [], color=colour, linestyle=dashes, linewidth=2)
+        for colour, dashes in (_look(line, theme) for line in shown)
+    ]
+    if len(lines) > len(shown):
+        handles.append(Line2D([], [], linestyle=""))
+        labels.append(f"and {len(lines) - len(shown)} more")
+    columns = max(1, min(5, 140 // (8 + max(map(len, labels)))))
+    figure.set_figheight(figure.get_figheight() + 0.22 * -(-len(labels) // columns))
+    figure.legend(
+        handles, labels, loc="outside lower left", ncols=columns, frameon=False, fontsize=9.5, labelcolor=theme.text
+    )
+
+
+def _text(name: str, longest: int = _LABEL) -> str:
+    """Return a name as it is shown: no formula, not left out of the legend, and not longer than there is room for."""
+    name = name if len(name) <= longest else f"{name[: longest - 16]}…{name[-15:]}"
+    return (" " if name.startswith("_") else "") + name.replace("$", r"\$")

@@ -1,0 +1,111 @@
+"""What goes into a picture of curves: which metrics share a panel, and which are worth one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from expkit.plots.curve import Curve
+from expkit.record import to_number
+
+__all__ = ["LOSSES", "Line", "Panel", "evenly", "group", "make_panels", "numbers"]
+
+#: What is drawn in the first panel, together.
+LOSSES = ("train_loss", "loss", "val_loss")
+
+_OTHERS = 6  # colours of a theme's cycle that are neither training's nor validation's
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A curve with its label and the place of its colour in the theme's cycle."""
+
+    label: str
+    curve: Curve
+    colour: int
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """What is drawn on one pair of axes."""
+
+    title: str
+    lines: Sequence[Line]
+
+
+def group(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return title -> metrics of one panel: train_accuracy and val_accuracy are seen together, and all losses are."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        title = "loss" if name in LOSSES else name.removeprefix("train_").removeprefix("val_")
+        groups.setdefault(title, []).append(name)
+    return {
+        title if len(members) > 1 or title == "loss" else members[0]: sorted(members, key=_validated_last)
+        for title, members in groups.items()
+    }
+
+
+def _validated_last(name: str) -> tuple[bool, str]:
+    return name.startswith("val_"), name
+
+
+def make_panels(groups: Mapping[str, Sequence[str]], curves: Mapping[str, Curve]) -> list[Panel]:
+    """Return a panel for each group, with the same colours for training and validation everywhere."""
+    panels = []
+    for index, (title, names) in enumerate(groups.items()):
+        lines: list[Line] = []
+        for name in names:
+            trained = name.startswith("train_") or name in LOSSES
+            colour = 1 if name.startswith("val_") else 0 if trained else 2 + index % _OTHERS
+            taken = {line.colour for line in lines}
+            lines.append(Line(name, curves[name], 2 if colour in taken else colour))
+        panels.append(Panel(title, lines))
+    return panels
+
+
+def numbers(name: str, values: Any) -> list[float] | float | None:
+    """Return what somebody passes as a metric as a list of numbers, or as one number; None if there is none yet.
+
+    Args:
+        name: the metric, for the message.
+        values: a number, a sequence of numbers (None for a missing one), or a tensor or array of one dimension; or
+            a sequence of such scalars.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if values is None:
+        return None
+    if getattr(values, "ndim", 0) > 1:
+        raise TypeError(f"{name!r} has shape {tuple(values.shape)}, but a curve has one dimension")
+    if hasattr(values, "tolist"):
+        values = values.tolist()
+    if isinstance(values, Iterable) and not isinstance(values, str | bytes | Mapping):
+        found = list(values)
+        if set(map(type, found)) == {float}:  # at C speed, for histories of a million losses
+            return found
+        return [math.nan if value is None else _number(name, value) for value in found]
+    return _number(name, values)
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return to_number(name, value)
+    except TypeError:
+        raise TypeError(f"{name!r} holds {type(value).__name__}, and a curve is made of numbers") from None
+
+
+def evenly(count: int, step: int) -> Sequence[float]:
+    """Return the steps of `count` values that spread evenly over the steps up to `step`, the last one at `step`.
+
+    One value for each update gives 1 ... step; one more (counted from 0) 0 ... step.
+    """
+    if count == step or step <= 0:
+        return range(1, count + 1)
+    if count == step + 1:
+        return range(count)
+    if count < step:
+        return [step * number / count for number in range(1, count + 1)]
+    return [step * number / (count - 1) for number in range(count)]
