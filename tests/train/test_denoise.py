@@ -17,7 +17,8 @@ from expkit.errors import ConfigError
 from tests.train.helpers import Run, same
 from train.models.two_layer_net import TwoLayerNet
 from train.tasks.denoise import DenoiseTask
-from train.tasks.denoise_data import DigitsData, NoisyVectors, TwoHotData, TwoHotVectors, read_digits
+from train.tasks.denoise_data import DigitsData, NoisyVectors, TwoHotData, TwoHotVectors
+from train.tasks.digits import read_digits
 
 
 def two_hot(**options: Any) -> TwoHotData:
@@ -199,7 +200,7 @@ def test_digits_are_those_of_scikit_learn() -> None:
 
 
 def test_digits_are_read_without_importing_scikit_learn() -> None:
-    code = "import sys; from train.tasks import denoise_data as d; d.read_digits(); print('sklearn' in sys.modules)"
+    code = "import sys; from train.tasks.digits import read_digits; read_digits(); print('sklearn' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import functools
+import inspect
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from expkit.errors import ConfigError
+from expkit.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["StepOutput", "Task"]
+__all__ = ["StepOutput", "Task", "build_fitting", "check_data"]
 
 
 @dataclass(slots=True)
@@ -82,3 +84,66 @@ class Task:
     def samples(self, model: nn.Module) -> list[Any]:
         """Return what the model generates (texts, say) for results.json."""
         return []
+
+
+def check_data(task: str, data: Any, kinds: type | tuple[type, ...], options: str) -> None:
+    """Refuse data that were made for another task. To be called first in a task's constructor.
+
+    Args:
+        task: the task's option, for the message.
+        data: what `task/data` gave.
+        kinds: classes, or runtime-checkable protocols, of which it must be one.
+        options: what to choose instead, such as "task/data=digits or two_hot".
+
+    Raises:
+        ConfigError: the data are of another kind.
+    """
+    if not isinstance(data, kinds):
+        raise ConfigError(f"task.data is {type(data).__name__}, which task={task} cannot use: choose {options}")
+
+
+def build_fitting(
+    task: str,
+    model: Callable[..., nn.Module],
+    inputs: torch.Tensor,
+    shape: tuple[int, ...],
+    options: str,
+    /,
+    **known: Any,
+) -> nn.Module:
+    """Return a new model, tried on one batch. To be called in a task's `build_model`.
+
+    Args:
+        task: the task's option, for the message.
+        model: makes the model.
+        inputs: a batch of the shape and type that the task's data have; zeros will do.
+        shape: what the output's shape must be.
+        options: what to choose instead, such as "task/model=cnn or mlp".
+        known: what follows from the data; given to a model that has a parameter of that name and no value for it.
+
+    Raises:
+        ConfigError: the model cannot be built or run, or its output has another shape.
+    """
+    made_by: Any = model
+    given: set[str] = set()
+    while isinstance(made_by, functools.partial):
+        given |= made_by.keywords.keys()
+        made_by = made_by.func
+    cause = None
+    try:
+        accepted = inspect.signature(made_by).parameters.keys() - given
+        made = model(**{key: value for key, value in known.items() if key in accepted})
+        training = made.training
+        with torch.no_grad():
+            found = tuple(made.eval()(inputs).shape)  # in evaluation mode no random number is drawn
+        made.train(training)
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a model of another task may raise anything
+        cause, why = error, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    else:
+        if found == shape:
+            return made
+        why = f"it maps {tuple(inputs.shape)} to {found}, not to {shape}"
+    name = getattr(made_by, "__name__", "the model")
+    raise ConfigError(f"task.model: {name} does not fit task={task}: choose {options} ({why})") from cause

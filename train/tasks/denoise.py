@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
-from train.tasks.base import StepOutput, Task
+from train.tasks.base import StepOutput, Task, build_fitting, check_data
 from train.tasks.denoise_data import DigitsData, NoisyVectors, TwoHotData
 
 if TYPE_CHECKING:
@@ -34,14 +35,17 @@ class DenoiseTask(Task):
         dec_reg: weight of the squared norm of the decoder's matrix.
     """
 
+    higher_is_better = ("psnr",)
+
     def __init__(
         self,
         data: DigitsData | TwoHotData,
-        model: Callable[[], nn.Module],
+        model: Callable[..., nn.Module],
         lambda_on: float = 1.0,
         enc_reg: float = 0.0,
         dec_reg: float = 0.0,
     ) -> None:
+        check_data("denoise", data, (DigitsData, TwoHotData), "task/data=digits or two_hot")
         self.data = data
         self.model = model
         self.lambda_on = lambda_on
@@ -51,7 +55,8 @@ class DenoiseTask(Task):
 
     def build_model(self) -> nn.Module:
         """Return a new network."""
-        return self.model()
+        d = self.data.d
+        return build_fitting("denoise", self.model, torch.zeros(2, d), (2, d), "task/model=two_layer_net", d=d)
 
     def train_data(self) -> NoisyVectors:
         """Return the training pairs."""

@@ -6,21 +6,19 @@ the order, or the place where a run was resumed.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from expkit.errors import ConfigError
 from train.data import mix
+from train.tasks.digits import check_n_val, split_digits
 
 __all__ = ["DigitsData", "NoisyVectors", "TwoHotData", "TwoHotVectors"]
 
-_TRAIN, _VAL, _SPLIT = 1, 2, 3
+_TRAIN, _VAL = 1, 2
 
 
 class NoisyVectors(Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -89,10 +87,7 @@ class TwoHotVectors(NoisyVectors):
 
 @dataclass
 class DigitsData:
-    """scikit-learn's 1,797 handwritten digits (UCI, Alpaydin and Kaynak 1998), 8 x 8 pixels scaled to [0, 1].
-
-    The file comes with scikit-learn and is read without importing it, which would take a second.
-    """
+    """scikit-learn's handwritten digits, 8 x 8 pixels in [0, 1], as vectors; see train.tasks.digits."""
 
     d: int = 64
     noise_variance: float = 0.1
@@ -103,21 +98,15 @@ class DigitsData:
         if self.d != 64:
             raise ConfigError(f"task.data.d={self.d}: a digit has 64 pixels; for other lengths use task/data=two_hot")
         _check_noise(self.noise_variance)
-        if not 0 < self.n_val < 1797:
-            raise ConfigError(f"task.data.n_val={self.n_val}: there are 1,797 digits; keep some for training")
+        check_n_val(self.n_val)
 
     def train(self) -> NoisyVectors:
         """Return the training pairs."""
-        return NoisyVectors(self._pixels()[self.n_val :], self.noise_variance, (self.seed, _TRAIN))
+        return NoisyVectors(split_digits(self.n_val).train[0], self.noise_variance, (self.seed, _TRAIN))
 
     def val(self) -> NoisyVectors:
         """Return the validation pairs, whose noise never changes."""
-        return NoisyVectors(self._pixels()[: self.n_val], self.noise_variance, (self.seed, _VAL), fresh=False)
-
-    def _pixels(self) -> torch.Tensor:
-        # The split must not depend on trainer.seed: runs with other seeds are compared on the same digits.
-        order = torch.randperm(1797, generator=torch.Generator().manual_seed(mix(_SPLIT)))
-        return read_digits()[0][order]
+        return NoisyVectors(split_digits(self.n_val).val[0], self.noise_variance, (self.seed, _VAL), fresh=False)
 
 
 @dataclass
@@ -146,20 +135,6 @@ class TwoHotData:
     def val(self) -> TwoHotVectors:
         """Return the validation pairs, which never change."""
         return TwoHotVectors(self.n_val, self.d, self.s, self.noise_variance, (self.seed, _VAL), fresh=False)
-
-
-def read_digits() -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (pixels, labels): (1797, 64) float32 in [0, 1] and (1797,) int64.
-
-    Raises:
-        ConfigError: scikit-learn, which ships the file, is not installed.
-    """
-    spec = importlib.util.find_spec("sklearn")
-    if spec is None or spec.origin is None:
-        raise ConfigError("the digits come with scikit-learn, which is not installed: pip install scikit-learn")
-    file = Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
-    table = np.loadtxt(file, delimiter=",", dtype=np.float32)
-    return torch.from_numpy(table[:, :-1] / 16.0), torch.from_numpy(table[:, -1].astype(np.int64))
 
 
 def _check_noise(variance: float) -> None:
