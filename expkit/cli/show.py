@@ -72,7 +72,7 @@ def describe(run: RunDir) -> dict[str, Any]:
     if state in ("starting", "running") and (gone or silent > _DEAD_AFTER):
         state = f"dead (said {state}, last heartbeat {silent:.0f} s ago)"
     following = f"expkit show {run.root} --json"
-    if state not in ("starting", "running"):
+    if state not in ("starting", "running", "unknown"):
         following = f"python -m train resume={run.root}" + (
             " trainer.max_epochs=... (more of them)" if state == "finished" else ""
         )
