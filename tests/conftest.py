@@ -17,6 +17,23 @@ os.environ["TRACKIO_DIR"] = tempfile.mkdtemp(prefix="expkit-trackio-")
 
 Train = Callable[..., subprocess.CompletedProcess[str]]
 
+CONF = Path(__file__).parents[1] / "conf"
+
+#: Each task made small: seconds become tenths of seconds.
+SMALL: dict[str, tuple[str, ...]] = {
+    "denoise": ("task=denoise", "task.model.hidden=32"),
+    "classify": ("task=classify", "task/model=mlp", "task.model.hidden=16"),
+    "gpt": (
+        *("task=gpt", "task.data.context_length=16", "trainer.batch_size=8"),
+        *("task.model.d_model=16", "task.model.num_layers=1", "task.model.num_heads=2"),
+    ),
+}
+
+
+def options(group: str) -> list[str]:
+    """Return the options of a configuration group, by their files."""
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+
 
 @pytest.fixture(autouse=True)
 def _no_leftovers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:

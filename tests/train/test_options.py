@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import Train
-from train.build import CONF_DIR, MULTI_SELECT
-
-
-def options(group: str) -> list[str]:
-    return sorted(file.stem for file in (CONF_DIR / group).glob("*.yaml"))
+from tests.conftest import CONF, SMALL, Train, options
+from train.build import MULTI_SELECT
 
 
 def all_options() -> list[str]:
-    groups = {str(file.parent.relative_to(CONF_DIR)) for file in CONF_DIR.rglob("*.yaml")} - {".", "hydra/help"}
+    groups = {str(file.parent.relative_to(CONF)) for file in CONF.rglob("*.yaml")} - {".", "hydra/help"}
     return [f"{group}={option}" for group in sorted(groups) for option in options(group)]
 
 
 def test_the_promised_groups_are_there() -> None:
     promised = "task optimizer scheduler tracker checkpoint diagnostics detectors plots experiment debug hydra/launcher"
     for group in promised.split():
-        assert (CONF_DIR / group).is_dir(), group
+        assert (CONF / group).is_dir(), group
 
 
 @pytest.mark.parametrize("choice", all_options())
@@ -33,11 +30,33 @@ def test_every_option_composes(compose: Callable[..., Any], choice: str) -> None
     assert compose(choice) is not None
 
 
-@pytest.mark.parametrize("choice", [each for each in all_options() if not each.startswith(("hydra/", "experiment="))])
+@pytest.mark.parametrize(
+    "choice", [each for each in all_options() if not each.startswith(("hydra/", "experiment=", "task/"))]
+)
 def test_a_short_run_with_every_option_ends_well(train: Train, outputs: Path, choice: str) -> None:
-    train("debug=smoke", "plots=[]", "task.model.hidden=32", choice, "run.id=run")
+    group, _, option = choice.partition("=")
+    small = SMALL[option if group in ("task", "trainer") else "denoise"]
+    train("debug=smoke", "plots=[]", *small, choice, "run.id=run")
     assert json.loads((outputs / "run" / "status.json").read_text())["state"] == "finished"
     assert (outputs / "run" / "results.json").exists()
+
+
+@pytest.mark.parametrize("choice", [each for each in all_options() if each.startswith("task/")])
+def test_every_part_of_a_task_fits_one_and_the_others_refuse_it_in_one_line(
+    train: Train, outputs: Path, choice: str
+) -> None:
+    fitting = []
+    for task in options("task"):
+        short = ("debug=smoke", "trainer.max_steps=2", "plots=[]", "trainer.batch_size=4")
+        done = train(*short, f"task={task}", choice, f"run.id={task}", check=False)
+        if done.returncode == 0:
+            fitting.append(task)
+            continue
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: task"), done.stderr
+        assert done.stderr.count("\n") == 1, done.stderr
+        assert not (outputs / task).exists()
+    assert fitting
 
 
 @pytest.mark.parametrize("experiment", options("experiment"))
@@ -50,7 +69,7 @@ def test_an_experiment_runs_when_made_small(train: Train, outputs: Path, experim
 @pytest.mark.parametrize("group", MULTI_SELECT)
 def test_a_multi_select_option_holds_flat_arguments_under_its_own_name(group: str) -> None:
     for option in options(group):
-        text = (CONF_DIR / group / f"{option}.yaml").read_text()
+        text = (CONF / group / f"{option}.yaml").read_text()
         assert text.startswith(f"# @package {group}.{option}\n")
         assert "\n_target_: " in text
 
@@ -73,6 +92,18 @@ def test_reduced_precision_learns_too(train: Train, outputs: Path, precision: st
     train(f"trainer.precision={precision}", "trainer.max_epochs=3", "tracker=[]", "plots=[]", "run.id=run")
     history = json.loads((outputs / "run" / "results.json").read_text())["training_history"]
     assert history[-1]["test"]["loss"] < history[0]["test"]["loss"]
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_model_learns_the_same(train: Train, outputs: Path) -> None:
+    for run, compiled in (("compiled", "true"), ("eager", "false")):
+        short = ("debug=smoke", "plots=[]", "task.model.hidden=32", "trainer.max_steps=10")
+        train(*short, f"trainer.compile={compiled}", f"run.id={run}")
+    losses = [
+        json.loads((outputs / run / "results.json").read_text())["final_metrics"]["val_loss"]
+        for run in ("compiled", "eager")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_the_seed_decides(train: Train, outputs: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from expkit.journal import read_journal, stable
-from tests.conftest import Train, train_command, train_environment
+from tests.conftest import SMALL, Train, options, train_command, train_environment
 
 EXACT = (
     "trainer.deterministic=true",
@@ -67,6 +67,19 @@ def test_killed_in_mid_epoch_and_resumed_it_ends_bit_identical(
     assert json.loads((outputs / "stopped" / "status.json").read_text())["state"] == "running"
     train("resume=latest", *limited)
     assert same_weights(weights(outputs / "whole", 138), weights(outputs / "stopped", 138))
+    assert journal(outputs / "whole") == journal(outputs / "stopped")
+
+
+@pytest.mark.parametrize("task", options("task"))
+def test_every_task_killed_in_mid_epoch_and_resumed_ends_bit_identical(
+    train: Train, outputs: Path, tmp_path: Path, task: str
+) -> None:
+    arguments = (*EXACT[:-2], "plots=[]", *SMALL[task], "trainer.max_epochs=60")
+    limited = ("trainer.max_steps=45",)
+    train(*arguments, *limited, "run.id=whole")
+    start_and_signal(outputs, tmp_path, 30, signal.SIGKILL, *arguments)
+    train("resume=latest", *limited)
+    assert same_weights(weights(outputs / "whole", 45), weights(outputs / "stopped", 45))
     assert journal(outputs / "whole") == journal(outputs / "stopped")
 
 

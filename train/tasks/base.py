@@ -127,7 +127,7 @@ def build_fitting(
     made_by: Any = model
     given: set[str] = set()
     while isinstance(made_by, functools.partial):
-        given |= made_by.keywords.keys()
+        given |= {key for key, value in made_by.keywords.items() if value is not None}
         made_by = made_by.func
     cause = None
     try:
