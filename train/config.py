@@ -1,4 +1,4 @@
-"""The `trainer` section of the configuration, checked."""
+"""The `trainer` and `run` sections of the configuration, checked."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import dataclasses
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
+from omegaconf import DictConfig, OmegaConf
 
 from expkit.errors import ConfigError
 
-__all__ = ["UNKNOWN_STEPS", "TrainerConfig"]
+__all__ = ["UNKNOWN_STEPS", "TrainerConfig", "check_run"]
 
 #: Stands for the number of updates of a run whose data loader has no length.
 UNKNOWN_STEPS = 2**62
@@ -41,6 +42,7 @@ class TrainerConfig:
     seed: int = 0
     deterministic: bool = False
     num_workers: int = 0
+    threads: int | None = None
     drop_last: bool = False
 
     @classmethod
@@ -50,8 +52,8 @@ class TrainerConfig:
         for key in values:
             if key not in names:
                 close = difflib.get_close_matches(key, names, n=1)
-                hint = f"did you mean trainer.{close[0]}?" if close else f"there are {', '.join(names)}"
-                raise ConfigError(f"trainer.{key} does not exist: {hint}")
+                hint = f"did you mean trainer.{close[0]}?" if close else f"trainer has {', '.join(names)}"
+                raise ConfigError(f"there is no trainer.{key}: {hint}")
         return cls(**{**values, "precision": str(values.get("precision", "32"))})
 
     def __post_init__(self) -> None:
@@ -59,6 +61,7 @@ class TrainerConfig:
             ("max_epochs", None),
             ("max_steps", None),
             ("clip_grad_norm", None),
+            ("threads", None),
             ("log_interval", "auto"),
             ("eval_interval", "epoch"),
         ):
@@ -69,13 +72,13 @@ class TrainerConfig:
             self._check_number(key, getattr(self, key), least, exclusive=False, integer=True)
         for key in ("compile", "deterministic", "drop_last"):
             if not isinstance(getattr(self, key), bool):
-                raise ConfigError(f"trainer.{key}={getattr(self, key)!r}: it is true or false")
+                raise ConfigError(f"trainer.{key}={getattr(self, key)}: it must be true or false")
         if self.seed >= 2**63:
             raise ConfigError(f"trainer.seed={self.seed}: generators take seeds below 2**63")
         if self.max_epochs is None and self.max_steps is None:
             raise ConfigError("trainer.max_epochs and trainer.max_steps are both null: set one, or the run never ends")
         if self.precision not in _PRECISIONS:
-            raise ConfigError(f"trainer.precision={self.precision}: choose one of {', '.join(_PRECISIONS)}")
+            raise ConfigError(f"trainer.precision={self.precision}: choose 32, or one of 16 bits: bf16 or fp16")
 
     def total_steps(self, steps_per_epoch: int | None) -> int:
         """Return after how many updates a run ends, or `UNKNOWN_STEPS`.
@@ -101,18 +104,19 @@ class TrainerConfig:
         try:
             device = torch.device(self.device)
         except (RuntimeError, TypeError):
-            raise ConfigError(f"trainer.device={self.device}: choose auto, cpu, cuda, cuda:N or mps") from None
+            raise ConfigError(f"trainer.device={self.device}: choose auto, cpu, cuda (a GPU), cuda:N or mps") from None
         there = {
             "cpu": 1,
             "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
             "mps": int(torch.backends.mps.is_available()),
         }.get(device.type, 0)
-        if (device.index or 0) >= there:
-            raise ConfigError(
-                f"trainer.device={self.device}: this machine has {there} such device(s); "
-                "trainer.device=auto takes what is there"
-            )
-        return device
+        if (device.index or 0) < there:
+            return device
+        count = f"{there or 'no'} such device{'' if there == 1 else 's'}"
+        built = "; this build of torch is without CUDA" if device.type == "cuda" and not torch.version.cuda else ""
+        raise ConfigError(
+            f"trainer.device={self.device}: this machine has {count}{built}; trainer.device=auto takes what is there"
+        )
 
     def _check_number(
         self, key: str, value: Any, least: float, exclusive: bool, integer: bool, word: str | None = None
@@ -123,3 +127,34 @@ class TrainerConfig:
             bound = f"more than {least}" if exclusive else f"at least {least}"
             other = f", or {word}" if word else ""
             raise ConfigError(f"trainer.{key}={value}: it must be {kind}, {bound}{other}")
+
+
+def check_run(section: Any) -> None:
+    """Check the `run` section of a configuration.
+
+    Raises:
+        ConfigError: a value that cannot work.
+    """
+    if not isinstance(section, DictConfig):
+        raise ConfigError(f"run={section}: this is a whole section; set run.KEY=... in it")
+    values = cast("dict[str, Any]", OmegaConf.to_container(section, resolve=True))
+    for key in ("project", "name", "outputs"):
+        _check_text(key, values.get(key), optional=False)
+    for key in ("variant", "group", "notes"):
+        _check_text(key, values.get(key), optional=True)
+    tags = values.get("tags")
+    if not isinstance(tags, list) or not all(isinstance(tag, str | int | float) for tag in tags):
+        shown = "null" if tags is None else tags
+        raise ConfigError(f"run.tags={shown}: it must be a list, run.tags=[one,two], or [] for none")
+    least = values.get("min_free_gb")
+    if isinstance(least, bool) or not isinstance(least, int | float) or not least >= 0:
+        raise ConfigError(f"run.min_free_gb={least}: it must be a number of GB, at least 0")
+
+
+def _check_text(key: str, value: Any, optional: bool) -> None:
+    if isinstance(value, str) and (value or optional):
+        return
+    if isinstance(value, int | float):
+        raise ConfigError(f"run.{key}={value}: it must be a text: with quotes, twice, 'run.{key}=\"{value}\"'")
+    if value is not None or not optional:
+        raise ConfigError(f"run.{key}={'null' if value is None else value}: it must be a text")

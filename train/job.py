@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -38,31 +38,14 @@ from train.display import Display, file_logging
 from train.lock import run_lock
 from train.parts import Parts, assemble
 from train.pictures import Pictures
-from train.report import Report, dataset_info
+from train.report import Outcome, Report, dataset_info
 from train.resume import Origin, differences, find_origin
 from train.runner import Runner
 from train.saving import Saver, is_exact, restore
 
-__all__ = ["Outcome", "run"]
+__all__ = ["run"]
 
 log = logging.getLogger("expkit")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended.
-
-    Attributes:
-        dir: the run directory.
-        state: finished, interrupted or preempted.
-        best_val_loss: lowest validation loss, or None without evaluation: what a sweep minimises.
-        signal: the number of the signal that stopped it before its end, or 0.
-    """
-
-    dir: Path
-    state: str
-    best_val_loss: float | None
-    signal: int = 0
 
 
 def run(config: DictConfig, console: Console) -> Outcome:
@@ -77,6 +60,7 @@ def run(config: DictConfig, console: Console) -> Outcome:
         raise ResumeError("resume belongs on the command line: in a file it would come after the run's own overrides")
     parts = assemble(config)
     with ExitStack() as stack:
+        stack.enter_context(_threads(parts.trainer.threads))
         if origin is None:
             files = fresh_directory(config, parts.model)
             stack.enter_context(run_lock(files))
@@ -95,6 +79,17 @@ def run(config: DictConfig, console: Console) -> Outcome:
         # Last of all: a scheduler's own handler may requeue the job and leave the process.
         job.signals.call_previous()
     return outcome
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """Compute with so many threads of the CPU; the process's other work, the next job of a sweep say, as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _Job:
@@ -210,7 +205,8 @@ class _Job:
             if self.state is not None:
                 saver.resumed(self.step)
         self.report.begin(self.config, self.step if origin is not None else None, changes)
-        parts.trackers.start(self._run_info(branch))
+        self.info = self._run_info(branch)
+        parts.trackers.start(self.info)
 
     def _train(self, runner: Runner) -> Outcome:
         if runner.done:
@@ -226,7 +222,9 @@ class _Job:
         self.status.set(state)  # once more: the trackers' last troubles are known now
         self.report.end(state)
         best = runner.best.loss if runner.best.step else None
-        return Outcome(self.files.root, state, best, 0 if finished else int(self.signals.received or 0))
+        number = 0 if finished else int(self.signals.received or 0)
+        look = self.parts.trackers.where(replace(self.info, dir=self.files.root))
+        return Outcome(self.files.root, state, best, number, tuple(look))
 
     def _manager(self) -> CheckpointManager | None:
         if self.parts.checkpoints is None:

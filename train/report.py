@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
+import textwrap
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +22,28 @@ from train.parts import Parts
 from train.pictures import Pictures
 from train.runner import Runner
 
-__all__ = ["Report", "dataset_info", "resume_command"]
+__all__ = ["Outcome", "Report", "dataset_info", "resume_command", "say_next"]
 
 log = logging.getLogger("expkit")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        dir: the run directory.
+        state: finished, interrupted or preempted.
+        best_val_loss: lowest validation loss, or None without evaluation: what a sweep minimises.
+        signal: the number of the signal that stopped it before its end, or 0.
+        look: what to type to look at it in the trackers' tools.
+    """
+
+    dir: Path
+    state: str
+    best_val_loss: float | None
+    signal: int = 0
+    look: tuple[str, ...] = ()
 
 
 class Report:
@@ -98,7 +121,10 @@ class Report:
         runner.model.eval()
         try:
             with torch.no_grad():
-                return self.parts.task.samples(runner.model)
+                samples = self.parts.task.samples(runner.model)
+            if samples and isinstance(samples[0], str):
+                log.info("sample: %s", textwrap.shorten(samples[0], 300, placeholder=" ..."))
+            return samples
         except Exception as error:  # noqa: BLE001 - samples, of whatever kind, are not worth a run
             log.warning("task.samples failed (%s: %s): results.json goes without", type(error).__name__, error)
             return []
@@ -151,3 +177,17 @@ def resume_command(run: Path) -> str:
         sources = HydraConfig.get().runtime.config_sources
         folders = [source.path for source in sources if source.provider == "command-line"]
     return " ".join(["python -m train", *(f"--config-dir {folder}" for folder in folders), f"resume={run}"])
+
+
+def say_next(outcome: Outcome, config: DictConfig) -> None:
+    """Print what to look at, and what to type, after a run that has finished."""
+    directory = outcome.dir
+    drawn = sorted(directory.glob("visualizations/*.png"), key=lambda path: path.stat().st_mtime)
+    newest = {path.stem.rpartition("_step_")[0]: path for path in drawn}
+    files = [*newest.values(), directory / "results.json", directory / "logs" / "metrics.jsonl"]
+    lines = [f"  {line}" for line in (*files, *outcome.look)]
+    if sys.prefix != sys.base_prefix and "VIRTUAL_ENV" not in os.environ:
+        print(f"\nFirst, once for each terminal\n  source {os.path.relpath(sys.prefix)}/bin/activate")
+    print("\nLook at", *lines, sep="\n", flush=True)
+    limit = "max_epochs" if config.trainer.max_steps is None else "max_steps"
+    print(f"Go on with it\n  {resume_command(directory)} trainer.{limit}=...", flush=True)

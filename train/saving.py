@@ -28,7 +28,7 @@ log = logging.getLogger("expkit")
 _DECISIVE = (
     *("task.", "optimizer.", "scheduler."),
     *(f"trainer.{key}:" for key in ("batch_size", "grad_accumulation", "clip_grad_norm", "precision", "compile")),
-    *(f"trainer.{key}:" for key in ("seed", "drop_last", "device", "deterministic")),
+    *(f"trainer.{key}:" for key in ("seed", "drop_last", "device", "deterministic", "threads")),
 )
 
 

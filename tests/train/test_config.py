@@ -1,4 +1,4 @@
-"""The trainer section: every value that cannot work is refused, by name."""
+"""The trainer and run sections: every value that cannot work is refused, by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from expkit.errors import ConfigError
 from train.build import CONF_DIR
-from train.config import TrainerConfig
+from train.config import TrainerConfig, check_run
 
 BAD: dict[str, list[Any]] = {
     "max_epochs": [0, -1, 1.5, "ten", True],
@@ -29,6 +29,7 @@ BAD: dict[str, list[Any]] = {
     "drop_last": [1, None],
     "seed": [-1, 1.5, None, "0", 2**64],
     "num_workers": [-1, 0.5, None],
+    "threads": [0, -1, 1.5, "two", True],
 }
 
 
@@ -56,7 +57,7 @@ def test_a_device_that_is_there_is_taken(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert TrainerConfig().torch_device() == torch.device("cuda")
     assert TrainerConfig(device="cuda:1").torch_device() == torch.device("cuda:1")
-    with pytest.raises(ConfigError, match="this machine has 2 such"):
+    with pytest.raises(ConfigError, match="this machine has 2 such devices;"):
         TrainerConfig(device="cuda:2").torch_device()
 
 
@@ -70,12 +71,12 @@ def test_a_device_that_is_there_is_taken(monkeypatch: pytest.MonkeyPatch) -> Non
     ],
 )
 def test_an_unknown_key_suggests_the_close_one(key: str, close: str) -> None:
-    with pytest.raises(ConfigError, match=rf"trainer\.{key} does not exist: did you mean trainer\.{close}\?"):
+    with pytest.raises(ConfigError, match=rf"there is no trainer\.{key}: did you mean trainer\.{close}\?"):
         TrainerConfig.from_mapping({key: 1})
 
 
 def test_an_unknown_key_like_no_other_lists_them_all() -> None:
-    with pytest.raises(ConfigError, match=r"trainer\.xyz does not exist: there are max_epochs, .*, drop_last"):
+    with pytest.raises(ConfigError, match=r"there is no trainer\.xyz: trainer has max_epochs, .*, drop_last"):
         TrainerConfig.from_mapping({"xyz": 1})
 
 
@@ -108,3 +109,29 @@ def test_the_shipped_configuration_is_valid_and_has_every_key() -> None:
     made = TrainerConfig.from_mapping(OmegaConf.to_container(shipped))  # type: ignore[arg-type]
     assert set(shipped) == {field.name for field in dataclasses.fields(TrainerConfig)}
     assert made.batch_size == shipped.batch_size
+
+
+RUN_BAD: dict[str, list[Any]] = {
+    "project": [None, "", 5],
+    "name": [None, "", 2026, ["a"]],
+    "outputs": [None, "", 1.5],
+    "variant": [7, ["a"]],
+    "group": [7],
+    "notes": [True, {"a": 1}],
+    "tags": [None, "abc", 5, [["a"]], {"a": 1}],
+    "min_free_gb": [None, "lots", -1, True],
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in RUN_BAD.items() for value in values])
+def test_a_bad_value_of_the_run_section_is_refused_by_name(key: str, value: Any) -> None:
+    section = OmegaConf.merge(OmegaConf.load(CONF_DIR / "config.yaml").run, {"name": "x"})
+    check_run(section)
+    section[key] = value
+    with pytest.raises(ConfigError, match=rf"^run\.{key}="):
+        check_run(section)
+
+
+def test_a_section_is_not_a_value() -> None:
+    with pytest.raises(ConfigError, match=r"^run=5: this is a whole section"):
+        check_run(5)

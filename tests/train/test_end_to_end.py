@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from expkit.journal import read_journal
 from expkit.record import RESERVED
@@ -23,7 +25,8 @@ from tests.conftest import train_command, train_environment
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with one run, `outputs/run`, of the command that the README begins with."""
     folder = tmp_path_factory.mktemp("end_to_end")
-    arguments = ("tracker=wandb,trackio", "diagnostics=blob", "run.id=run", "trainer.max_epochs=5", "run.tags=[a,b]")
+    trackers = "tracker=wandb,trackio,tensorboard"
+    arguments = (trackers, "diagnostics=blob", "run.id=run", "trainer.max_epochs=5", "run.tags=[a,b]")
     done = subprocess.run(
         train_command(folder / "outputs", *arguments),
         cwd=folder,
@@ -63,6 +66,19 @@ def test_trackio_holds_the_journal_step_by_step(place: Path, run: Path) -> None:
     assert sorted(stored) == sorted(journal)
     for step, metrics in journal.items():
         assert all(same(value, stored[step][name]) for name, value in metrics.items()), (step, stored[step])
+
+
+def test_the_tensorboard_files_hold_the_journal_step_by_step(run: Path) -> None:
+    found = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    stored: dict[int, dict[str, float]] = {}
+    for name in set(found.Tags()["scalars"]) - {"epoch"}:
+        for event in found.Scalars(name):
+            stored.setdefault(event.step, {})[name] = event.value
+    journal = metrics_of(run)
+    assert sorted(stored) == sorted(journal)
+    for step, metrics in journal.items():
+        assert stored[step].keys() == metrics.keys()
+        assert all(same(float(np.float32(value)), stored[step][name]) for name, value in metrics.items()), step
 
 
 def test_the_wandb_file_holds_the_journal_step_by_step(run: Path) -> None:
@@ -164,7 +180,7 @@ def test_secrets_reach_no_file_of_the_run(tmp_path: Path) -> None:
     chain = ("+service.login=${oc.env:MY_TOKEN}", "+service.url=https://me:${service.login}@host")
     secrets = (*chain, "+wandb_token=hunter2")
     done = subprocess.run(
-        train_command(tmp_path / "outputs", "debug=smoke", "tracker=wandb,trackio", "run.id=run", *secrets),
+        train_command(tmp_path / "outputs", "debug=smoke", "tracker=wandb,trackio,tensorboard", "run.id=run", *secrets),
         cwd=tmp_path,
         env=environment,
         capture_output=True,

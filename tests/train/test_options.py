@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.conftest import CONF, SMALL, Train, options
 from train.build import MULTI_SELECT
@@ -104,6 +105,13 @@ def test_a_compiled_model_learns_the_same(train: Train, outputs: Path) -> None:
         for run in ("compiled", "eager")
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_threads_are_those_of_the_run_and_afterwards_as_before(train: Train, outputs: Path) -> None:
+    train("debug=smoke", "plots=[]", "task.model.hidden=32", "trainer.threads=2", "run.id=run")
+    saved = torch.load(outputs / "run" / "checkpoints" / "checkpoint_step_20.pt", weights_only=True)
+    assert saved["threads"] == 2
+    assert torch.get_num_threads() == 1
 
 
 def test_the_seed_decides(train: Train, outputs: Path) -> None:

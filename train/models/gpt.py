@@ -20,8 +20,8 @@ class GPT(nn.Module):
 
     The blocks are `block0`, `block1` and so on, with the layers `attn.c_q`, `attn.c_k`, `attn.c_v`, `attn.c_proj`,
     `mlp.c_fc` and `mlp.c_proj`: queries, keys and values have a matrix each. There is no head of its own: logits are
-    inner products with the rows of `token_embedding.weight`. Weights begin as N(0, 0.02^2), the last layer of each
-    residual branch divided by sqrt(2 num_layers), biases at zero.
+    inner products with the rows of `token_embedding.weight`. GELU has its tanh form. Weights begin as N(0, 0.02^2), the
+    last layer of each residual branch divided by sqrt(2 num_layers), biases at zero.
 
     Args:
         vocab_size: tokens that there are.

@@ -72,7 +72,7 @@ class GPTTask(Task):
     def build_model(self) -> nn.Module:
         """Return a new model, with the vocabulary in a buffer."""
         data = self.data
-        self._prompt()
+        self._prompt()  # what the text does not have is said now, not after training
         known = {"vocab_size": data.vocab_size, "context_length": data.context_length}
         tokens = torch.zeros(1, data.context_length, dtype=torch.int64)
         logits = (1, data.context_length, data.vocab_size)

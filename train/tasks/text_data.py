@@ -113,7 +113,8 @@ class TextData:
             ConfigError: it cannot be read, is no text, or is too short for a window of each part.
         """
         text = _python_documentation() if self._file is None else _read(self._file, self.source)
-        tokens, val = self._sizes(len(text) if self.level == "char" else len(text.encode()))
+        tokens = len(text) if self.level == "char" else len(text.encode())
+        val = self._val_size(tokens)
         if min(tokens - val, val) <= self.context_length:
             raise ConfigError(
                 f"{self.source}: {tokens} {self.level}s are too few: training has {tokens - val} of them, validation "
@@ -134,7 +135,7 @@ class TextData:
 
     @functools.cached_property
     def tokens(self) -> torch.Tensor:
-        """The text as tokens, (n,), in the smallest type that holds them and can be indexed by."""
+        """The text as tokens, (n,): uint8 if that holds them, else int32, as texts may be long."""
         return self.encode(self.text).to(torch.uint8 if self.vocab_size <= 256 else torch.int32)
 
     def encode(self, text: str) -> torch.Tensor:
@@ -154,18 +155,18 @@ class TextData:
 
     def decode(self, tokens: torch.Tensor) -> str:
         """Return tokens, (n,), as text; bytes that are no UTF-8 become U+FFFD."""
-        codes: list[int] = self.vocabulary[tokens.cpu()].tolist()
+        codes: list[int] = self.vocabulary[tokens.cpu().long()].tolist()
         return bytes(codes).decode(errors="replace") if self.level == "byte" else "".join(map(chr, codes))
 
     def train(self) -> TextWindows:
         """Return the training windows, at other places in every epoch."""
-        tokens, val = self._sizes(len(self.tokens))
-        return TextWindows(self.tokens[: tokens - val], self.context_length, self.seed)
+        cut = len(self.tokens) - self._val_size(len(self.tokens))
+        return TextWindows(self.tokens[:cut], self.context_length, self.seed)
 
     def val(self) -> TextWindows:
         """Return the validation windows, which never change."""
-        tokens, val = self._sizes(len(self.tokens))
-        return TextWindows(self.tokens[tokens - val :], self.context_length)
+        cut = len(self.tokens) - self._val_size(len(self.tokens))
+        return TextWindows(self.tokens[cut:], self.context_length)
 
     def describe(self) -> dict[str, Any]:
         """Return what config.json says about the text."""
@@ -182,9 +183,8 @@ class TextData:
             "sha256": hashlib.sha256(self.text.encode()).hexdigest(),
         }
 
-    def _sizes(self, tokens: int) -> tuple[int, int]:
-        """Return how many tokens there are, and how many of them are for validation."""
-        return tokens, int(tokens * self.val_fraction)
+    def _val_size(self, tokens: int) -> int:
+        return int(tokens * self.val_fraction)
 
 
 def _python_documentation() -> str:
