@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -14,8 +15,10 @@ from omegaconf import DictConfig, OmegaConf, resolvers
 from omegaconf.errors import OmegaConfBaseException
 
 from expkit.errors import ConfigError, UserError
+from train.blame import told, typed_keys, unresolved
+from train.signature import check_values, locate
 
-__all__ = ["CONF_DIR", "MULTI_SELECT", "build", "build_named", "call_with_known", "group_options"]
+__all__ = ["CONF_DIR", "MULTI_SELECT", "build", "build_named", "call_with_known", "group_folders", "group_options"]
 __all__ += ["plain", "without_target"]
 
 T = TypeVar("T")
@@ -47,14 +50,18 @@ def build(config: DictConfig, key: str, expected: type[T]) -> T:
     Raises:
         ConfigError: naming the key and the real cause.
     """
-    node = OmegaConf.select(config, key)
-    if not isinstance(node, DictConfig) or "_target_" not in node:
-        raise ConfigError(without_target(key, node))
     try:
+        node = OmegaConf.select(config, key)
+        if not isinstance(node, DictConfig) or "_target_" not in node:
+            selected = [str(name) for name in OmegaConf.select(config, key.partition(".")[0]) or {}]
+            raise ConfigError(without_target(key, node, selected))
+        if not isinstance(node._target_, str):
+            raise ConfigError(f"{key}._target_={node._target_}: name what makes this, package.module.Name")
+        _check_class(locate(node._target_, key), key, node, expected)
+        check_values(node, key)
         made = hydra.utils.instantiate(node, _convert_="all")
     except (HydraException, OmegaConfBaseException) as error:
-        cause = _cause(error)
-        raise ConfigError(cause if cause.startswith(f"{key}.") else f"{key}: {cause}") from error
+        raise ConfigError(_refusal(error, key, node)) from error
     if not isinstance(made, expected):
         raise ConfigError(
             f"{key}: {node._target_} makes a {type(made).__name__}, but this group needs a {expected.__name__}"
@@ -81,48 +88,66 @@ def call_with_known(key: str, partial: Callable[..., T], *arguments: Any, **know
         return partial(*arguments, **given)
     except UserError:
         raise
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"{key}: {error}") from error
+    except Exception as error:  # whatever a constructor of somebody's own does
+        raise ConfigError(told(error, key, getattr(partial, "keywords", None))) from error
+
+
+def group_folders(group: str) -> list[Path]:
+    """Return the folders, of expkit's configuration and those of `--config-dir`, that hold options of a group."""
+    plain_name = re.fullmatch(r"\w+(/\w+)*", group) is not None
+    return [path for folder in (CONF_DIR, *extra_folders) if plain_name and (path := folder / group).is_dir()]
 
 
 def group_options(group: str) -> list[str]:
     """Return the options that a configuration group offers, those of `--config-dir` included."""
     if not GlobalHydra.instance().is_initialized():
-        return sorted({file.stem for folder in (CONF_DIR, *extra_folders) for file in (folder / group).glob("*.yaml")})
+        return sorted({file.stem for folder in group_folders(group) for file in folder.glob("*.yaml")})
     return sorted(GlobalHydra.instance().config_loader().get_group_options(group))
 
 
-def without_target(key: str, node: Any) -> str:
-    """Return what is wrong with a node that nothing can be made of: an option that is not selected, mostly."""
+def without_target(key: str, node: Any, selected: Sequence[str] = ()) -> str:
+    """Return what is wrong with a node that nothing can be made of: an option that is not selected, mostly.
+
+    Args:
+        key: of the node.
+        node: what is there.
+        selected: the names in its group, if several can be.
+    """
     group, _, name = key.partition(".")
     if group in MULTI_SELECT and name == "_target_":
         return f"{group}: an option's YAML file must begin with the line `# @package {group}.NAME`, and one does not"
     if group in MULTI_SELECT and name:
         options = group_options(group)
-        if name in options:
-            return (
-                f"{key} is set, but {name} is not selected: add it, {group}=...,{name} "
-                "(if it is, its YAML file lacks a _target_)"
-            )
-        return f"{key} is set, but there is no {group} {name!r}: choose from {', '.join(options) or 'none yet'}"
-    what = "is missing" if node is None else "has no _target_"
-    return f"{key} {what}: select an option, {group}={'|'.join(group_options(group)) or '...'}"
+        if name not in options:
+            return f"{key} is set, but there is no {group} {name!r}: choose from {', '.join(options) or 'none yet'}"
+        if node is not None and not any(each.startswith(f"{group}.{name}.") for each in typed_keys()):
+            return f"{key} has no _target_: the YAML file of {group}={name} needs one"
+        both = ",".join(dict.fromkeys([*selected, name]))
+        return f"{key} is set, but {name} is not selected: {group}={both} selects it"
+    if node is None:
+        return f"{key} is missing: select an option, {group}={' or '.join(group_options(group)) or '...'}"
+    return f"{key} has no _target_: its YAML file needs one, package.module.Name of what it is made by"
 
 
-def _cause(error: BaseException) -> str:
-    """Return the innermost cause of an error that Hydra wrapped, as one line."""
+def _check_class(target: Any, key: str, node: DictConfig, expected: type) -> None:
+    """Refuse a class of another kind before its arguments are looked at: they would be no help."""
+    if not isinstance(target, type) or node.get("_partial_") or issubclass(target, expected):
+        return
+    if expected.__name__ == "Callable":
+        raise ConfigError(f"{key}: {node._target_} is made later on: add `_partial_: true` to its YAML file")
+    raise ConfigError(f"{key}: {node._target_} is no {expected.__name__}, which this group needs: derive it from that")
+
+
+def _refusal(error: BaseException, key: str, node: DictConfig) -> str:
+    """Return why a node could not be made: the innermost cause of an error that Hydra wrapped, as one line."""
+    found = re.search(r"full_key: (\S+)", str(error))
+    inside = found[1] if found and found[1].startswith(f"{key}.") else key
     while error.__cause__ is not None and error.__cause__ is not error:
         error = error.__cause__
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, ModuleNotFoundError):
-        return f"the module {error.name!r} is not installed or not on the path (run from your project's folder)"
-    lines = str(error).splitlines() or [type(error).__name__]
-    return (
-        lines[0]
-        if isinstance(error, HydraException | OmegaConfBaseException)
-        else f"{type(error).__name__}: {lines[0]}"
-    )
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return f"{inside}: {unresolved(error)}"
+    values = node if inside == key else OmegaConf.select(node, inside.removeprefix(f"{key}."))
+    return told(error, inside, values)
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import sys
@@ -12,17 +11,19 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override
-from hydra.errors import HydraException
+from hydra.core.override_parser.types import ChoiceSweep
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from expkit.errors import UserError
-from train.build import CONF_DIR, MULTI_SELECT, extra_folders
-from train.completion import BASH
-from train.mistakes import explain
+from train.build import CONF_DIR, MULTI_SELECT, extra_folders, group_options
+from train.completion import answer
+from train.config import check_run
+from train.experiment_file import Experiment, take_config_file
+from train.help import commented_values
+from train.mistakes import explain, is_mistake
+from train.typed import FlagError, check_typed, config_folders
+from train.typed import parse_override as _parse
 
 __all__ = ["job", "main", "rewrite"]
 
@@ -48,18 +49,23 @@ def main(argv: Sequence[str]) -> int:
     _failures.clear()
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # `expkit-train` finds the user's own package as `python -m train` does
+    arguments = list(argv[1:])
     try:
-        if {"-sc", "install=bash"} <= set(argv):
-            print(BASH)
+        completion = answer(arguments)
+        if completion is not None:
+            print(completion)
             return 0
-        flags = itertools.pairwise(argv)
-        extra_folders[:] = [Path(folder) for flag, folder in flags if flag in ("--config-dir", "-cd")]
-        sys.argv = [Path(argv[0]).name.replace("__main__.py", "train"), *rewrite(list(argv[1:]))]
+        extra_folders[:] = config_folders(arguments)
+        check_typed(arguments)
+        arguments = rewrite(arguments)
+        sys.argv = [Path(argv[0]).name.replace("__main__.py", "train"), *arguments]
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and here an error becomes one line
         hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(job)()
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        _say(error)
-        return 1
+    except Exception as error:
+        if not is_mistake(error):
+            raise
+        _say(error, "", arguments, argv[1:])
+        return 2 if isinstance(error, FlagError) else 1
     except KeyboardInterrupt:
         print(
             "interrupted before the run could save: go on from its last checkpoint with resume=latest",
@@ -81,23 +87,25 @@ def job(config: DictConfig) -> float | None:
     from train.directory import mask_multirun
     from train.display import console_logging
     from train.job import run
+    from train.report import say_next
 
     console = console_logging()
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         mask_multirun(Path(HydraConfig.get().sweep.dir) / "multirun.yaml")
     try:
+        check_run(config.run)
         outcome = run(config, console)
     except Exception as error:  # told here, whatever it is: the other jobs of a sweep go on
         if "SUBMITIT_EXECUTOR" in os.environ:
             log.error("%s", error, exc_info=not isinstance(error, UserError))  # the launcher leaves the log empty
             raise
         number = f"job {HydraConfig.get().job.num}: " if HydraConfig.get().mode == RunMode.MULTIRUN else ""
-        _say(error, number)
+        _say(error, number, HydraConfig.get().overrides.task)
         _failures.append(1)
         return None
     if outcome.state == "finished":
         if HydraConfig.get().mode == RunMode.RUN:
-            _say_next(outcome.dir, config)
+            say_next(outcome, config)
     elif outcome.signal:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             # Hydra's own launchers go on with the next job after anything less.
@@ -106,13 +114,18 @@ def job(config: DictConfig) -> float | None:
     return outcome.best_val_loss
 
 
-def rewrite(arguments: list[str]) -> list[str]:
+def rewrite(arguments: list[str], experiment: Experiment | None = None) -> list[str]:
     """Return the arguments that Hydra gets.
 
     A comma in a multi-select group means both, with and without -m: `tracker=wandb,trackio` becomes
-    `tracker=[wandb,trackio]`. With `resume=`, the resumed run's own overrides come first.
+    `tracker=[wandb,trackio]`. With `resume=`, the resumed run's own overrides come first. Those of `experiment`, or of
+    the file that `config_file=` names, come next, before those typed.
     """
-    return _with_resumed(_flags_first([_both(argument) for argument in arguments]))
+    found, arguments = take_config_file(arguments)
+    experiment = experiment or found
+    typed = _flags_first([_both(argument) for argument in arguments])
+    merged = _with_resumed(typed)
+    return merged if experiment is None else _flags_first(experiment.merge(merged, typed))
 
 
 def _flags_first(arguments: list[str]) -> list[str]:
@@ -122,6 +135,8 @@ def _flags_first(arguments: list[str]) -> list[str]:
     for previous, argument in zip(["", *arguments], arguments, strict=False):
         value_of_flag = previous in _VALUE_FLAGS
         (flags if argument.startswith("-") or value_of_flag else overrides).append(argument)
+    if flags and flags[-1] in ("--info", "-i"):  # its value may be left out, and must not be an override
+        flags.append("all")
     return flags + overrides
 
 
@@ -136,15 +151,6 @@ def _both(argument: str) -> str:
         return argument
     names = ",".join(str(name) for name in value.list)
     return f"{override.key_or_group}=[{names}]"
-
-
-def _parse(argument: str) -> Override | None:
-    if argument.startswith("-") or "=" not in argument:
-        return None
-    try:
-        return OverridesParser.create().parse_override(argument)
-    except HydraException:
-        return None  # Hydra itself says what is wrong with it
 
 
 def _with_resumed(arguments: list[str]) -> list[str]:
@@ -169,29 +175,13 @@ def _with_resumed(arguments: list[str]) -> list[str]:
     return [*others, *merge_overrides(origin, typed), f"resume='{quoted}'"]
 
 
-def _say(error: BaseException, where: str = "") -> None:
+def _say(error: BaseException, where: str, arguments: Sequence[str], typed: Sequence[str] | None = None) -> None:
     """Print a mistake as one line; anything else, and everything with HYDRA_FULL_ERROR=1, with its traceback."""
-    mistake = isinstance(error, UserError | HydraException | OmegaConfBaseException)
+    mistake = is_mistake(error)
     if not mistake or _full_error:
         traceback.print_exception(error)
     if mistake:
-        print(f"error: {where}{explain(error)}", file=sys.stderr)
-
-
-def _say_next(directory: Path, config: DictConfig) -> None:
-    from train.report import resume_command
-
-    pictures = sorted(directory.glob("visualizations/*.png"), key=lambda path: path.stat().st_mtime)
-    lines = [f"  {path}" for path in pictures[-2:]]
-    lines += [f"  {directory}/results.json", f"  {directory}/logs/metrics.jsonl"]
-    if "trackio" in config.tracker:
-        lines.append(f'  trackio show --project "{config.tracker.trackio.project}"')
-    if "wandb" in config.tracker:
-        lines.append(f"  wandb leet inspect --summary {directory}/wandb/offline-run-*/run-*.wandb")
-    if sys.prefix != sys.base_prefix and "VIRTUAL_ENV" not in os.environ:
-        print(f"\nFirst, once for each terminal\n  source {os.path.relpath(sys.prefix)}/bin/activate")
-    print("\nLook at", *lines, sep="\n", flush=True)
-    print(f"Go on with it\n  {resume_command(directory)} trainer.max_epochs=...", flush=True)
+        print(f"error: {where}{explain(error, arguments, typed)}", file=sys.stderr)
 
 
 def _choice(group: str) -> str:
@@ -203,4 +193,10 @@ def _run_name(variant: str | None) -> str:
     return "_".join(part for part in parts if part)
 
 
+def _help_values(*, _root_: DictConfig) -> str:
+    return commented_values(_root_).replace("$", "$$")  # Hydra's help is a string.Template
+
+
 OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
+OmegaConf.register_new_resolver("help_values", _help_values, replace=True)
+OmegaConf.register_new_resolver("help_options", lambda group: ", ".join(group_options(group)), replace=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import warnings
 from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
+from torch.nn import UninitializedParameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -20,6 +22,7 @@ from expkit.errors import ConfigError, UserError
 from expkit.plots import Plot
 from expkit.rng import seed_all
 from expkit.trackers import Delivery, Tracker
+from train.blame import told
 from train.build import MULTI_SELECT, build, build_named, call_with_known
 from train.config import TrainerConfig
 from train.data import Batches
@@ -93,12 +96,14 @@ def assemble(config: DictConfig) -> Parts:
     Raises:
         ConfigError: something in it cannot work; the message names the key.
     """
-    for section in ("run", "trainer", *MULTI_SELECT):
+    for section in ("trainer", *MULTI_SELECT):
         if not isinstance(config.get(section), DictConfig):
             raise ConfigError(f"{section}={config.get(section)}: this is a whole section; set {section}.KEY=... in it")
     _check_packages(config)
     trainer = TrainerConfig.from_mapping(cast("dict[str, Any]", OmegaConf.to_container(config.trainer, resolve=True)))
     trackers = build_named(config, "tracker", Tracker)
+    for tracker in trackers.values():
+        tracker.check()
     diagnostics = build_named(config, "diagnostics", Diagnostic)
     detectors = build_named(config, "detectors", Detector)
     for name, detector in detectors.items():
@@ -112,7 +117,7 @@ def assemble(config: DictConfig) -> Parts:
     scheduler = build(config, "scheduler", cast("type[Any]", Callable))
     device = trainer.torch_device()
     seed_all(trainer.seed, trainer.deterministic)
-    model = _model(task)
+    model = _model(task, config.task)
     for name, diagnostic in diagnostics.items():
         try:
             diagnostic.check(model)
@@ -156,15 +161,23 @@ def _check_packages(config: DictConfig) -> None:
                 )
 
 
-def _model(task: Task) -> nn.Module:
+def _model(task: Task, settings: DictConfig) -> nn.Module:
+    """Return the task's model, checked."""
+    name = f"{type(task).__name__}.build_model"
     try:
-        model = task.build_model()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # refused below
+            model = task.build_model()
     except UserError:
         raise
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"task: {type(task).__name__}.build_model failed: {error}") from error
+    except Exception as error:  # whatever a task of somebody's own does
+        raise ConfigError(told(error, "task", settings, f"{name} failed")) from error
     if not isinstance(model, nn.Module):
-        raise ConfigError(f"task: {type(task).__name__}.build_model returned a {type(model).__name__}, not a model")
+        raise ConfigError(f"task: {name} returned a {type(model).__name__}, not a model")
+    for path, parameter in model.named_parameters():
+        if not isinstance(parameter, UninitializedParameter) and not parameter.numel():
+            shape = " x ".join(map(str, parameter.shape))
+            raise ConfigError(f"task: {name} returned a model whose {path} is empty ({shape}): look at its sizes")
     return model
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, Protocol
 
 import expkit
@@ -67,13 +68,28 @@ def _command(name: str) -> Command:
     if name not in entries:
         known = ", ".join(sorted({*_COMMANDS, *entries}))
         raise UserError(f"expkit has no command {name!r}: choose from {known}, or see expkit --help")
+    _refuse_shadow(name, getattr(entries[name], "module", ""))
     found: Command = entries[name].load()()
     return found
 
 
+def _refuse_shadow(name: str, module: str) -> None:
+    """Refuse to import somebody's own train.py, say, where `python -m expkit` finds it before the command's package."""
+    package, _, inside = module.partition(".")
+    spec = importlib.util.find_spec(package) if inside else None
+    if spec is None or spec.origin is None:
+        return
+    files = [Path(place, *inside.split(".")) for place in spec.submodule_search_locations or ()]
+    if not any(file.with_suffix(".py").exists() or file.is_dir() for file in files):
+        raise UserError(
+            f"{spec.origin} is found in place of the package {package!r}, which `expkit {name}` needs: rename it, "
+            "or use the command expkit instead of python -m expkit"
+        )
+
+
 def _help() -> str:
     names = sorted({*_COMMANDS, *_entries()})
-    lines = [f"  {name:<12} {_command(name).summary}" for name in names]
+    lines = [f"  {name:<12} {_summary(name)}" for name in names]
     return "\n".join(
         [
             "usage: expkit COMMAND ...",
@@ -83,3 +99,10 @@ def _help() -> str:
             "expkit COMMAND --help says more of one. Start with: expkit train",
         ]
     )
+
+
+def _summary(name: str) -> str:
+    try:
+        return _command(name).summary
+    except UserError as error:
+        return f"cannot be used here: {error}"

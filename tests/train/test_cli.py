@@ -36,53 +36,12 @@ def test_a_comma_means_both_in_multi_select_groups_only(typed: str, given: str) 
     assert rewrite([typed]) == [given]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["tracker=wandb,nope"], ["tracker=nope", "trackio", "tracker=[] is none"]),
-        (["optimizer=adamm"], ["optimizer=adamm", "did you mean adam"]),
-        (["trainer.max_epoch=3"], ["did you mean trainer.max_epochs"]),
-        (["trainer.max_epochs=0"], ["trainer.max_epochs=0", "more than 0"]),
-        (["trainer.max_steps=null"], ["trainer.max_epochs", "trainer.max_steps", "null"]),
-        (["trainer.batch_size=abc"], ["trainer.batch_size=abc", "whole number"]),
-        (["trainer.grad_accumulation=3"], ["trainer.batch_size=64", "try 63"]),
-        (["trainer.device=cuda:99"], ["trainer.device=cuda:99", "trainer.device=auto"]),
-        (["trainer.precision=16"], ["trainer.precision=16", "bf16"]),
-        (["trainer=null"], ["trainer", "whole section"]),
-        (["optimizer.lr=-1"], ["optimizer", "Invalid learning rate"]),
-        (["optimizer.leraning_rate=1"], ["optimizer.leraning_rate"]),
-        (["scheduler=cosine", "scheduler.warmup=-1"], ["scheduler.warmup=-1"]),
-        (["tracker.wandb.project=x"], ["tracker.wandb is set", "not selected"]),
-        (["+tracker.wandb.project=x"], ["tracker.wandb is set", "not selected"]),
-        (["tracker=wandb", "tracker.wandb.mode=oflin"], ["tracker.wandb.mode", "oflin", "offline"]),
-        (["task.data.noise_variance=-1"], ["task.data.noise_variance=-1"]),
-        (["task._target_=nope.Task"], ["task", "nope", "not installed"]),
-        (["task._target_=train.models.two_layer_net.TwoLayerNet"], ["task"]),
-        (["checkpoint.keep_last_n=0"], ["keep_last_n", "0"]),
-        (["plots=training", "plots.training.viz_interval=0"], ["plots.training", "viz_interval=0"]),
-        (["diagnostics=blob", "diagnostics.blob.method=magic"], ["diagnostics.blob", "magic"]),
-        (["run.notes=a,b"], ["run.notes=a,b", "-m"]),
-        (["run.notes=a=b"], ["quotes"]),
-        (["run.min_free_gb=1e9"], ["GB free", "run.min_free_gb"]),
-        (["resume=latest"], ["resume=latest", "no run"]),
-        (["resume=nowhere"], ["resume=nowhere", "no run there"]),
-        (["resume=auto"], ["resume=auto", "run.id"]),
-        (["run.id=../elsewhere"], ["run.id=../elsewhere", "folder's name"]),
-        (["task.model.hidden=-3"], ["build_model failed"]),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
-)
-def test_a_mistake_is_one_clear_line_and_leaves_nothing_behind(
-    train: Train, outputs: Path, arguments: list[str], says: list[str]
-) -> None:
-    done = train(*FAST, *arguments, check=False)
-    assert done.returncode == 1
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1, done.stderr
-    assert lines[0].startswith("error: ")
-    for words in says:
-        assert words in lines[0]
-    assert not list(outputs.glob("*/config.json"))
+def test_a_setting_of_ones_own_may_be_called_like_a_group(train: Train, tmp_path: Path) -> None:
+    file = tmp_path / "conf" / "task" / "mine.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("_target_: my_package.MyTask\nmodel: resnet18\n")
+    arguments = ("--cfg", "job", "--config-dir", str(tmp_path / "conf"), "task=mine")
+    assert "model: resnet50" in train(*arguments, "task.model=resnet50").stdout
 
 
 def test_the_traceback_is_there_for_those_who_want_it(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,12 +49,13 @@ def test_the_traceback_is_there_for_those_who_want_it(train: Train, monkeypatch:
     done = train("optimizer.lr=-1", check=False)
     assert done.returncode == 1
     assert "Traceback" in done.stderr
-    assert "error: optimizer: Invalid learning rate" in done.stderr
+    assert "error: optimizer.lr=-1: Invalid learning rate: -1" in done.stderr
 
 
 def test_a_mistake_needs_neither_a_traceback_nor_a_zero_exit_code(train_process: Train) -> None:
     done = train_process("optimizer.lr=-1", check=False)
-    assert (done.returncode, done.stderr) == (1, "error: optimizer: Invalid learning rate: -1\n")
+    said = "error: optimizer.lr=-1: Invalid learning rate: -1 (default: 0.003)\n"
+    assert (done.returncode, done.stderr) == (1, said)
 
 
 def test_flags_may_stand_anywhere(train: Train) -> None:
@@ -105,8 +65,27 @@ def test_flags_may_stand_anywhere(train: Train) -> None:
 def test_help_lists_groups_values_and_examples(train: Train) -> None:
     text = train("--help").stdout
     example = "tracker=wandb,trackio diagnostics=blob"
-    for words in ("tracker: trackio, wandb", "max_epochs: 50", example, "resume=latest"):
+    for words in (
+        "trackio, wandb\n",
+        "max_epochs: 50",
+        example,
+        "resume=latest",
+        "hydra/launcher: basic, local, slurm",
+    ):
         assert words in text
+
+
+def test_help_says_what_keys_mean_with_the_comments_of_their_files(train: Train, tmp_path: Path) -> None:
+    file = tmp_path / "conf" / "optimizer" / "mine.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("_target_: torch.optim.SGD\n_partial_: true\nlr: 0.1  # of every layer\nnesterov: false\n")
+    text = train("--help", "--config-dir", str(tmp_path / "conf"), "optimizer=mine", "tracker=wandb").stdout
+    said = {line.split("#")[0].strip(): line.partition("# ")[2] for line in text.splitlines()}
+    assert said["clip_grad_norm: null"] == "largest norm of the gradient; logs gradient_norm"
+    assert said["lr: 0.1"] == "of every layer"
+    assert said["nesterov: false"] == ""
+    assert said["entity: null"] == "user or team; null: your default"
+    assert "_target_" not in text
 
 
 def test_the_composed_configuration_can_be_printed(train: Train) -> None:
@@ -119,6 +98,28 @@ def test_completion_offers_the_options_of_a_group(train: Train, monkeypatch: pyt
     words = train("-sc", "query=bash").stdout.split()
     assert {"optimizer=adam", "optimizer=adamw", "optimizer=sgd", "optimizer=sgld"} <= set(words)
     assert "complete" in train("-sc", "install=bash").stdout
+
+
+def test_completion_offers_what_can_be_resumed(
+    train: Train, outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offered(line: str) -> list[str]:
+        monkeypatch.setenv("COMP_LINE", line)
+        monkeypatch.setenv("COMP_POINT", str(len(line)))
+        return [word.removeprefix("resume=") for word in train("-sc", "query=bash").stdout.split()]
+
+    for name in ("one", "two"):
+        (outputs / name / "checkpoints").mkdir(parents=True)
+        (outputs / name / "config.json").write_text("{}")
+    (outputs / "no_run").mkdir()
+    (outputs / "two" / "checkpoints" / "checkpoint_step_9.pt").touch()
+    assert offered("python -m train resume=") == ["auto", "latest", "never", "outputs/one", "outputs/two"]
+    assert offered("expkit-train trainer.seed=1 resume=l") == ["latest"]
+    assert offered("expkit-train resume=outputs/two/") == ["outputs/two/checkpoints/checkpoint_step_9.pt"]
+    assert offered(f"expkit-train run.outputs={outputs} resume={outputs}/o") == [f"{outputs}/one"]
+    monkeypatch.setenv("COMP_LINE", "expkit-train resume=latest optimizer=sgl")
+    monkeypatch.delenv("COMP_POINT")
+    assert train("-sc", "query=bash").stdout.split() == ["optimizer=sgld"]
 
 
 def test_a_sweep_runs_every_value_with_both_trackers_as_one_group(train: Train, outputs: Path) -> None:
@@ -135,7 +136,7 @@ def test_a_sweep_runs_every_value_with_both_trackers_as_one_group(train: Train, 
 def test_a_failing_job_of_a_sweep_costs_only_itself(train: Train, outputs: Path) -> None:
     done = train(*FAST, "-m", "optimizer.lr=-1,0.003", check=False)
     assert done.returncode == 1
-    assert "error: job 0: optimizer: Invalid learning rate: -1" in done.stderr
+    assert "error: job 0: optimizer.lr=-1: Invalid learning rate: -1" in done.stderr
     assert [json.loads(file.read_text())["state"] for file in outputs.glob("*/status.json")] == ["finished"]
 
 

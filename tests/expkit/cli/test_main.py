@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -71,3 +72,23 @@ def test_a_pipe_whose_reader_has_seen_enough_is_no_error() -> None:
     )
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_python_m_expkit_is_the_same_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "expkit", "--version"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, f"expkit {expkit.__version__}\n")
+
+
+def test_a_file_that_hides_the_package_of_a_command_is_named_and_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Hidden(Entry):
+        module = "somebodys_package.command"
+
+    (tmp_path / "somebodys_package.py").write_text("raise SystemExit('it was run')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(module, "entry_points", lambda group: [Hidden()])
+    assert main(["other"]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'somebodys_package.py'} is found in place of")
+    assert main(["--help"]) == 0
+    assert "  other        cannot be used here: " in capsys.readouterr().out

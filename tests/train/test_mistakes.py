@@ -1,0 +1,230 @@
+"""docs/mistakes.md: every row of its tables is tried, and the user sees the line that stands there."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from hydra._internal.hydra import Hydra
+from omegaconf import DictConfig
+
+from expkit.journal import read_journal
+from tests.conftest import Train, train_command, train_environment
+from train import keys, mistakes
+from train.cli import main
+
+PAGE = (Path(__file__).parents[2] / "docs" / "mistakes.md").read_text()
+
+
+class Row(NamedTuple):
+    """One row of a table: what has to be there first, what is typed, the line that the user sees, the exit code."""
+
+    setting: str
+    typed: str
+    line: str
+    code: int
+
+    def says(self, text: str) -> bool:
+        """Whether a line of `text` is this row's, the last one if it is an error."""
+        pattern = "".join(
+            {"...": ".*", "RUN": r"\S+"}.get(part, re.escape(part)) for part in re.split(r"(\.\.\.|RUN)", self.line)
+        )
+        lines = text.strip().splitlines()
+        return any(re.fullmatch(pattern, line) for line in (lines[-1:] if self.code in (1, 2) else lines))
+
+
+def rows() -> list[Row]:
+    found = re.findall(r"^\| (?:([^`|]+): )?`(.+)` \| (`+)(.+)\3 \| (\d+) \|$", PAGE, re.MULTILINE)
+    return [Row(setting, typed, line, int(code)) for setting, typed, _, line, code in found]
+
+
+ROWS = rows()
+SIGNALS = {"Ctrl-C in training": signal.SIGINT, "SIGTERM in training": signal.SIGTERM}
+
+TASK = """\
+import torch
+from torch import nn
+from train.tasks import Task
+
+
+class MyTask(Task):
+    def __init__(self, hidden=4):
+        self.hidden = hidden
+
+    def build_model(self):
+        return nn.Linear(1, 1)
+"""
+
+
+def own_task(code: str = TASK, yaml: str = "") -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        for file, content in (
+            ("my_package/my_task.py", code),
+            ("my_conf/task/my_task.yaml", yaml or "_target_: my_package.my_task.MyTask\n"),
+        ):
+            (folder / file).parent.mkdir(parents=True)
+            (folder / file).write_text(content)
+
+    return write
+
+
+def file(name: str, content: bytes) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes(content) and None
+
+
+def in_run(change: Callable[[Path], object]) -> Callable[[Path], None]:
+    """A finished run called `mine`, changed."""
+
+    def make(folder: Path) -> None:
+        change(folder / "outputs" / "mine")
+
+    return make
+
+
+def damage(*checkpoints: Path) -> None:
+    for checkpoint in checkpoints:
+        checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+
+
+def as_it_is(_: Path) -> None:
+    """Change nothing."""
+
+
+#: What the first column says before the command. All of it happens in the folder from which the user starts.
+SETTINGS: dict[str, Callable[[Path], None]] = {
+    "with the traceback": as_it_is,
+    "a file where the folder should be": file("notes.txt", b"x"),
+    "an id that is taken": in_run(as_it_is),
+    "a package that is not installed": own_task("import not_there\n"),
+    "a file that is not Python": own_task("def broken(:\n"),
+    "an error as it is imported": own_task("raise RuntimeError('no licence')\n"),
+    "a class by another name": own_task(TASK.replace("MyTask", "MyTsk")),
+    "a class that is no task": own_task("class MyTask:\n    pass\n"),
+    "a constructor that raises": own_task(TASK.replace("self.hidden = hidden", "{}['hidden']")),
+    "a build_model that raises": own_task(TASK.replace("return nn", "raise RuntimeError('no weights')  #")),
+    "a YAML file with a tab": own_task(yaml="_target_: my_package.my_task.MyTask\n\thidden: 3\n"),
+    "a YAML file without _target_": own_task(yaml="hidden: 3\n"),
+    "an argument that it does not take": own_task(yaml="_target_: my_package.my_task.MyTask\nhiden: 3\n"),
+    "a train.py of your own": file("train.py", b"raise SystemExit('this is not expkit')\n"),
+    "an empty file": file("empty.txt", b""),
+    "a picture": file("picture.png", b"\x89PNG\r\n\x1a\n" + bytes(5000)),
+    "a text of five letters": file("short.txt", b"hello"),
+    "a run without config.json": in_run(lambda run: (run / "config.json").unlink()),
+    "a damaged config.json": in_run(lambda run: (run / "config.json").write_text("{broken")),
+    "a damaged status.json": in_run(lambda run: (run / "status.json").write_text("{broken")),
+    "no such checkpoint": in_run(as_it_is),
+    "all checkpoints damaged": in_run(lambda run: damage(*run.glob("checkpoints/checkpoint_step_*.pt"))),
+    "another model": in_run(as_it_is),
+    "another task": in_run(as_it_is),
+    "another optimizer": in_run(as_it_is),
+    "no checkpoints wanted": in_run(as_it_is),
+    "the newest checkpoint damaged": in_run(lambda run: damage(run / "checkpoints" / "checkpoint_step_46.pt")),
+    "nothing left to train": in_run(as_it_is),
+}
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small run of two epochs."""
+    outputs = tmp_path_factory.mktemp("finished")
+    small = ("run.id=mine", "task.model.hidden=8", "trainer.max_epochs=2", "tracker=[]", "plots=[]")
+    argv, sys.argv = sys.argv, list(sys.argv)
+    try:
+        assert main(train_command(outputs, *small)[2:]) == 0
+    finally:
+        sys.argv = argv
+    return outputs / "mine"
+
+
+_composed = functools.cache(keys.selected)
+
+
+def composed_once(arguments: Sequence[str]) -> DictConfig:
+    """What `selected` returns, which depends on the options alone."""
+    return _composed(tuple(argument for argument in arguments if keys._choice(argument)))
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Hydra composes everything once more to see whether it is a sweep, which the flags say as well; and the packages
+    that a row writes are another row's too.
+    """
+    monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: None)
+    monkeypatch.setattr(mistakes, "selected", composed_once)
+    monkeypatch.setattr(keys, "selected", composed_once)
+    yield
+    for name in [name for name in sys.modules if name.partition(".")[0] == "my_package"]:
+        del sys.modules[name]
+
+
+def test_the_page_is_read_whole_and_every_setting_is_used() -> None:
+    lines = [line for line in PAGE.splitlines() if line.startswith("| ") and not line.startswith("| typed")]
+    assert len(ROWS) == len(lines)
+    assert {row.setting for row in ROWS} == {"", *SETTINGS, *SIGNALS}
+    assert len(set(ROWS)) == len(ROWS)
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in ROWS if row.setting not in SIGNALS], ids=lambda row: f"{row[0]} {row[1]}"
+)
+def test_a_row_is_as_the_page_says(
+    train: Train,
+    request: pytest.FixtureRequest,
+    outputs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    row: Row,
+) -> None:
+    if "RUN" in row.typed:
+        shutil.copytree(request.getfixturevalue("finished_run"), outputs / "mine", symlinks=True)
+    SETTINGS.get(row.setting, as_it_is)(tmp_path)
+    before = runs(outputs)
+    typed = row.typed.replace("id=RUN", "id=mine").replace("RUN", str(outputs / "mine"))
+    if typed.startswith("HYDRA_FULL_ERROR=1"):
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+        typed = typed.removeprefix("HYDRA_FULL_ERROR=1 python -m train")
+    if typed.startswith("python"):
+        command = [sys.executable, *shlex.split(typed)[1:]]
+        done = subprocess.run(command, cwd=tmp_path, env=train_environment(tmp_path), capture_output=True, text=True)
+    else:
+        done = train(*shlex.split(typed), check=False)
+    said = done.stdout + done.stderr
+    assert done.returncode == row.code, said
+    assert row.says(done.stderr), said
+    assert ("Traceback" in said) == (row.setting == "with the traceback"), said
+    assert runs(outputs) == before
+    if row.code and row.setting != "with the traceback":
+        lines = done.stderr.strip().splitlines()
+        assert all(line.startswith(("Warning: ", "Error: ")) for line in lines[:-1]), said
+
+
+def runs(outputs: Path) -> list[str]:
+    """The folders of runs, and what is not there yet."""
+    return sorted(path.name for path in outputs.glob("*") if path.name != "multirun")
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.setting in SIGNALS], ids=lambda row: row.setting)
+def test_a_signal_is_as_the_page_says_and_nothing_is_lost(outputs: Path, tmp_path: Path, row: Row) -> None:
+    command = train_command(outputs, *shlex.split(row.typed), "run.id=mine", "plots=[]", "task.model.hidden=8")
+    environment = train_environment(tmp_path)
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    while not list(outputs.glob("mine/checkpoints/checkpoint_step_*.pt")):
+        assert process.poll() is None
+    process.send_signal(SIGNALS[row.setting])
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == row.code, said
+    assert row.says(said), said
+    step = json.loads((outputs / "mine" / "status.json").read_text())["step"]
+    last = [entry["step"] for entry in read_journal(outputs / "mine" / "logs" / "metrics.jsonl")][-1]
+    assert (outputs / "mine" / "checkpoints" / f"checkpoint_step_{step}.pt").exists()
+    assert json.loads((outputs / "mine" / "logs" / "delivery.json").read_text()) == {"mine": {"trackio": last}}
