@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from expkit.journal import JournalReader
 
 __all__ = ["ResultsView"]
 
+log = logging.getLogger("expkit")
 
 _SPEEDS = ("samples_per_sec", "tokens_per_sec")
 
@@ -42,6 +44,7 @@ class ResultsView:
         self._history = _History(diagnostics, by_epoch, summarize or dict)
         self._reader = JournalReader(self._files.metrics)
         self._generation = 0
+        self._broken = 0
         self._interval = interval
         self._written = -math.inf
 
@@ -73,6 +76,9 @@ class ResultsView:
             self._clear_if_anew()
             self._history.take(entry)
         self._clear_if_anew()  # the journal may have been cut back to nothing
+        if self._reader.broken > self._broken:
+            self._broken = self._reader.broken
+            log.warning("%s: passed over %d broken line(s)", self._files.metrics, self._broken)
         self._tracker.save_results(
             final_metrics={**self._history.final(), **best, "total_time_seconds": round(elapsed, 3)},
             best_checkpoint=best_checkpoint,

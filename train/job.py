@@ -141,8 +141,8 @@ class _Job:
     def _prepare(self) -> Runner:
         """Return the runner, where it goes on from. Nothing is written but what a damaged checkpoint is renamed to."""
         parts, origin = self.parts, self.origin
-        train = parts.batches(parts.task.train_data(), training=True, dist=self.dist)
-        data = parts.task.val_data()
+        train = parts.batches(parts.data("train_data"), training=True, dist=self.dist)
+        data = parts.data("val_data")
         val = parts.batches(data, training=False, dist=self.dist) if data is not None else None
         steps = parts.trainer.total_steps(train.steps)
         runner = Runner(
@@ -248,6 +248,9 @@ class _Job:
             return None
         else:
             state = self.manager.load_latest_checkpoint()
+        if state is None and origin.step is not None:
+            run, what = self.files.root, f"the checkpoint of step {origin.step}"
+            raise ResumeError(f"{what} of {run} cannot be read: resume={run} takes the newest that can be")
         if state is None:
             raise ResumeError(f"{self.files.root} holds no checkpoint that can be read: start a fresh run")
         return state

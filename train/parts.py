@@ -74,6 +74,19 @@ class Parts:
             guards=(),
         )
 
+    def data(self, method: str) -> Any:
+        """Return what `train_data` or `val_data` of the task returns.
+
+        Raises:
+            ConfigError: it failed; the message says how, and where in the user's own code.
+        """
+        try:
+            return getattr(self.task, method)()
+        except UserError:
+            raise
+        except Exception as error:  # whatever a task of somebody's own does
+            raise ConfigError(told(error, "task", None, f"{type(self.task).__name__}.{method} failed")) from error
+
     def batches(self, data: Any, training: bool, dist: Dist) -> Batches:
         """Return this process's batches of a task's data."""
         trainer = self.trainer

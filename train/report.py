@@ -21,6 +21,7 @@ from expkit.results import ResultsView
 from train.parts import Parts
 from train.pictures import Pictures
 from train.runner import Runner
+from train.typed import shadow
 
 __all__ = ["Outcome", "Report", "dataset_info", "resume_command", "say_next"]
 
@@ -176,7 +177,8 @@ def resume_command(run: Path) -> str:
     if HydraConfig.initialized():
         sources = HydraConfig.get().runtime.config_sources
         folders = [source.path for source in sources if source.provider == "command-line"]
-    return " ".join(["python -m train", *(f"--config-dir {folder}" for folder in folders), f"resume={run}"])
+    program = "python -m train" if shadow() is None else "expkit-train"
+    return " ".join([program, *(f"--config-dir {folder}" for folder in folders), f"resume={run}"])
 
 
 def say_next(outcome: Outcome, config: DictConfig) -> None:

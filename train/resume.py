@@ -70,6 +70,10 @@ def find_origin(resume: str, outputs: Path | str, run_id: object = None) -> Orig
             return _origin(path.parent.parent, int(linked[1]) if linked else None)
         if RunDir(path).exists():
             return _origin(path, None)
+        if path.suffix == ".pt" and RunDir(path.parent.parent).exists():
+            steps = sorted(int(found[1]) for each in path.parent.glob("*.pt") if (found := _STEP.fullmatch(each.name)))
+            there = ", ".join(map(str, steps)) or "none"
+            raise ResumeError(f"resume={resume}: there is no such checkpoint; the run has those of steps {there}")
     raise ResumeError(f"resume={resume}: no run there (a run's folder holds a config.json); runs are in {outputs}")
 
 
@@ -110,7 +114,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 def _origin(run: Path, step: int | None) -> Origin:
     if not RunDir(run).exists():
         raise ResumeError(f"{run} is no run directory: it has no config.json")
-    return Origin(run, step, ConfigTracker(run).load_config())
+    stored = ConfigTracker(run).load_config()
+    config = stored.get("config")
+    if not isinstance(config, Mapping) or not isinstance(config.get("run"), Mapping):
+        what = "holds no configuration of `python -m train`"
+        raise ResumeError(f"{run}/config.json {what}: restore it, or start a fresh run")
+    return Origin(run, step, stored)
 
 
 def _key(override: str) -> str:

@@ -96,6 +96,11 @@ def damage(*checkpoints: Path) -> None:
         checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
 
 
+def break_line(journal: Path) -> None:
+    first, _, *others = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join([first, "garbage{\n", *others]))
+
+
 def as_it_is(_: Path) -> None:
     """Change nothing."""
 
@@ -112,6 +117,7 @@ SETTINGS: dict[str, Callable[[Path], None]] = {
     "a class that is no task": own_task("class MyTask:\n    pass\n"),
     "a constructor that raises": own_task(TASK.replace("self.hidden = hidden", "{}['hidden']")),
     "a build_model that raises": own_task(TASK.replace("return nn", "raise RuntimeError('no weights')  #")),
+    "a train_data that raises": own_task(TASK + "\n    def train_data(self):\n        open('nowhere.csv')\n"),
     "a YAML file with a tab": own_task(yaml="_target_: my_package.my_task.MyTask\n\thidden: 3\n"),
     "a YAML file without _target_": own_task(yaml="hidden: 3\n"),
     "an argument that it does not take": own_task(yaml="_target_: my_package.my_task.MyTask\nhiden: 3\n"),
@@ -121,6 +127,7 @@ SETTINGS: dict[str, Callable[[Path], None]] = {
     "a text of five letters": file("short.txt", b"hello"),
     "a run without config.json": in_run(lambda run: (run / "config.json").unlink()),
     "a damaged config.json": in_run(lambda run: (run / "config.json").write_text("{broken")),
+    "a config.json of something else": in_run(lambda run: (run / "config.json").write_text("{}")),
     "a damaged status.json": in_run(lambda run: (run / "status.json").write_text("{broken")),
     "no such checkpoint": in_run(as_it_is),
     "all checkpoints damaged": in_run(lambda run: damage(*run.glob("checkpoints/checkpoint_step_*.pt"))),
@@ -129,6 +136,7 @@ SETTINGS: dict[str, Callable[[Path], None]] = {
     "another optimizer": in_run(as_it_is),
     "no checkpoints wanted": in_run(as_it_is),
     "the newest checkpoint damaged": in_run(lambda run: damage(run / "checkpoints" / "checkpoint_step_46.pt")),
+    "a broken line in the journal": in_run(lambda run: break_line(run / "logs" / "metrics.jsonl")),
     "nothing left to train": in_run(as_it_is),
 }
 

@@ -16,6 +16,7 @@ import torch
 
 from expkit.journal import read_journal, stable
 from tests.conftest import SMALL, Train, options, train_command, train_environment
+from train.tasks.denoise import DenoiseTask
 
 EXACT = (
     "trainer.deterministic=true",
@@ -232,8 +233,11 @@ def test_another_batch_size_goes_on_at_the_same_place_and_says_that_exactness_is
     assert saved["sampler_state"]["cursor"] == {"epoch": 1, "batch": 11, "skipped": 0}
 
 
-def test_a_bug_in_the_task_is_in_the_log_and_the_run_has_failed(train: Train, outputs: Path) -> None:
-    done = train("debug=smoke", "task.lambda_on=oops", "run.id=run", check=False)
+def test_a_bug_in_the_task_is_in_the_log_and_the_run_has_failed(
+    train: Train, outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DenoiseTask, "step", lambda *_: 1 / 0)
+    done = train("debug=smoke", "run.id=run", check=False)
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "Traceback" in (outputs / "run" / "logs" / "training.log").read_text()
