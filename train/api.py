@@ -39,6 +39,7 @@ def create_config(name: str = "denoise", config_dir: Path | str | None = None) -
     from train.build import group_options
     from train.compose import compose, hydra_with
     from train.experiment_form import defaults
+    from train.mistakes import one_line
 
     with hydra_with(_folders(config_dir)):
         options = {group: group_options(group) for group in ("experiment", "task")}
@@ -48,7 +49,8 @@ def create_config(name: str = "denoise", config_dir: Path | str | None = None) -
             listed = "; ".join(f"{group}s: {', '.join(names) or 'none'}" for group, names in options.items())
             guess = f"did you mean {close[0]}? " if close else ""
             raise ConfigError(f"there is no experiment or task called {name!r}: {guess}{listed}")
-        return defaults(compose([f"{group}={name}"]))
+        with one_line([f"{group}={name}"]):
+            return defaults(compose([f"{group}={name}"]))
 
 
 def run_experiment(
@@ -83,10 +85,11 @@ def run_experiment(
 
     from train.build import extra_folders
     from train.cli import rewrite
-    from train.compose import compose, hydra_with, literal, one_line
+    from train.compose import compose, hydra_with, literal
     from train.config import check_run
     from train.display import console_logging
     from train.job import run
+    from train.mistakes import one_line
     from train.typed import check_typed
 
     experiment = _experiment(config, config_dir)
@@ -103,7 +106,7 @@ def run_experiment(
     extra_folders[:] = [Path(folder) for folder in _folders(config_dir)]
     try:
         arguments = rewrite(typed, experiment)
-        with hydra_with(extra_folders), _own_logging():
+        with hydra_with(extra_folders), one_line(arguments), _own_logging():
             composed = compose(arguments)
             with open_dict(composed):
                 composed.hydra.mode = RunMode.RUN
@@ -111,9 +114,8 @@ def run_experiment(
             described = copy.deepcopy(composed)
             with open_dict(described):
                 del described["hydra"]
-            with one_line(arguments):
-                check_run(described.run)
-                return run(described, console_logging())
+            check_run(described.run)
+            return run(described, console_logging())
     finally:
         extra_folders[:] = before
 

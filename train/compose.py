@@ -18,11 +18,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig
 
-from expkit.errors import ConfigError, UserError
+from expkit.errors import ConfigError
 from train.build import CONF_DIR
-from train.mistakes import explain, is_mistake
 
-__all__ = ["compose", "hydra_with", "literal", "one_line"]
+__all__ = ["compose", "hydra_with", "literal"]
 
 
 @contextlib.contextmanager
@@ -55,23 +54,10 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     """Return what `python -m train` composes for `overrides`, with its `hydra` section. Within `hydra_with`.
 
     Raises:
-        ConfigError: it cannot be composed.
+        HydraException, OmegaConfBaseException: it cannot be composed; `train.mistakes.one_line` says why.
     """
-    with one_line(overrides):
-        config: DictConfig = hydra.compose("config", list(overrides), return_hydra_config=True)
+    config: DictConfig = hydra.compose("config", list(overrides), return_hydra_config=True)
     return config
-
-
-@contextlib.contextmanager
-def one_line(overrides: Sequence[str]) -> Iterator[None]:
-    """Let every mistake in this context be a UserError of one line. Within `hydra_with`."""
-    try:
-        yield
-    except Exception as error:
-        if not is_mistake(error):
-            raise
-        kind = type(error) if isinstance(error, UserError) else ConfigError
-        raise kind(explain(error, overrides)) from error
 
 
 def literal(value: Any) -> str:

@@ -21,6 +21,7 @@ from expkit.errors import ConfigError
 from train.build import MULTI_SELECT, extra_folders
 from train.compose import compose, hydra_with, literal
 from train.experiment_form import OPTION, TRAINER, chosen_options, differences, form, normal, section_of
+from train.mistakes import one_line
 
 __all__ = ["Experiment", "read_experiment", "take_config_file"]
 
@@ -147,7 +148,9 @@ class _Translation:
             self.chosen["experiment"] = _option("experiment", self.said["experiment"])
         while True:
             kept = [each for each in self.start if _key(each) not in self.chosen]
-            config = compose([*kept, *(f"{group}={option}" for group, option in self.chosen.items())])
+            overrides = [*kept, *(f"{group}={option}" for group, option in self.chosen.items())]
+            with one_line(overrides):
+                config = compose(overrides)
             new = {group: option for group, option in self._choices(config) if group not in self.chosen}
             if not new:
                 return config

@@ -11,7 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from expkit.errors import UserError
-from train.build import CONF_DIR, MULTI_SELECT, group_folders, group_options, without_target
+from train.build import CONF_DIR, MULTI_SELECT, extra_folders, group_folders, group_options, without_target
+from train.compose import compose, hydra_with
 from train.signature import parameters
 
 __all__ = ["meant", "no_key", "no_option", "selected"]
@@ -57,14 +58,11 @@ def no_key(key: str, arguments: Sequence[str]) -> str:
 
 def selected(arguments: Sequence[str]) -> DictConfig:
     """Return the configuration that the options chosen in `arguments` make, with no other value than theirs."""
-    from train.build import extra_folders
-    from train.compose import compose, hydra_with  # which explains Hydra's errors with this
-
     try:
         with hydra_with(extra_folders):
             config = compose([choice for argument in arguments for choice in _choice(argument)])
         return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    except (UserError, ValueError):  # a hint is not worth an error of its own
+    except Exception:  # noqa: BLE001 - a hint is not worth an error of its own
         loaded = OmegaConf.load(CONF_DIR / "config.yaml")
         assert isinstance(loaded, DictConfig)
         return OmegaConf.masked_copy(loaded, [str(key) for key in loaded if key not in ("defaults", "hydra")])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
@@ -15,12 +16,12 @@ from omegaconf.errors import (
 )
 from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
-from expkit.errors import UserError
+from expkit.errors import ConfigError, UserError
 from train.blame import short_path, unresolved
 from train.build import group_folders, group_options
 from train.keys import no_key, no_option, selected
 
-__all__ = ["MISTAKES", "explain", "is_mistake"]
+__all__ = ["MISTAKES", "explain", "is_mistake", "one_line"]
 
 #: What is raised for a mistake of the user's, always. See `is_mistake`.
 MISTAKES = (UserError, HydraException, OmegaConfBaseException, YAMLError)
@@ -44,6 +45,18 @@ def is_mistake(error: BaseException) -> bool:
     if isinstance(error, OSError):  # as it makes the folder of a sweep
         return any(hydras)
     return isinstance(error, ValueError) and any(hydras[-4:])
+
+
+@contextlib.contextmanager
+def one_line(overrides: Sequence[str]) -> Iterator[None]:
+    """Let every mistake in this context be a UserError of one line. Where Hydra is set up."""
+    try:
+        yield
+    except Exception as error:
+        if not is_mistake(error):
+            raise
+        kind = type(error) if isinstance(error, UserError) else ConfigError
+        raise kind(explain(error, overrides)) from error
 
 
 def explain(error: BaseException, arguments: Sequence[str] = (), typed: Sequence[str] | None = None) -> str:
