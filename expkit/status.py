@@ -13,11 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from expkit.environment import slurm_ids
-from expkit.files import write_json
+from expkit.errors import UserError
+from expkit.files import read_json, write_json
 
-__all__ = ["StatusFile"]
+__all__ = ["StatusFile", "read_status"]
 
 log = logging.getLogger("expkit")
+
+
+def read_status(path: Path) -> dict[str, Any]:
+    """Return what a status.json says; {} if it is not there or damaged. A run is none the worse: it is a snapshot."""
+    try:
+        return read_json(path)
+    except UserError:
+        return {}
 
 
 class StatusFile:

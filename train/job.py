@@ -24,12 +24,11 @@ from expkit.environment import git_state
 from expkit.errors import ResumeError, UserError
 from expkit.events import EventLog
 from expkit.experiment import RunDir
-from expkit.files import read_json
 from expkit.journal import Journal, cut_journal
 from expkit.recorder import Recorder
 from expkit.schedule import auto_intervals
 from expkit.secrets import mask_arguments, mask_secrets
-from expkit.status import StatusFile
+from expkit.status import StatusFile, read_status
 from expkit.stopping import StopSignals
 from expkit.trackers import RunInfo
 from train.build import plain
@@ -39,7 +38,7 @@ from train.lock import run_lock
 from train.parts import Parts, assemble
 from train.pictures import Pictures
 from train.report import Outcome, Report, dataset_info
-from train.resume import Origin, differences, find_origin
+from train.resume import Origin, check_same_kind, differences, find_origin
 from train.runner import Runner
 from train.saving import Saver, is_exact, restore
 
@@ -58,6 +57,8 @@ def run(config: DictConfig, console: Console) -> Outcome:
     origin = find_origin(str(config.resume), config.run.outputs, config.run.id)
     if origin is not None and not any(each.lstrip("+").startswith("resume=") for each in typed_overrides()):
         raise ResumeError("resume belongs on the command line: in a file it would come after the run's own overrides")
+    if origin is not None:
+        check_same_kind(origin, config)
     parts = assemble(config)
     with ExitStack() as stack:
         stack.enter_context(_threads(parts.trainer.threads))
@@ -135,8 +136,10 @@ class _Job:
 
     def _begin(self, stack: ExitStack) -> None:
         stack.enter_context(file_logging(self.files.text_log))
-        before = read_json(self.files.status) if self.origin is not None and self.files.status.exists() else None
-        self.status.start(restarts=0 if before is None else int(before.get("restarts", 0)) + 1)
+        before = read_status(self.files.status)
+        if self.origin is not None and not before:
+            log.warning("%s is missing or damaged: it is written anew", self.files.status)
+        self.status.start(restarts=0 if self.origin is None else int(before.get("restarts", 0)) + 1)
 
     def _prepare(self) -> Runner:
         """Return the runner, where it goes on from. Nothing is written but what a damaged checkpoint is renamed to."""

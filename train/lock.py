@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from expkit.errors import ResumeError
 from expkit.experiment import RunDir
-from expkit.files import read_json
+from expkit.status import read_status
 
 __all__ = ["run_lock"]
 
@@ -55,20 +55,18 @@ def _lock(descriptor: int, files: RunDir) -> None:
 
 
 def _watch_other_host(files: RunDir) -> None:
-    if not files.status.exists():
-        return
-    status = read_json(files.status)
+    status = read_status(files.status)
     if status.get("state") not in ("starting", "running") or status.get("host") == platform.node():
         return
     log.info("%s says that it is running on %s: waiting whether it does", files.root, status.get("host"))
     deadline = time.monotonic() + _HEARTBEATS
     while time.monotonic() < deadline:
         time.sleep(0.5)
-        if read_json(files.status).get("heartbeat") != status.get("heartbeat"):
+        if read_status(files.status).get("heartbeat") != status.get("heartbeat"):
             raise _still_running(files)
 
 
 def _still_running(files: RunDir) -> ResumeError:
-    status = read_json(files.status) if files.status.exists() else {}
+    status = read_status(files.status)
     who = f"process {status.get('pid', '?')} on {status.get('host', '?')}"
     return ResumeError(f"{files.root} is still running ({who}): stop it first, or wait until it ends")

@@ -85,7 +85,11 @@ def explain(error: BaseException, arguments: Sequence[str] = (), typed: Sequence
         return _comma(*comma.groups())
     option = _NO_OPTION.search(text)
     if option:
-        return no_option(*option.groups()) + ("" if "=".join(option.groups()) in arguments else _origin(text))
+        chosen = "=".join(option.groups())
+        told = no_option(*option.groups())
+        if chosen in arguments and typed is not None and chosen not in typed:
+            return f"{told}; the run to resume was started with it: give its --config-dir again"
+        return told + ("" if chosen in arguments else _origin(text))
     key = _NO_KEY.search(text)
     if key and "defaults list" in text:
         return f"there is no group {key[1]} to override{_origin(text)}"

@@ -192,4 +192,4 @@ def say_next(outcome: Outcome, config: DictConfig) -> None:
         print(f"\nFirst, once for each terminal\n  source {os.path.relpath(sys.prefix)}/bin/activate")
     print("\nLook at", *lines, sep="\n", flush=True)
     limit = "max_epochs" if config.trainer.max_steps is None else "max_steps"
-    print(f"Go on with it\n  {resume_command(directory)} trainer.{limit}=...", flush=True)
+    print(f"Go on with it\n  {resume_command(directory)} trainer.{limit}={2 * config.trainer[limit]}", flush=True)

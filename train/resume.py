@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from expkit.errors import ResumeError
 from expkit.experiment import RunDir, newest_run
 from expkit.secrets import MASK
 
-__all__ = ["Origin", "differences", "find_origin", "merge_overrides"]
+__all__ = ["Origin", "check_same_kind", "differences", "find_origin", "merge_overrides"]
 
 log = logging.getLogger("expkit")
 
@@ -74,7 +75,28 @@ def find_origin(resume: str, outputs: Path | str, run_id: object = None) -> Orig
             steps = sorted(int(found[1]) for each in path.parent.glob("*.pt") if (found := _STEP.fullmatch(each.name)))
             there = ", ".join(map(str, steps)) or "none"
             raise ResumeError(f"resume={resume}: there is no such checkpoint; the run has those of steps {there}")
+    close = difflib.get_close_matches(resume, ("latest", "auto", "never"), n=1, cutoff=0.7)
+    if close:
+        raise ResumeError(f"resume={resume}: no run there: did you mean {close[0]}?")
     raise ResumeError(f"resume={resume}: no run there (a run's folder holds a config.json); runs are in {outputs}")
+
+
+def check_same_kind(origin: Origin, config: Mapping[str, Any]) -> None:
+    """Refuse to go on with another task or optimizer than the run's.
+
+    Args:
+        origin: what is resumed.
+        config: the configuration of now.
+
+    Raises:
+        ResumeError: naming both.
+    """
+    for key in ("task", "optimizer"):
+        then, now = ((each.get(key) or {}).get("_target_") for each in (origin.stored["config"], config))
+        if then != now:
+            raise ResumeError(
+                f"{origin.run} was trained with {key} {then} and cannot go on with {now}: start a fresh run"
+            )
 
 
 def merge_overrides(origin: Origin, typed: Sequence[str]) -> list[str]:

@@ -113,12 +113,6 @@ def restore(
         ResumeError: it is not of such a model or optimizer.
     """
     update, before = runner.update, origin.stored["config"]
-    for key in ("task", "optimizer"):
-        then, now = (each.get(key, {}).get("_target_") for each in (before, config))
-        if then != now:
-            raise ResumeError(
-                f"{origin.run} was trained with {key} {then} and cannot go on with {now}: start a fresh run"
-            )
     try:
         load_model_state(runner.model, state["model_state_dict"])
         update.optimizer.load_state_dict(state["optimizer_state_dict"])

@@ -15,6 +15,7 @@ import orjson
 from expkit.errors import UserError
 from expkit.experiment import RunDir, newest_run
 from expkit.files import process_alive, read_json
+from expkit.journal import read_journal
 
 __all__ = ["ShowCommand"]
 
@@ -33,10 +34,14 @@ class ShowCommand:
             description=self.summary,
             epilog="examples: expkit show outputs/denoise_... | expkit show (the newest run) | expkit show RUN --json",
         )
-        parser.add_argument("run", nargs="?", help="a run directory; the newest one in outputs if left out")
+        parser.add_argument(
+            "run",
+            nargs="?",
+            help="a run directory, the id of one in outputs, or latest (the default)",
+        )
         parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
         options = parser.parse_args(arguments)
-        summary = describe(RunDir(options.run) if options.run else newest(Path("outputs")))
+        summary = describe(find(options.run, Path("outputs")))
         if options.json:
             sys.stdout.buffer.write(orjson.dumps(summary, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
             return 0
@@ -47,12 +52,17 @@ class ShowCommand:
         return 0
 
 
-def newest(outputs: Path) -> RunDir:
-    """Return the run in `outputs` that was active last.
+def find(name: str | None, outputs: Path) -> RunDir:
+    """Return the run that `name` is the path or id of; of None, or latest, the one in `outputs` that was active last.
 
     Raises:
         UserError: there is none.
     """
+    for place in (Path(name), outputs / name) if name else ():
+        if RunDir(place).exists():
+            return RunDir(place)
+    if name not in (None, "", "latest"):
+        raise UserError(f"{name} is no run: name a run directory, or the id of a run in {outputs.absolute()}")
     run = newest_run(outputs)
     if run is None:
         raise UserError(f"there is no run in {outputs.absolute()}: name one, or start one with python -m train")
@@ -66,7 +76,7 @@ def describe(run: RunDir) -> dict[str, Any]:
         UserError: it is no run directory.
     """
     config = read_json(run.config)
-    status: dict[str, Any] = read_json(run.status) if run.status.exists() else {"state": "unknown"}
+    status: dict[str, Any] = read_json(run.status) if run.status.exists() else _without_status(run)
     state, silent = status.get("state", "unknown"), time.time() - (status.get("heartbeat_time") or 0)
     gone = status.get("host") == platform.node() and not process_alive(int(status.get("pid") or 0))
     if state in ("starting", "running") and (gone or silent > _DEAD_AFTER):
@@ -80,7 +90,7 @@ def describe(run: RunDir) -> dict[str, Any]:
     metrics = {
         name: value
         for name, value in (status.get("metrics") or {}).items()
-        if name.startswith(("train_", "val_", "final/"))
+        if name.startswith(("train_", "val_", "final/", "loss"))
     }
     return {
         "run": str(run.root),
@@ -92,6 +102,14 @@ def describe(run: RunDir) -> dict[str, Any]:
         "metrics": metrics,
         "next": following,
     }
+
+
+def _without_status(run: RunDir) -> dict[str, Any]:
+    """Return what the journal tells of a run that is not the runner's."""
+    last = {}
+    for entry in read_journal(run.metrics) if run.metrics.exists() else ():
+        last = entry
+    return {"state": "unknown", "step": last.get("step", 0), "metrics": last}
 
 
 def _short(value: Any) -> str:

@@ -110,6 +110,15 @@ def test_what_to_type_next_names_the_folder_of_ones_own(train_process: Train, pr
     assert f"--config-dir {project / 'my_conf'} resume=" in done.stdout
 
 
+def test_a_resume_without_the_folder_of_ones_own_says_what_is_missing(
+    train_process: Train, project: Path, outputs: Path
+) -> None:
+    train_process("--config-dir", "my_conf", "task=my_task", "tracker=[]", "trainer.max_epochs=1", cwd=project)
+    done = train_process("resume=latest", cwd=project, check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("the run to resume was started with it: give its --config-dir again")
+
+
 def test_options_of_ones_own_are_among_the_choices(train_process: Train, project: Path) -> None:
     done = train_process("--config-dir", "my_conf", "task=my_tsk", cwd=project, check=False)
     assert "did you mean my_task?" in done.stderr

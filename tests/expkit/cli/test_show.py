@@ -121,7 +121,25 @@ def test_what_is_no_run_is_one_line_and_exit_code_1(
     assert main(["show", str(tmp_path / name)]) == 1
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err == f"error: {tmp_path / name / 'config.json'} is not there: is {tmp_path / name} a run directory?\n"
+    assert said.err.startswith(f"error: {tmp_path / name} is no run: name a run directory, or the id of a run in ")
+    assert said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["latest", "toy_20260101_120000_abcd"])
+def test_a_run_can_be_named_by_its_id_or_as_the_latest(
+    run: Path, show: Show, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(run.parents[1])
+    assert show(name)["step"] == "30 of 100"
+
+
+def test_a_run_that_is_not_the_runners_is_told_from_its_journal(run: Path, show: Show) -> None:
+    (run / "status.json").unlink()
+    (run / "logs").mkdir()
+    (run / "logs" / "metrics.jsonl").write_text('{"step":7,"time":1.0,"loss":0.5}\n')
+    shown = show()
+    assert (shown["state"], shown["step"], shown["metrics"]) == ("unknown", "7 of ?", {"loss": 0.5})
+    assert "resume" not in shown["next"]
 
 
 def test_a_broken_file_is_one_line_and_exit_code_1(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
