@@ -147,7 +147,7 @@ class _History:
         if train:
             train |= self._summarize(dict(train))
         made = {"epoch": self._epoch, "step": self._step, "train": train, "test": test}
-        return made | ({"diagnostics": self._diagnostics} if self._prefixes else {})
+        return {**made, "diagnostics": self._diagnostics}
 
     def final(self) -> dict[str, Any]:
         """Return the last value of each validation metric, and the mean speed."""

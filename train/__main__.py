@@ -18,6 +18,9 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
+    except KeyboardInterrupt:
+        print("interrupted before anything was trained", file=sys.stderr)
+        return 130
     return cli(sys.argv)
 
 

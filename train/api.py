@@ -136,7 +136,7 @@ def load_results(run: Path | str, outputs: Path | str = "outputs") -> dict[str, 
         return read_json(path)
     files = RunDir(path) if RunDir(path).exists() else _newest(str(run), Path(outputs))
     if not files.results.exists():
-        raise UserError(f"{files.root} has no results.json yet: it is written at the first evaluation")
+        raise UserError(f"{files.root} has no results.json yet: it is written as the run goes on")
     return read_json(files.results)
 
 

@@ -68,7 +68,8 @@ def main(argv: Sequence[str]) -> int:
         return 2 if isinstance(error, FlagError) else 1
     except KeyboardInterrupt:
         print(
-            "interrupted before the run could save: go on from its last checkpoint with resume=latest",
+            "interrupted at once: `expkit show` tells whether the run had begun; "
+            "what it has saved goes on with resume=latest",
             file=sys.stderr,
         )
         return 130

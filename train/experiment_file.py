@@ -40,7 +40,8 @@ def read_experiment(path: Path | str) -> Experiment:
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}: no JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
     except FileNotFoundError:
-        close = get_close_matches(file.name, [each.name for each in file.parent.glob("*.json")], n=1)
+        names = {each.stem: each.name for each in file.parent.glob("*.json")}
+        close = [names[stem] for stem in get_close_matches(file.stem, names, n=1)]
         raise ConfigError(f"{path}: there is no such file{f'; did you mean {close[0]}?' if close else ''}") from None
     except OSError as error:
         raise ConfigError(f"{path}: no JSON file can be read there: {error.strerror}") from None

@@ -38,7 +38,7 @@ from train.lock import run_lock
 from train.parts import Parts, assemble
 from train.pictures import Pictures
 from train.report import Outcome, Report, dataset_info
-from train.resume import Origin, check_same_kind, differences, find_origin
+from train.resume import Origin, check_same_kind, differences, find_origin, warn_if_other_data
 from train.runner import Runner
 from train.saving import Saver, is_exact, restore
 
@@ -167,6 +167,8 @@ class _Job:
             restore(runner, self.state, origin, self.plain, parts.detectors)
         self.report.runner = runner
         self.dataset = dataset_info(parts, train, val)
+        if origin is not None:
+            warn_if_other_data(origin, self.dataset)
         return runner
 
     def _open(self, stack: ExitStack, runner: Runner) -> None:

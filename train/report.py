@@ -96,8 +96,8 @@ class Report:
         best: dict[str, Any] = {f"best_{name}": value for name, value in runner.best.metrics.items()}
         if best:
             best["best_step"] = runner.best.step  # of the lowest loss, and of the best checkpoint
-        drawn = self.pictures.latest.values() if self.pictures is not None else ()
-        shown = [str(path.relative_to(self.files.root)) for made in drawn for path in made]
+        drawn = self.pictures.latest.get("samples", ()) if self.pictures is not None else ()
+        shown = [str(path.relative_to(self.files.root)) for path in drawn]
         if self._results is None:
             self._results = ResultsView(
                 self.files.root,
@@ -191,5 +191,7 @@ def say_next(outcome: Outcome, config: DictConfig) -> None:
     if sys.prefix != sys.base_prefix and "VIRTUAL_ENV" not in os.environ:
         print(f"\nFirst, once for each terminal\n  source {os.path.relpath(sys.prefix)}/bin/activate")
     print("\nLook at", *lines, sep="\n", flush=True)
+    if config.checkpoint.get("_target_") is None:
+        return
     limit = "max_epochs" if config.trainer.max_steps is None else "max_steps"
     print(f"Go on with it\n  {resume_command(directory)} trainer.{limit}={2 * config.trainer[limit]}", flush=True)

@@ -13,9 +13,10 @@ from typing import Any
 from expkit.config_tracker import ConfigTracker
 from expkit.errors import ResumeError
 from expkit.experiment import RunDir, newest_run
+from expkit.record import to_plain
 from expkit.secrets import MASK
 
-__all__ = ["Origin", "check_same_kind", "differences", "find_origin", "merge_overrides"]
+__all__ = ["Origin", "check_same_kind", "differences", "find_origin", "merge_overrides", "warn_if_other_data"]
 
 log = logging.getLogger("expkit")
 
@@ -97,6 +98,21 @@ def check_same_kind(origin: Origin, config: Mapping[str, Any]) -> None:
             raise ResumeError(
                 f"{origin.run} was trained with {key} {then} and cannot go on with {now}: start a fresh run"
             )
+
+
+def warn_if_other_data(origin: Origin, dataset: Mapping[str, Any]) -> None:
+    """Say so if the data are not those that the run was started with: a file may have changed since.
+
+    Args:
+        origin: what is resumed.
+        dataset: what config.json would say about the data of now.
+    """
+    before = origin.stored.get("dataset") or {}
+    now = to_plain(dataset)
+    # How the samples are batched is another question, and belongs to the configuration.
+    changed = [key for key, value in now.items() if key not in ("train", "val") and before.get(key, value) != value]
+    if changed:
+        log.warning("the data are not those that the run was started with: other %s", ", ".join(changed))
 
 
 def merge_overrides(origin: Origin, typed: Sequence[str]) -> list[str]:

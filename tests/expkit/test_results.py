@@ -42,8 +42,8 @@ def test_there_is_one_entry_per_evaluation(run: Path) -> None:
     )
     history = results(ResultsView(run), run)["training_history"]
     assert history == [
-        {"epoch": 1, "step": 10, "train": {"loss": 3.0}, "test": {"loss": 3.0, "accuracy": 80.0}},
-        {"epoch": 2, "step": 20, "train": {"loss": 1.0}, "test": {"loss": 1.5, "accuracy": 90.0}},
+        {"epoch": 1, "step": 10, "train": {"loss": 3.0}, "test": {"loss": 3.0, "accuracy": 80.0}, "diagnostics": {}},
+        {"epoch": 2, "step": 20, "train": {"loss": 1.0}, "test": {"loss": 1.5, "accuracy": 90.0}, "diagnostics": {}},
     ]
 
 

@@ -74,3 +74,14 @@ def test_a_resume_with_another_vocabulary_is_refused_in_one_line(train: Train, o
     assert f"task.data.path={file} does not have the vocabulary that the run was trained on" in done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
     assert entries(outputs / "run") == before
+
+
+def test_a_text_that_has_changed_since_is_said_on_a_resume(train: Train, tmp_path: Path) -> None:
+    file = tmp_path / "text.txt"
+    file.write_text("to be or not to be " * 100)
+    short = ("debug=smoke", "plots=[]", *SMALL["gpt"], f"task.data.path={file}", "run.id=run")
+    assert "not those" not in train(*short, "trainer.max_steps=2").stderr
+    assert "not those" not in train("resume=run", "trainer.max_steps=3").stderr
+    file.write_text("not to be or to be " * 100)
+    done = train("resume=run", "trainer.max_steps=4")
+    assert "the data are not those that the run was started with: other sha256" in done.stderr
