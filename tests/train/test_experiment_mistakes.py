@@ -88,7 +88,8 @@ def test_a_mistake_says_what_to_do_instead(write: Write, content: Any, says: str
 @pytest.mark.parametrize(
     ("path", "says"),
     [
-        ("config_file=y.json", "y.json: there is no such file; did you mean x.json?"),
+        ("config_file=bites.json", "bites.json: there is no such file; did you mean bytes.json?"),
+        ("config_file=q.json", "q.json: there is no such file"),
         ("config_file=.", ".: no JSON file can be read there: Is a directory"),
         ("config_file=~nobody_/x.json", "~nobody_/x.json: "),
         ("config_file=", "config_file=: name a JSON file"),
