@@ -23,7 +23,7 @@ from expkit.journal import Journal
 from expkit.recorder import Recorder
 from expkit.status import StatusFile
 from expkit.trackers import Delivery
-from train.config import TrainerConfig
+from train.config.trainer import TrainerConfig
 from train.data import Batches
 from train.pictures import Pictures
 from train.runner import Runner

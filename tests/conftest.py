@@ -59,7 +59,7 @@ def train(outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd:
     """Call as `train("optimizer=sgd", ...)`: what `python -m train` does, in this process, which saves its imports."""
     import torch
 
-    from train.cli import main
+    from train.cli.main import main
 
     torch.set_num_threads(1)
     monkeypatch.setattr(sys, "argv", list(sys.argv))
@@ -121,8 +121,8 @@ def compose(outputs: Path) -> Iterator[Callable[..., Any]]:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
 
-    from train.build import CONF_DIR
-    from train.cli import rewrite
+    from train.cli.main import rewrite
+    from train.config.build import CONF_DIR
 
     def composed(*overrides: str) -> Any:
         GlobalHydra.instance().clear()

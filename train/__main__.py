@@ -8,7 +8,7 @@ import sys
 def main() -> int:
     """Run the command line and return its exit code."""
     try:
-        from train.cli import main as cli
+        from train.cli.main import main as cli
     except ModuleNotFoundError as error:
         if error.name not in ("hydra", "omegaconf", "torch", "orjson"):
             raise

@@ -17,7 +17,7 @@ from expkit.experiment import RunDir, generate_experiment_id
 from expkit.files import read_json
 
 if TYPE_CHECKING:
-    from train.experiment_file import Experiment
+    from train.config.experiment_file import Experiment
     from train.report import Outcome
 
 __all__ = ["create_config", "load_results", "run_experiment"]
@@ -36,10 +36,10 @@ def create_config(name: str = "denoise", config_dir: Path | str | None = None) -
     Raises:
         ConfigError: there is no such option.
     """
-    from train.build import group_options
-    from train.compose import compose, hydra_with
-    from train.experiment_form import defaults
-    from train.mistakes import one_line
+    from train.config.build import group_options
+    from train.config.compose import compose, hydra_with
+    from train.config.experiment_form import defaults
+    from train.config.mistakes import one_line
 
     with hydra_with(_folders(config_dir)):
         options = {group: group_options(group) for group in ("experiment", "task")}
@@ -83,14 +83,14 @@ def run_experiment(
     from hydra.types import RunMode
     from omegaconf import open_dict
 
-    from train.build import extra_folders
-    from train.cli import rewrite
-    from train.compose import compose, hydra_with, literal
-    from train.config import check_run
+    from train.cli.main import rewrite
+    from train.cli.typed import check_typed
+    from train.config.build import extra_folders
+    from train.config.compose import compose, hydra_with, literal
+    from train.config.mistakes import one_line
+    from train.config.trainer import check_run
     from train.display import console_logging
     from train.job import run
-    from train.mistakes import one_line
-    from train.typed import check_typed
 
     experiment = _experiment(config, config_dir)
     typed = [overrides] if isinstance(overrides, str) else list(overrides)
@@ -141,7 +141,7 @@ def load_results(run: Path | str, outputs: Path | str = "outputs") -> dict[str, 
 
 
 def _experiment(config: Mapping[str, Any] | Path | str, config_dir: Path | str | None) -> Experiment:
-    from train.experiment_file import Experiment, read_experiment
+    from train.config.experiment_file import Experiment, read_experiment
 
     if isinstance(config, str) and not config.endswith(".json") and not Path(config).exists():
         return Experiment(create_config(config, config_dir), "config", config)

@@ -16,6 +16,6 @@ class TrainCommand:
     @staticmethod
     def run(arguments: Sequence[str]) -> int:
         """Train and return the exit code."""
-        from train.cli import main
+        from train.cli.main import main
 
         return main(["expkit train", *arguments])

@@ -18,7 +18,7 @@ from expkit.errors import ConfigError, UserError
 from expkit.experiment import RunDir, create_experiment_directory, generate_experiment_id
 from expkit.files import free_gb, write_bytes
 from expkit.secrets import mask_arguments, mask_secrets
-from train.build import plain
+from train.config.build import plain
 from train.resume import Origin
 
 __all__ = ["fresh_directory", "mask_multirun", "note_resume", "remove_fresh", "reopen", "typed_overrides"]

@@ -31,7 +31,7 @@ from expkit.secrets import mask_arguments, mask_secrets
 from expkit.status import StatusFile, read_status
 from expkit.stopping import StopSignals
 from expkit.trackers import RunInfo
-from train.build import plain
+from train.config.build import plain
 from train.directory import fresh_directory, note_resume, remove_fresh, reopen, typed_overrides
 from train.display import Display, file_logging
 from train.lock import run_lock

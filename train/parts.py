@@ -22,9 +22,9 @@ from expkit.errors import ConfigError, UserError
 from expkit.plots import Plot
 from expkit.rng import seed_all
 from expkit.trackers import Delivery, Tracker
-from train.blame import told
-from train.build import MULTI_SELECT, build, build_named, call_with_known
-from train.config import TrainerConfig
+from train.config.blame import told
+from train.config.build import MULTI_SELECT, build, build_named, call_with_known
+from train.config.trainer import TrainerConfig
 from train.data import Batches
 from train.tasks.base import Task
 from train.update import Update

@@ -20,8 +20,8 @@ from expkit.experiment import RunDir
 from expkit.results import ResultsView
 from train.parts import Parts
 from train.pictures import Pictures
+from train.program import shadow
 from train.runner import Runner
-from train.typed import shadow
 
 __all__ = ["Outcome", "Report", "dataset_info", "resume_command", "say_next"]
 

@@ -10,7 +10,7 @@
         plot      if due
         control   stop or save, if somebody asked
 
-Building the parts is `train.build`'s job, and choosing a run directory `train.job`'s.
+Building the parts is `train.config.build`'s job, and choosing a run directory `train.job`'s.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from expkit.recorder import Recorder
 from expkit.schedule import Every, Progress, auto_intervals
 from expkit.series import StepSeries
 from train.best import Best
-from train.config import UNKNOWN_STEPS, TrainerConfig
+from train.config.trainer import UNKNOWN_STEPS, TrainerConfig
 from train.data import Batches, StepBatches, to_device
 from train.stopwatch import Stopwatch
 from train.tasks.base import Task

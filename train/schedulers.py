@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from expkit.errors import ConfigError
-from train.config import UNKNOWN_STEPS
+from train.config.trainer import UNKNOWN_STEPS
 
 __all__ = ["constant", "cosine", "step"]
 

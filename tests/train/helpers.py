@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 from expkit.guards import Guard
 from expkit.record import Record
 from expkit.recorder import Recorder
-from train.config import TrainerConfig
+from train.config.trainer import TrainerConfig
 from train.data import Batches
 from train.runner import Runner
 from train.tasks.base import StepOutput, Task

@@ -10,12 +10,12 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from train.compose import compose
+from train.config.compose import compose
 
 
 def compose_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `train.api` and `train.experiment_file` keep what they compose until the process ends."""
-    for user in ("train.compose", "train.experiment_file"):
+    """Let `train.api` and `train.config.experiment_file` keep what they compose until the process ends."""
+    for user in ("train.config.compose", "train.config.experiment_file"):
         monkeypatch.setattr(f"{user}.compose", composed)
 
 

@@ -20,7 +20,7 @@ from expkit.errors import ConfigError, UserError
 from tests.conftest import Train
 from tests.train.once import compose_once
 from train.api import create_config, load_results, run_experiment
-from train.cli import rewrite
+from train.cli.main import rewrite
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
 

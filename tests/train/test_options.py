@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.conftest import CONF, SMALL, Train, options
-from train.build import MULTI_SELECT
+from train.config.build import MULTI_SELECT
 
 
 def all_options() -> list[str]:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from expkit.errors import ConfigError
 from tests.train.helpers import Regression, Run
-from train.config import UNKNOWN_STEPS
+from train.config.trainer import UNKNOWN_STEPS
 from train.schedulers import constant, cosine, step
 
 

@@ -18,10 +18,10 @@ from typing import Any
 from omegaconf import DictConfig
 
 from expkit.errors import ConfigError
-from train.build import MULTI_SELECT, extra_folders
-from train.compose import compose, hydra_with, literal
-from train.experiment_form import OPTION, TRAINER, chosen_options, differences, form, normal, section_of
-from train.mistakes import one_line
+from train.config.build import MULTI_SELECT, extra_folders
+from train.config.compose import compose, hydra_with, literal
+from train.config.experiment_form import OPTION, TRAINER, chosen_options, differences, form, normal, section_of
+from train.config.mistakes import one_line
 
 __all__ = ["Experiment", "read_experiment", "take_config_file"]
 

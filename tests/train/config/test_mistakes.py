@@ -20,10 +20,10 @@ from omegaconf import DictConfig
 
 from expkit.journal import read_journal
 from tests.conftest import Train, train_command, train_environment
-from train import keys, mistakes
-from train.cli import main
+from train.cli.main import main
+from train.config import keys, mistakes
 
-PAGE = (Path(__file__).parents[2] / "docs" / "mistakes.md").read_text()
+PAGE = (Path(__file__).parents[3] / "docs" / "mistakes.md").read_text()
 
 
 class Row(NamedTuple):

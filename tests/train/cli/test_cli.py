@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Train, train_command, train_environment
-from train.cli import rewrite
+from train.cli.main import rewrite
 
 FAST = ("debug=smoke", "plots=[]")
 

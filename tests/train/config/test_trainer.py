@@ -12,8 +12,8 @@ import torch
 from omegaconf import OmegaConf
 
 from expkit.errors import ConfigError
-from train.build import CONF_DIR
-from train.config import TrainerConfig, check_run
+from train.config.build import CONF_DIR
+from train.config.trainer import TrainerConfig, check_run
 
 BAD: dict[str, list[Any]] = {
     "max_epochs": [0, -1, 1.5, "ten", True],

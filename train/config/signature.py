@@ -16,7 +16,7 @@ import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from expkit.errors import ConfigError
-from train.blame import place, short_path
+from train.config.blame import place, short_path
 
 __all__ = ["check_values", "locate", "parameters"]
 

@@ -11,9 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from expkit.errors import UserError
-from train.build import CONF_DIR, MULTI_SELECT, extra_folders, group_folders, group_options, without_target
-from train.compose import compose, hydra_with
-from train.signature import parameters
+from train.config.build import CONF_DIR, MULTI_SELECT, extra_folders, group_folders, group_options, without_target
+from train.config.compose import compose, hydra_with
+from train.config.signature import parameters
 
 __all__ = ["meant", "no_key", "no_option", "selected"]
 

@@ -12,8 +12,8 @@ import torch
 from omegaconf import OmegaConf
 
 from expkit.errors import ConfigError
-from train.blame import told
-from train.signature import check_values, locate
+from train.config.blame import told
+from train.config.signature import check_values, locate
 
 if TYPE_CHECKING:
     from decimal import Decimal

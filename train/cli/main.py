@@ -16,14 +16,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from expkit.errors import UserError
-from train.build import CONF_DIR, MULTI_SELECT, extra_folders, group_options
-from train.completion import answer
-from train.config import check_run
-from train.experiment_file import Experiment, take_config_file
-from train.help import commented_values
-from train.mistakes import explain, is_mistake
-from train.typed import FlagError, check_typed, config_folders
-from train.typed import parse_override as _parse
+from train.cli.completion import answer
+from train.cli.help import commented_values
+from train.cli.typed import FlagError, check_typed, config_folders
+from train.cli.typed import parse_override as _parse
+from train.config.build import CONF_DIR, MULTI_SELECT, extra_folders, group_options
+from train.config.experiment_file import Experiment, take_config_file
+from train.config.mistakes import explain, is_mistake
+from train.config.trainer import check_run
 
 __all__ = ["job", "main", "rewrite"]
 

@@ -12,7 +12,7 @@ import pytest
 from expkit.errors import ConfigError
 from tests.conftest import Train
 from tests.train.once import compose_once
-from train.cli import rewrite
+from train.cli.main import rewrite
 
 Write = Callable[..., str]
 

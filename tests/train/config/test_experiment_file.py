@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 from tests.conftest import Train
 from tests.train.once import compose_once, composed
 from train.api import create_config
-from train.build import CONF_DIR, MULTI_SELECT
-from train.cli import rewrite
-from train.compose import hydra_with
+from train.cli.main import rewrite
+from train.config.build import CONF_DIR, MULTI_SELECT
+from train.config.compose import hydra_with
 
 #: Holds everything that means something in an override.
 ODD = 'it\'s "a, b" {c: [d]} (=) ~/$é ü\\'
@@ -167,8 +167,8 @@ def test_a_mapping_of_numbers_is_one_value(write: Write, tmp_path: Path, monkeyp
     (tmp_path / "detectors").mkdir()
     text = "# @package detectors.high\n_target_: my.High\nthreshold: {0: 0.5, 5000: 0.3}\nother: 1\n"
     (tmp_path / "detectors" / "high.yaml").write_text(text)
-    monkeypatch.setattr("train.build.extra_folders", [tmp_path])
-    monkeypatch.setattr("train.experiment_file.extra_folders", [tmp_path])
+    monkeypatch.setattr("train.config.build.extra_folders", [tmp_path])
+    monkeypatch.setattr("train.config.experiment_file.extra_folders", [tmp_path])
     same = {"detectors": {"high": {"threshold": {"0": 0.5, "5000": 0.3}}}}
     assert rewrite([write(same)]) == ["detectors=[high]", "run.name='x'"]
     overrides = rewrite([write({"detectors": {"high": {"threshold": {"0": 0.4}, "other": {"7": 1}}}})])

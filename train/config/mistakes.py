@@ -17,9 +17,9 @@ from omegaconf.errors import (
 from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
 from expkit.errors import ConfigError, UserError
-from train.blame import short_path, unresolved
-from train.build import group_folders, group_options
-from train.keys import no_key, no_option, selected
+from train.config.blame import short_path, unresolved
+from train.config.build import group_folders, group_options
+from train.config.keys import no_key, no_option, selected
 
 __all__ = ["MISTAKES", "explain", "is_mistake", "one_line"]
 

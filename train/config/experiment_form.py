@@ -12,7 +12,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from expkit.errors import ConfigError
-from train.build import MULTI_SELECT
+from train.config.build import MULTI_SELECT
 
 __all__ = ["OPTION", "TRAINER", "chosen_options", "defaults", "differences", "form", "normal", "section_of"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.machinery
 import itertools
 import re
 from collections.abc import Iterator, Sequence
@@ -16,10 +15,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from expkit.errors import UserError
-from train.build import CONF_DIR, MULTI_SELECT, group_folders, group_options
-from train.keys import meant, no_option, selected
+from train.config.build import CONF_DIR, MULTI_SELECT, group_folders, group_options
+from train.config.keys import meant, no_option, selected
+from train.program import shadow
 
-__all__ = ["FlagError", "check_typed", "config_folders", "parse_override", "shadow"]
+__all__ = ["FlagError", "check_typed", "config_folders", "parse_override"]
 
 #: Groups of which a run needs exactly one option. (Of experiment and debug it may have several, or none.)
 _ONE = ("task", "optimizer", "scheduler", "checkpoint")
@@ -78,14 +78,6 @@ def parse_override(argument: str) -> Override | None:
         return OverridesParser.create().parse_override(argument)
     except HydraException:
         return None
-
-
-def shadow() -> str | None:
-    """Return the module of the user's own that `python -m train` finds in this folder, if there is one."""
-    found = importlib.machinery.PathFinder.find_spec("train", [str(Path.cwd())])
-    if found is None or found.origin is None or Path(found.origin).parent == Path(__file__).parent:
-        return None
-    return found.origin
 
 
 def _check_override(argument: str, override: Override, arguments: Sequence[str]) -> None:

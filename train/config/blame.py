@@ -16,7 +16,7 @@ from expkit.errors import UserError
 
 __all__ = ["place", "short_path", "told", "typed_keys", "unresolved"]
 
-_OURS = tuple(f"{Path(__file__).parent.parent / name}/" for name in ("expkit", "train"))
+_OURS = tuple(f"{Path(__file__).parents[2] / name}/" for name in ("expkit", "train"))
 _INSTALLED = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 

@@ -19,7 +19,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig
 
 from expkit.errors import ConfigError
-from train.build import CONF_DIR
+from train.config.build import CONF_DIR
 
 __all__ = ["compose", "hydra_with", "literal"]
 
@@ -54,7 +54,7 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     """Return what `python -m train` composes for `overrides`, with its `hydra` section. Within `hydra_with`.
 
     Raises:
-        HydraException, OmegaConfBaseException: it cannot be composed; `train.mistakes.one_line` says why.
+        HydraException, OmegaConfBaseException: it cannot be composed; `train.config.mistakes.one_line` says why.
     """
     config: DictConfig = hydra.compose("config", list(overrides), return_hydra_config=True)
     return config

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from train.build import CONF_DIR, MULTI_SELECT, group_folders
+from train.config.build import CONF_DIR, MULTI_SELECT, group_folders
 
 __all__ = ["commented_values"]
 

@@ -15,8 +15,8 @@ from omegaconf import DictConfig, OmegaConf, resolvers
 from omegaconf.errors import OmegaConfBaseException
 
 from expkit.errors import ConfigError, UserError
-from train.blame import told, typed_keys, unresolved
-from train.signature import check_values, locate
+from train.config.blame import told, typed_keys, unresolved
+from train.config.signature import check_values, locate
 
 __all__ = ["CONF_DIR", "MULTI_SELECT", "build", "build_named", "call_with_known", "group_folders", "group_options"]
 __all__ += ["plain", "without_target"]
@@ -28,7 +28,7 @@ MULTI_SELECT = ("tracker", "diagnostics", "detectors", "plots")
 
 
 def _conf_dir() -> Path:
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parents[1]
     installed = here / "_conf"  # where a wheel has it
     return installed if installed.is_dir() else here.parent / "conf"
 
