@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.harness import Comparison, compare, per_step
+from expkit.checkpoints import CheckpointManager, save_when
 from expkit.events import EventLog
 from expkit.experiment import RunDir
 from expkit.journal import Journal
@@ -27,6 +28,7 @@ from train.config.trainer import TrainerConfig
 from train.data import Batches
 from train.pictures import Pictures
 from train.runner import Runner
+from train.saving import Saver
 from train.tasks.base import StepOutput, Task
 from train.update import Update
 
@@ -126,6 +128,7 @@ def expkit_standard(batches: list[Batch], folder: Path) -> tuple[Runner, Callabl
     config = TrainerConfig(max_epochs=1, log_interval=50, device="cpu")
     trackers = Delivery({})
     journal = Journal(files.metrics)
+    never = CheckpointManager(files.root, save_interval=10 * len(batches), save=save_when(at_end=False))
     events = EventLog(files.events, {}, trackers.alert)
     runner = Runner(
         Classify(),
@@ -134,8 +137,7 @@ def expkit_standard(batches: list[Batch], folder: Path) -> tuple[Runner, Callabl
         config,
         Batches(Ready(batches), batch_size=64),
         recorder=Recorder([journal.write, trackers.log]),
-        save=lambda *_: None,
-        save_interval=10 * len(batches),
+        save=Saver(never, {}, journal, {}),
         plot=Pictures({}, files, "benchmark", len(batches), trackers),
         on_record=(events.observe,),
     )

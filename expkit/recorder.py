@@ -55,6 +55,11 @@ class Recorder:
             self._series.update(series or {})
             self._due = self._due or not late
 
+    def collected(self) -> dict[str, float]:
+        """Return the metrics that the next record will have, as far as they have been added."""
+        with self._lock:
+            return dict(self._metrics)
+
     def pending(self) -> bool:
         """Whether a record should be made: values that are `late` do not ask for one of their own."""
         return self._due

@@ -31,6 +31,7 @@ from expkit.secrets import mask_arguments, mask_secrets
 from expkit.status import StatusFile, read_status
 from expkit.stopping import StopSignals
 from expkit.trackers import RunInfo
+from train.best import Best
 from train.config.build import plain
 from train.directory import fresh_directory, note_resume, remove_fresh, reopen, typed_overrides
 from train.display import Display, file_logging
@@ -40,7 +41,7 @@ from train.pictures import Pictures
 from train.report import Outcome, Report, dataset_info
 from train.resume import Origin, check_same_kind, differences, find_origin, warn_if_other_data
 from train.runner import Runner
-from train.saving import Saver, is_exact, restore
+from train.saving import Saver, check_continuity, is_exact, restore
 
 __all__ = ["run"]
 
@@ -148,6 +149,8 @@ class _Job:
         data = parts.data("val_data")
         val = parts.batches(data, training=False, dist=self.dist) if data is not None else None
         steps = parts.trainer.total_steps(train.steps)
+        if self.manager is not None and self._auto("save_interval"):
+            self.manager.save_interval = auto_intervals(steps)["checkpoint"]
         runner = Runner(
             parts.task,
             parts.model,
@@ -157,7 +160,7 @@ class _Job:
             val,
             recorder=self.recorder,
             diagnostics=parts.diagnostics,
-            save_interval=self._save_interval(steps),
+            best=Best(self.manager.monitor, self.manager.mode, parts.task.higher_is_better) if self.manager else None,
             dist=self.dist,
             control=self.control,
         )
@@ -206,10 +209,12 @@ class _Job:
         if self.manager is not None:
             self.report.manager = self.manager
             saver = Saver(self.manager, self.plain, journal, parts.detectors)
-            runner.save = saver.save
+            runner.save = saver
             if self.state is not None:
                 saver.resumed(self.step)
         self.report.begin(self.config, self.step if origin is not None else None, changes)
+        if self.state is not None and self.manager is not None:
+            check_continuity(runner, self.state, self.manager.loss_tolerance)
         self.info = self._run_info(branch)
         parts.trackers.start(self.info)
 
@@ -226,7 +231,7 @@ class _Job:
         self.parts.trackers.finish(self.report.summary(), failed=False)
         self.status.set(state)  # once more: the trackers' last troubles are known now
         self.report.end(state)
-        best = runner.best.loss if runner.best.step else None
+        best = runner.best.metrics.get("val_loss")
         number = 0 if finished else int(self.signals.received or 0)
         look = self.parts.trackers.where(replace(self.info, dir=self.files.root))
         return Outcome(self.files.root, state, best, number, tuple(look))
@@ -236,11 +241,14 @@ class _Job:
             if self.origin is not None:
                 raise ResumeError("resume needs checkpoints, but checkpoint=none was chosen: leave that out")
             return None
-        options = {"save_interval": 1000} if self._wants_auto() else {}
+        options = {"save_interval": 1000} if self._auto("save_interval") else {}
         try:
             manager: CheckpointManager = self.parts.checkpoints(experiment_dir=self.files.root, **options)
         except (TypeError, ValueError) as error:
             raise UserError(f"checkpoint: {error}") from error
+        monitored = manager.monitor.removeprefix("val_").removeprefix("train_")
+        if self._auto("mode") and monitored in self.parts.task.higher_is_better:
+            manager.mode = "max"
         return manager
 
     def _checkpoint(self, origin: Origin) -> dict[str, Any] | None:
@@ -279,13 +287,8 @@ class _Job:
                 log.info("%s: %d line(s) after step %d set aside; they come again", file.name, cut, self.step)
         return lost
 
-    def _wants_auto(self) -> bool:
-        return bool(self.config.checkpoint.get("save_interval") == "auto")
-
-    def _save_interval(self, steps: int) -> int | None:
-        if self.manager is None:
-            return None
-        return auto_intervals(steps)["checkpoint"] if self._wants_auto() else self.manager.save_interval
+    def _auto(self, key: str) -> bool:
+        return bool(self.config.checkpoint.get(key) == "auto")
 
     def _run_info(self, branch: int) -> RunInfo:
         run = self.config.run

@@ -95,7 +95,7 @@ class Report:
             return
         best: dict[str, Any] = {f"best_{name}": value for name, value in runner.best.metrics.items()}
         if best:
-            best["best_step"] = runner.best.step  # of the lowest loss, and of the best checkpoint
+            best["best_step"] = runner.best.step  # of the best checkpoint
         drawn = self.pictures.latest.get("samples", ()) if self.pictures is not None else ()
         shown = [str(path.relative_to(self.files.root)) for path in drawn]
         if self._results is None:
@@ -149,8 +149,9 @@ class Report:
         runner = self.runner
         assert runner is not None
         if state == "finished":
-            best = f", best val_loss {runner.best.loss:.5g} at step {runner.best.step}" if runner.best.step else ""
-            log.info("finished at step %d%s", runner.progress.step, best)
+            best = runner.best
+            said = f", best {best.monitor} {best.value:.5g} at step {best.step}" if best.value is not None else ""
+            log.info("finished at step %d%s", runner.progress.step, said)
         else:
             where = self.files.root
             log.info("%s at step %d; go on with: %s", state, runner.progress.step, resume_command(where))

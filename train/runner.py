@@ -6,7 +6,7 @@
         evaluate  every eval_interval, at the end
         diagnose  at the end of an epoch
         record    one for the step, if anything was said: journal, trackers, detectors
-        save      a checkpoint, if due or the best so far
+        save      a checkpoint, if the saver finds it due
         plot      if due
         control   stop or save, if somebody asked
 
@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from expkit.checkpoints import Moment
 from expkit.diagnostics import Diagnostic, DiagnosticSuite
 from expkit.dist import Control, Dist
 from expkit.errors import ConfigError
@@ -40,6 +41,8 @@ __all__ = ["Runner"]
 
 log = logging.getLogger("expkit")
 
+_NOTHING: dict[str, float] = {}
+
 
 class Runner:
     """Trains a task's model.
@@ -53,8 +56,8 @@ class Runner:
         val: batches to evaluate on, or None.
         recorder: takes what there is to say about a step.
         diagnostics: name -> what looks at the model at the end of an epoch.
-        save: called as `save(runner, is_best)` when a checkpoint is due.
-        save_interval: steps between checkpoints, or None.
+        best: knows what makes a checkpoint the best.
+        save: called as `save(runner, moment)` at each step boundary; it saves if a checkpoint is due.
         plot: called as `plot(runner, last)` after each step that may have something to draw, or None.
         on_record: called with each record, after the recorder's sinks.
         dist, control: the ranks, and what they must do together.
@@ -70,8 +73,8 @@ class Runner:
         val: Batches | None = None,
         recorder: Recorder | None = None,
         diagnostics: Mapping[str, Diagnostic] | None = None,
-        save: Callable[[Runner, bool], None] | None = None,
-        save_interval: int | None = None,
+        best: Best | None = None,
+        save: Callable[[Runner, Moment], None] | None = None,
         plot: Callable[[Runner, bool], None] | None = None,
         on_record: Sequence[Callable[[Record], object]] = (),
         dist: Dist | None = None,
@@ -88,7 +91,8 @@ class Runner:
         self.dist = dist or Dist()
         self.control = control or Control(self.dist)
         self.progress = Progress()
-        self.best = Best()
+        self.best = best or Best(higher_is_better=task.higher_is_better)
+        self.last_batch: Any = None
         self.loss_history: list[float] = []
         self.series: StepSeries | None = None
         self.pending_series: dict[str, Any] | None = None
@@ -97,7 +101,6 @@ class Runner:
         self._log = Every(steps=auto_intervals(self.total_steps)["log"] if interval == "auto" else interval)
         by_epoch = config.eval_interval == "epoch"
         self._eval = Every(epochs=1) if by_epoch else Every(steps=int(config.eval_interval))
-        self._save_due = Every(steps=save_interval)
         self.save, self.plot, self._on_record = save, plot, on_record
         self.watch = Stopwatch()
 
@@ -128,6 +131,7 @@ class Runner:
             if self.pending_series is not None:
                 self.series.load_state_dict(self.pending_series)
         self.series.push(values, count)
+        self.last_batch = batches.pieces[0][0]
         progress = self.progress
         progress.step += 1
         progress.samples += batches.samples if batches.samples is not None else count
@@ -143,26 +147,26 @@ class Runner:
         actions = control.poll(progress.step)
         progress.previous_elapsed, progress.elapsed = progress.elapsed, control.elapsed
         last = self.done
-        is_best = False
         if self._log.due(progress) or progress.epoch_ended or last:
             self._log_training()
         if self.val is not None and (self._eval.due(progress) or last):
             with self.watch.paused():
-                is_best = self._evaluate()
+                self._evaluate()
         if progress.epoch_ended and self.diagnostics:
             with self.watch.paused(), torch.no_grad():
                 self.recorder.add(*self.diagnostics.measure(self.model))
-        if last and self.best.metrics:
-            self.recorder.add({f"final/best_{name}": value for name, value in self.best.metrics.items()})
+        is_best, metrics = False, _NOTHING
         if self.recorder.pending():
+            metrics = self.recorder.collected()
+            is_best = self.best.update(progress.step, metrics)
+            if last and self.best.metrics:
+                self.recorder.add({f"final/best_{name}": value for name, value in self.best.metrics.items()})
             record = self.recorder.emit(progress.step, self.current_epoch)
             for observer in self._on_record:
                 observer(record)
         stop = bool(actions & Control.STOP)
-        due = is_best or last or stop or actions & Control.SAVE or self._save_due.due(progress)
-        if self.save is not None and due:
-            with self.watch.paused():
-                self.save(self, is_best)
+        if self.save is not None:
+            self.save(self, Moment(progress, metrics, is_best, stop, last, bool(actions & Control.SAVE)))
         if self.plot is not None:
             self.plot(self, last)
         return stop
@@ -194,12 +198,10 @@ class Runner:
         self.loss_history.append(metrics["train_loss"])
 
     @torch.no_grad()
-    def _evaluate(self) -> bool:
-        """Evaluate on all validation data. Return whether the loss is the lowest so far."""
+    def _evaluate(self) -> None:
+        """Evaluate on all validation data."""
         means = self.evaluate()
-        metrics = {f"val_{name}": value for name, value in self.task.summarize(means).items()}
-        self.recorder.add(metrics)
-        return self.best.update(self.progress.step, metrics, self.task.higher_is_better)
+        self.recorder.add({f"val_{name}": value for name, value in self.task.summarize(means).items()})
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
@@ -253,7 +255,7 @@ class Runner:
             "samples": progress.samples,
             "epoch_ended": progress.epoch_ended,
             "elapsed": self.control.elapsed,
-            "best": {"loss": self.best.loss, "step": self.best.step, "metrics": dict(self.best.metrics)},
+            "best": self.best.state_dict(),
             "series": series,
             "diagnostics": self.diagnostics.state_dict(),
         }
@@ -274,7 +276,7 @@ class Runner:
             previous_elapsed=state["elapsed"],
         )
         self.control.go_on_from(state["elapsed"])
-        self.best = Best(**state["best"])
+        self.best.load_state_dict(state["best"])
         self.series, self.pending_series = None, state["series"]
         self.loss_history = list(loss_history)
         self.diagnostics.load_state_dict(state["diagnostics"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,17 +12,18 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
-from expkit.checkpoints import CheckpointManager
+from expkit.checkpoints import CheckpointManager, Moment
 from expkit.checkpoints.state import load_model_state
 from expkit.detectors.base import Detector
 from expkit.errors import ResumeError
 from expkit.journal import Journal
 from expkit.rng import rng_state, set_rng_state
+from train.probe import make_probe, probe_loss
 from train.resume import Origin, differences
 from train.runner import Runner
 from train.update import Update
 
-__all__ = ["Saver", "is_exact", "restore"]
+__all__ = ["Saver", "check_continuity", "is_exact", "restore"]
 
 log = logging.getLogger("expkit")
 
@@ -38,7 +41,7 @@ class Saver:
     Args:
         checkpoints: where checkpoints go.
         config: the configuration, plain and masked.
-        journal: fsynced before each checkpoint commits, so that no checkpoint is ahead of it.
+        journal: made durable before each checkpoint commits, so that no checkpoint is ahead of it.
         detectors: name -> detector.
     """
 
@@ -54,26 +57,35 @@ class Saver:
         self._journal = journal
         self._detectors = detectors
         self._saved_step = -1
+        self._monitored = False
+        checkpoints.before_commit(self._make_durable)
 
-    def save(self, runner: Runner, is_best: bool) -> None:
-        """Save the moment at which `runner` is, all of it at this one step boundary."""
-        update, step = runner.update, runner.progress.step
-        if step == self._saved_step and not is_best:
+    def __call__(self, runner: Runner, moment: Moment) -> None:
+        """Save the moment at which `runner` is, if that is due."""
+        if moment.metrics and not self._monitored:
+            self._look_for_monitored(runner, moment)
+        reason = self.checkpoints.due(moment)
+        step = moment.progress.step
+        if reason is None or (step == self._saved_step and not moment.is_best):
             return
-        try:
-            self._journal.sync()
-        except OSError as error:
-            log.warning(
-                "the journal cannot be made durable (%s): the checkpoint is saved all the same",
-                error.strerror,
-            )
+        with runner.watch.paused():
+            self._save(runner, moment, reason)
+            if moment.ended or moment.stopping:
+                self._make_sure(runner, moment, reason)
+
+    def _save(self, runner: Runner, moment: Moment, reason: str) -> None:
+        """Save all state, at this one step boundary."""
+        update, step = runner.update, moment.progress.step
         saved = self.checkpoints.save_checkpoint(
             step,
             runner.model,
             update.optimizer,
             runner.loss_history,
             self._config,
-            is_best=is_best,
+            is_best=moment.is_best,
+            reason=reason,
+            metrics=dict(moment.metrics),
+            probe=make_probe(runner.task, runner.model, update, runner.last_batch),
             scheduler_state_dict=update.scheduler.state_dict() if update.scheduler is not None else None,
             scaler_state_dict=update.scaler.state_dict() if update.scaler is not None else None,
             rng_state=rng_state(),
@@ -84,8 +96,34 @@ class Saver:
             threads=torch.get_num_threads(),
             torch_version=str(torch.__version__),
         )
-        if saved is not None:
-            self._saved_step = step
+        self._saved_step = step if saved is not None else -1
+
+    def _make_sure(self, runner: Runner, moment: Moment, reason: str) -> None:
+        """Wait for the last checkpoint of a run; if it failed, try once more: there will be no later one."""
+        if self.checkpoints.wait() != moment.progress.step:
+            self._save(runner, moment, reason)
+            self.checkpoints.wait()
+
+    def _make_durable(self) -> None:
+        try:
+            self._journal.sync()
+        except OSError as error:
+            log.warning(
+                "the journal cannot be made durable (%s): the checkpoint is saved all the same",
+                error.strerror,
+            )
+
+    def _look_for_monitored(self, runner: Runner, moment: Moment) -> None:
+        """Say so if the monitored metric does not come with the first evaluation, or at the end of an epoch."""
+        monitor, validated = self.checkpoints.monitor, any(name.startswith("val_") for name in moment.metrics)
+        late = validated if monitor.startswith("val_") and runner.val is not None else moment.progress.epoch_ended
+        self._monitored = late or monitor in moment.metrics
+        if monitor in moment.metrics or not late or (monitor == "val_loss" and runner.val is None):
+            return
+        close = difflib.get_close_matches(monitor, moment.metrics, n=1)
+        there = ", ".join(moment.metrics) or "none"
+        hint = f"did you mean {close[0]}?" if close else f"there are {there}"
+        log.warning("checkpoint.monitor=%s: there is no such metric, so no checkpoint is the best; %s", monitor, hint)
 
     def resumed(self, step: int) -> None:
         """Keep the checkpoint of `step`, from which the run goes on, and do not save it again."""
@@ -131,6 +169,38 @@ def restore(
         guard.load_state_dict(saved)
     _warn_if_inexact(state, differences(before, config))
     set_rng_state(state["rng_state"])
+
+
+def check_continuity(runner: Runner, state: Mapping[str, Any], tolerance: float) -> None:
+    """Compute the loss on the batch that travelled in the checkpoint `state` again, and say how it compares.
+
+    Args:
+        runner: restored from it.
+        state: the checkpoint.
+        tolerance: by how much the loss may differ.
+    """
+    probe = state.get("probe")
+    if probe is None:
+        return
+    then = float(probe["loss"])
+    try:
+        now = float(probe_loss(runner.task, runner.model, runner.update, probe["batch"]))
+    except Exception as error:  # noqa: BLE001 - whatever the task does with a batch of before
+        log.warning("the loss cannot be compared with that of the checkpoint: %s: %s", type(error).__name__, error)
+        return
+    if abs(now - then) <= tolerance or (math.isnan(now) and math.isnan(then)):
+        log.info(
+            "the loss goes on where it was: %.5g on the checkpoint's own batch, and %.5g when it was saved", now, then
+        )
+        return
+    log.warning(
+        "the loss does not go on where it was: %.5g on the checkpoint's own batch, but %.5g when it was saved "
+        "(checkpoint.loss_tolerance=%g): the code, a library or the task's settings have changed since, or the model "
+        "has state that is not in its state_dict",
+        now,
+        then,
+        tolerance,
+    )
 
 
 def is_exact(changes: Sequence[str]) -> bool:

@@ -9,12 +9,16 @@ import errno
 import itertools
 import logging
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from expkit.checkpoints.keeping import KeepPolicy, Saved, score
 from expkit.checkpoints.storage import checkpoint_error, read_checkpoint, step_of
 from expkit.files import write_link
 
-__all__ = ["BEST_MARK", "CheckpointFolder"]
+__all__ = ["BEST_MARK", "CheckpointFolder", "Label"]
 
 logger = logging.getLogger("expkit")
 
@@ -22,6 +26,23 @@ logger = logging.getLogger("expkit")
 BEST_MARK = "is_best"
 
 Identity = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a checkpoint says of itself, beside its state.
+
+    Attributes:
+        time: when it was saved, in seconds since 1970.
+        reason: why it was saved.
+        metrics: what was recorded at its step.
+        is_best: it was the best so far.
+    """
+
+    time: float
+    reason: str = ""
+    metrics: Mapping[str, float] | None = None
+    is_best: bool = False
 
 
 class CheckpointFolder:
@@ -34,7 +55,8 @@ class CheckpointFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._valid: dict[Identity, bool] = {}
-        self._marked: dict[Identity, bool] = {}
+        self._written: set[Identity] = set()
+        self._labels: dict[Identity, Label | None] = {}
         self._said: set[str] = set()
 
     def file(self, step: int) -> Path:
@@ -50,7 +72,25 @@ class CheckpointFolder:
 
     def best(self) -> Path | None:
         """Return the newest checkpoint that is marked as the best."""
-        return next((path for path in self.files().values() if self._is_marked(path)), None)
+        return next((path for path in self.files().values() if (label := self.label(path)) and label.is_best), None)
+
+    def label(self, path: Path) -> Label | None:
+        """Return what a checkpoint says of itself, without reading its tensors; None for one that is damaged."""
+        try:
+            identity = _identity(path)
+            if identity not in self._labels:
+                self._labels[identity] = _label(read_checkpoint(path, mmap=True), identity)
+            return self._labels[identity]
+        except Exception:  # noqa: BLE001 - a damaged file makes torch raise nearly anything
+            return None
+
+    def wrote(self, path: Path, state: Mapping[str, Any], verified: bool) -> None:
+        """Take note of a file that this process has just written and fsynced, and perhaps read back."""
+        identity = _identity(path)
+        self._written.add(identity)
+        self._labels[identity] = _label(state, identity)
+        if verified:
+            self._valid[identity] = True
 
     def set_aside(self, path: Path, why: str = "corrupt") -> Path:
         """Rename a checkpoint to `*.corrupt` (or another reason), never over another one; return the new path."""
@@ -61,11 +101,26 @@ class CheckpointFolder:
         path.rename(aside)
         return aside
 
-    def tidy(self, step: int, keep_last_n: int, protected: int | None) -> None:
+    def tidy(
+        self,
+        step: int,
+        keep_last_n: int,
+        protected: int | None = None,
+        policy: KeepPolicy | None = None,
+        monitor: tuple[str, str] | None = None,
+    ) -> None:
         """After the checkpoint of `step` has been committed: point the links, delete what need not be kept.
 
-        What stays: the newest `keep_last_n` valid ones (so the last valid one is never deleted), the best,
-        the one of step `protected`, and those of steps after `step`, which are of another training.
+        What stays: the newest `keep_last_n` valid ones, the newest one that has been read back and found valid (so the
+        last valid one is never deleted), the best, the one of step `protected`, what `policy` picks, and those of steps
+        after `step`, which are of another training.
+
+        Args:
+            step: of the new one.
+            keep_last_n: how many of the newest.
+            protected: the step of the one resumed from.
+            policy: what to keep besides.
+            monitor: the metric by which checkpoints are compared, and "min" or "max".
         """
         files = self.files()
         later = [known for known in files if known > step]
@@ -79,14 +134,39 @@ class CheckpointFolder:
         self._link("checkpoint_latest.pt", self.file(step))
         if best is not None:
             self._link("checkpoint_best.pt", best)
+        mine = {known: path for known, path in files.items() if known <= step}
+        if len(mine) <= keep_last_n:
+            return
+        keep = self._newest_valid(mine, keep_last_n)
+        if policy is not None:
+            keep |= policy.keep([saved for known, path in mine.items() if (saved := self._saved(known, path, monitor))])
+        for known, path in reversed(mine.items()):  # oldest first
+            if known not in keep and known != protected and path != best:
+                self._delete(path)
+
+    def _newest_valid(self, files: Mapping[int, Path], count: int) -> set[int]:
+        """Return the newest steps, of which `count` are valid as far as is known and one has been read back."""
+        newest: set[int] = set()
         valid = 0
-        for known, path in files.items():
-            if known in later:
-                continue
-            if valid < keep_last_n:
-                valid += self._is_valid(path)
-            elif path != best and known != protected:
-                _delete(path)
+        for step, path in files.items():
+            newest.add(step)  # also a damaged one that is among the newest: a person may want to look at it
+            valid += self._was_written(path) or self._is_valid(path)
+            if valid >= count:
+                break
+        if not any(self._is_verified(files[step]) for step in newest):
+            older = [step for step in files if step not in newest]
+            sure = next((step for step in older if self._is_verified(files[step])), None)
+            if sure is None:  # of another process
+                sure = next((step for step in older if self._is_valid(files[step])), None)
+            newest |= {sure} if sure is not None else set()
+        return newest
+
+    def _saved(self, step: int, path: Path, monitor: tuple[str, str] | None) -> Saved | None:
+        label = self.label(path)
+        if label is None:
+            return None
+        metrics = label.metrics or {}
+        return Saved(step, label.time, metrics, score(metrics, *monitor) if monitor is not None else None)
 
     def _link(self, name: str, target: Path) -> None:
         link = self.path / name
@@ -96,6 +176,18 @@ class CheckpointFolder:
             write_link(link, target.name)  # relative: the run directory can be moved
         except OSError as error:
             self._say_once("links", f"the link {link} is not kept up to date, which does no harm: {error}")
+
+    def _was_written(self, path: Path) -> bool:
+        try:
+            return _identity(path) in self._written
+        except OSError:
+            return False
+
+    def _is_verified(self, path: Path) -> bool:
+        try:
+            return self._valid.get(_identity(path), False)
+        except OSError:
+            return False
 
     def _is_valid(self, path: Path) -> bool:
         """Verify a file, once: retention asks for the same ones at every save."""
@@ -107,14 +199,16 @@ class CheckpointFolder:
         except OSError:
             return False
 
-    def _is_marked(self, path: Path) -> bool:
+    def _delete(self, path: Path) -> None:
         try:
             identity = _identity(path)
-            if identity not in self._marked:
-                self._marked[identity] = read_checkpoint(path, mmap=True).get(BEST_MARK) is True
-            return self._marked[identity]
-        except Exception:  # noqa: BLE001 - a damaged file makes torch raise nearly anything, and is not the best
-            return False
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            logger.warning("the old checkpoint %s cannot be deleted: %s", path, error)
+            return
+        self._valid.pop(identity, None)
+        self._labels.pop(identity, None)
+        self._written.discard(identity)
 
     def _say_once(self, subject: str, message: str) -> None:
         if subject not in self._said:
@@ -128,8 +222,13 @@ def _identity(path: Path) -> Identity:
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
-def _delete(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        logger.warning("the old checkpoint %s cannot be deleted: %s", path, error)
+def _label(checkpoint: Mapping[str, Any], identity: Identity) -> Label:
+    metrics, reason = checkpoint.get("metrics"), checkpoint.get("reason", "")
+    numbers = {str(name): float(value) for name, value in metrics.items()} if isinstance(metrics, dict) else None
+    time = checkpoint.get("time")
+    return Label(
+        time=time if isinstance(time, float) else identity[2] / 1e9,
+        reason=reason if isinstance(reason, str) else "",
+        metrics=numbers,
+        is_best=checkpoint.get(BEST_MARK) is True,
+    )

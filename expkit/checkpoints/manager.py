@@ -5,21 +5,24 @@ from __future__ import annotations
 import contextlib
 import logging
 import operator
-from collections.abc import Mapping
+import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import nn
 
-from expkit.checkpoints.folder import BEST_MARK, CheckpointFolder
+from expkit.checkpoints.folder import CheckpointFolder
+from expkit.checkpoints.keeping import KeepPolicy, keep_also
+from expkit.checkpoints.saving import EverySteps, Moment, SavePolicy, save_when
 from expkit.checkpoints.state import collect_state, load_model_state
-from expkit.checkpoints.storage import checkpoint_error, checkpoint_size, read_checkpoint, write_checkpoint
+from expkit.checkpoints.storage import checkpoint_error, read_checkpoint
+from expkit.checkpoints.writer import CheckpointWriter
 from expkit.errors import ResumeError, UserError
 from expkit.experiment import RunDir
-from expkit.files import free_gb, remove_stale_temporaries
-from expkit.schedule import Every, Progress
+from expkit.schedule import Progress
 
 __all__ = ["CheckpointInfo", "CheckpointManager"]
 
@@ -34,6 +37,10 @@ class CheckpointInfo(TypedDict):
     size_mb: float
     modified: str
     valid: bool
+    problem: str | None
+    reason: str
+    metrics: dict[str, float]
+    is_best: bool
 
 
 class CheckpointManager:
@@ -41,23 +48,70 @@ class CheckpointManager:
 
     Args:
         experiment_dir: the run directory; its `checkpoints` folder is made at the first save.
-        save_interval: steps between checkpoints, for `should_checkpoint`.
-        keep_last_n: how many valid checkpoints to keep, besides the best and the one resumed from.
+        save_interval: steps between checkpoints; None: only when `save` says so.
+        keep_last_n: how many of the newest valid checkpoints to keep, besides the best and the one resumed from.
+        save: more moments at which to save, see `save_when`.
+        keep: what to keep besides the newest, see `keep_also`.
+        monitor: the metric that makes a checkpoint the best.
+        mode: whether a low or a high value of it is good; "auto": high for an accuracy, low for all else.
+        verify_every: read every so many-th checkpoint back before it gets its name. The newest one that was read back
+            is never deleted. What is loaded is verified in any case.
+        async_save: write in a thread: training waits for a copy in memory only. "auto": where there is memory for it.
+        loss_tolerance: by how much the loss on a checkpoint's own batch may differ when a runner resumes from it.
 
     Raises:
-        UserError: (a ValueError) `save_interval` or `keep_last_n` is no whole number of at least 1.
+        UserError: (a ValueError) a number is no whole number of at least 1, or a mode is none of these.
     """
 
-    def __init__(self, experiment_dir: Path | str, save_interval: int = 1000, keep_last_n: int = 3) -> None:
-        self.save_interval = _whole_number("save_interval", save_interval, at_least=1)
+    def __init__(
+        self,
+        experiment_dir: Path | str,
+        save_interval: int | None = 1000,
+        keep_last_n: int = 3,
+        *,
+        save: SavePolicy | None = None,
+        keep: KeepPolicy | None = None,
+        monitor: str = "val_loss",
+        mode: Literal["min", "max", "auto"] = "auto",
+        verify_every: int = 1,
+        async_save: bool | Literal["auto"] = False,
+        loss_tolerance: float = 0.1,
+    ) -> None:
+        self.save_interval = save_interval
         self.keep_last_n = _whole_number("keep_last_n", keep_last_n, at_least=1)
+        self.save = save if save is not None else save_when()
+        self.keep = keep if keep is not None else keep_also()
+        if mode not in ("min", "max", "auto"):
+            raise UserError(f"mode={mode}: choose min, max or auto")
+        self.monitor, self.loss_tolerance = monitor, loss_tolerance
+        self.mode: Literal["min", "max"] = mode if mode != "auto" else "max" if monitor.endswith("accuracy") else "min"
         self._folder = CheckpointFolder(RunDir(experiment_dir).checkpoints)
+        self._writer = CheckpointWriter(
+            self._folder, _whole_number("verify_every", verify_every, at_least=1), async_save, self._tidy
+        )
         self._protected: int | None = None
-        self._has_saved = False
+
+    @property
+    def save_interval(self) -> int | None:
+        """Steps between checkpoints, or None."""
+        return None if self._every is None else self._every.steps
+
+    @save_interval.setter
+    def save_interval(self, steps: int | None) -> None:
+        self._every = None if steps is None else EverySteps(_whole_number("save_interval", steps, at_least=1))
 
     def should_checkpoint(self, step: int) -> bool:
-        """Whether a checkpoint is due after `step` updates; never at 0."""
-        return Every(steps=self.save_interval).due(Progress(step=step))
+        """Whether a checkpoint is due after `step` updates, by `save_interval`; never at 0."""
+        return self._every is not None and self._every.reason(Moment(Progress(step=step))) is not None
+
+    def due(self, moment: Moment) -> str | None:
+        """Return why a checkpoint of `moment` is due, by `save_interval` and by `save`, or None."""
+        reasons = (
+            self._every.reason(moment) if self._every is not None else None,
+            self.save.reason(moment),
+            "asked for" if moment.asked else None,
+        )
+        return ", ".join(filter(None, reasons)) or None
 
     def save_checkpoint(
         self,
@@ -71,6 +125,9 @@ class CheckpointManager:
     ) -> Path | None:
         """Save a checkpoint durably, point the links at it, and delete what need not be kept.
 
+        With `async_save` it returns when everything has been copied. One save is in flight at a time: the next one
+        waits for it, and so do `wait`, everything that loads, and the end of the process.
+
         Args:
             step: updates done.
             model: its `state_dict` is taken, out of DataParallel, DDP and torch.compile.
@@ -79,34 +136,37 @@ class CheckpointManager:
             config: the configuration; stored as plain JSON types.
             is_best: make it the best one, which is kept until a later one is the best.
             extra: more state, each under its own key: `scheduler_state_dict`, `scaler_state_dict`,
-                `rng_state`, `sampler_state`, `detector_state`, `journal_state`, ...
+                `rng_state`, `sampler_state`, `detector_state`, `journal_state`, ... Two are looked at: `metrics`,
+                name -> number, by which `keep` compares checkpoints, and `reason`, a word on why it was saved.
 
         Returns:
-            The path, or None if the disk is full or broken: that is logged, and training can go on.
+            The path, or None if the disk is full or broken: that is logged, and training can go on. With `async_save`
+            the path where it will be; `wait` says whether it is there.
 
         Raises:
             StateError: (a UserError and a TypeError) a value could not be loaded again; nothing was written.
             UserError: `step` is no step, or a name in `extra` is one of the checkpoint's own.
         """
         step = _whole_number("step", step, at_least=0)
-        state = collect_state(step, model, optimizer, loss_history, config, extra)
-        path = self._folder.file(step)
-        try:
-            self._folder.path.mkdir(parents=True, exist_ok=True)
-            remove_stale_temporaries(self._folder.path, prefix="checkpoint_")
-            # The best that is saved once more (at the end, say) is the best still.
-            if is_best or path == self._folder.best():
-                state[BEST_MARK] = True
-            write_checkpoint(path, state)
-        except OSError as error:
-            self._say_unsaved(step, state, error)
-            return None
-        self._has_saved = True
-        try:
-            self._folder.tidy(step, self.keep_last_n, self._protected)
-        except OSError as error:
-            logger.warning("the checkpoint folder %s cannot be tidied up: %s", self._folder.path, error)
-        return path
+        state = collect_state(step, model, optimizer, loss_history, config, {"time": time.time()} | extra)
+        return self._writer.write(step, state, is_best)
+
+    def wait(self) -> int | None:
+        """Wait for the save in flight, if any. Return the step of the last one that this manager has committed."""
+        self._writer.wait()
+        return self.saved_step
+
+    @property
+    def saved_step(self) -> int | None:
+        """The step of the newest checkpoint that this manager has committed, or None."""
+        return self._writer.saved_step
+
+    def before_commit(self, work: Callable[[], None]) -> None:
+        """Do `work` before each checkpoint gets its name, in the thread that writes.
+
+        A runner makes its journal durable there, so that no checkpoint is ahead of it.
+        """
+        self._writer.before_commit = work
 
     def load_latest_checkpoint(self, map_location: Any = "cpu") -> dict[str, Any] | None:
         """Load the newest valid checkpoint. A damaged one is said, set aside as `*.corrupt`, and passed over.
@@ -119,11 +179,12 @@ class CheckpointManager:
         Returns:
             The checkpoint, or None if there is no valid one.
         """
+        self.wait()
         files = self._folder.files()
         for step, path in files.items():
             checkpoint = self._load(path, map_location)
             if checkpoint is not None:
-                if not self._has_saved:
+                if self.saved_step is None:
                     self.protect(step)
                 return checkpoint
         if files:
@@ -132,6 +193,7 @@ class CheckpointManager:
 
     def load_checkpoint(self, step: int, map_location: Any = "cpu") -> dict[str, Any] | None:
         """Load the checkpoint of `step`; return None, with a warning, if it is missing or damaged."""
+        self.wait()
         files = self._folder.files()
         if step in files:
             return self._load(files[step], map_location)
@@ -171,6 +233,7 @@ class CheckpointManager:
         For a run that goes on from an older checkpoint: the later ones are of a course of training that it leaves, and
         a resume must not find them.
         """
+        self.wait()
         later = [path for known, path in self._folder.files().items() if known > step]
         return [self._folder.set_aside(path, "rewound") for path in later]
 
@@ -183,17 +246,24 @@ class CheckpointManager:
 
     def list_checkpoints(self) -> list[CheckpointInfo]:
         """Return what is known of each checkpoint, oldest step first; each is read whole, to verify it."""
+        self.wait()
         listing: list[CheckpointInfo] = []
         for step, path in reversed(self._folder.files().items()):
             with contextlib.suppress(FileNotFoundError):  # a training process may delete old ones meanwhile
                 stat = path.stat()
+                problem = _problem(path)
+                label = self._folder.label(path) if problem is None else None
                 listing.append(
                     {
                         "step": step,
                         "path": path,
                         "size_mb": stat.st_size / 1024**2,
                         "modified": f"{datetime.fromtimestamp(stat.st_mtime):%Y-%m-%d %H:%M:%S}",
-                        "valid": _problem(path) is None,
+                        "valid": problem is None,
+                        "problem": problem,
+                        "reason": label.reason if label is not None else "",
+                        "metrics": dict(label.metrics or {}) if label is not None else {},
+                        "is_best": label is not None and label.is_best,
                     }
                 )
         return listing
@@ -205,6 +275,9 @@ class CheckpointManager:
     def best_path(self) -> Path | None:
         """Return the path of the newest checkpoint that was saved with `is_best`."""
         return self._folder.best()
+
+    def _tidy(self, step: int) -> None:
+        self._folder.tidy(step, self.keep_last_n, self._protected, self.keep, (self.monitor, self.mode))
 
     def _load(self, path: Path, map_location: Any) -> dict[str, Any] | None:
         try:
@@ -224,24 +297,6 @@ class CheckpointManager:
             aside.name,
         )
         return None
-
-    def _say_unsaved(self, step: int, state: Mapping[str, Any], error: OSError) -> None:
-        logger.warning(
-            "checkpoint of step %d not saved (%s): %s bytes needed, %s bytes free in %s. The older ones "
-            "are kept, training goes on, and the next save tries again",
-            step,
-            error,
-            f"{checkpoint_size(state):,}",
-            _free_bytes(self._folder.path),
-            self._folder.path,
-        )
-
-
-def _free_bytes(folder: Path) -> str:
-    try:
-        return f"{int(free_gb(folder) * 1024**3):,}"
-    except OSError:
-        return "unknown"
 
 
 def _problem(path: Path) -> str | None:

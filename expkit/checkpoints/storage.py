@@ -11,7 +11,7 @@ import errno
 import re
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -46,18 +46,33 @@ def step_of(path: Path) -> int | None:
     return int(match[1]) if match else None
 
 
-def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write `state` to `path` atomically and durably; what reads back wrong never gets the name.
+def write_checkpoint(
+    path: Path, state: Mapping[str, Any], verify: bool = True, before_commit: Callable[[], None] | None = None
+) -> None:
+    """Write `state` to `path` atomically and durably.
+
+    Args:
+        path: the file.
+        state: what `torch.save` can write.
+        verify: read it back before it gets its name; what reads back wrong never gets it. Without, only its size is
+            looked at.
+        before_commit: called before it gets its name.
 
     Raises:
         OSError: the disk is full or broken. What was at `path` before is still there.
     """
     with atomic_writer(path) as file, _checksums():
-        _save(state, _Output(file))
+        output = _Output(file)
+        _save(state, output)
         file.flush()
-        problem = checkpoint_error(Path(file.name))
+        written = Path(file.name)
+        problem = checkpoint_error(written) if verify else None
+        if written.stat().st_size != output.size:
+            problem = f"of {output.size:,} bytes only {written.stat().st_size:,} have arrived"
         if problem is not None:
             raise OSError(errno.EIO, f"what was written reads back wrong: {problem}")
+        if before_commit is not None:
+            before_commit()
 
 
 def read_checkpoint(path: Path, map_location: Any = "cpu", mmap: bool = False) -> dict[str, Any]:
@@ -167,8 +182,10 @@ class _Output:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.error: OSError | None = None
+        self.size = 0
 
     def write(self, data: memoryview) -> int:
+        self.size += len(data)
         try:
             return self._file.write(data)
         except OSError as error:

@@ -138,8 +138,8 @@ def test_nothing_is_named_or_deleted_before_it_is_on_the_disk(folder_with_one):
         "replace checkpoint_latest.pt",
         "symlink .checkpoint_best",
         "replace checkpoint_best.pt",
-        "unlink checkpoint_step_1.pt",
         "unlink checkpoint_step_0.pt",
+        "unlink checkpoint_step_1.pt",
     ]
     last_write = max(at for at, operation in enumerate(operations) if operation.startswith("write"))
     assert operations[last_write + 1] == "fsync .checkpoint_step_2"

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, TensorDataset
 
+from expkit.checkpoints import EverySteps, Moment, SavePolicy, save_when
 from expkit.diagnostics import Diagnostic
 from expkit.dist import Control
 from expkit.journal import decode, encode, stable
@@ -49,10 +50,15 @@ class WeightNorm(Diagnostic):
 
 
 class Saves(list[tuple[int, bool]]):
-    """Keeps (step, is_best) of each checkpoint that is asked for."""
+    """Keeps (step, is_best) of each checkpoint that would be saved, every so many steps and at the usual moments."""
 
-    def __call__(self, runner: Runner, is_best: bool) -> None:
-        self.append((runner.progress.step, is_best))
+    def __init__(self, *also: SavePolicy) -> None:
+        super().__init__()
+        self.policy = save_when(also=also)
+
+    def __call__(self, runner: Runner, moment: Moment) -> None:
+        if self.policy.reason(moment) or moment.asked:
+            self.append((runner.progress.step, moment.is_best))
 
 
 class Unsized:
@@ -339,8 +345,8 @@ def test_a_requested_save_is_made_and_training_goes_on() -> None:
 
 
 def test_checkpoints_are_due_at_their_interval_at_the_best_and_at_the_end() -> None:
-    saves = Saves()
-    run = Run(parts={"save": saves, "save_interval": 4}, max_epochs=2, max_steps=9).fit()
+    saves = Saves(EverySteps(4))
+    run = Run(parts={"save": saves}, max_epochs=2, max_steps=9).fit()
     first, second = run.values("val_loss")
     assert saves == [(4, False), (5, True), (8, False), (9, second < first)]
 

@@ -173,7 +173,7 @@ def test_everything_comes_back_bit_for_bit(manager, folder):
     manager.save_checkpoint(7, model, optimizer, [1.0, float("inf")], {"lr": 0.1}, **extra)
     checkpoint = CheckpointManager(folder.parent).load_latest_checkpoint()
     assert set(checkpoint) == {
-        "model_state_dict", "optimizer_state_dict", "step", "loss_history", "config", *extra,
+        "model_state_dict", "optimizer_state_dict", "step", "loss_history", "config", "time", *extra,
     }  # fmt: skip
     assert_same(dict(checkpoint["model_state_dict"]), dict(model.state_dict()))
     assert_same(checkpoint["optimizer_state_dict"], optimizer.state_dict())
@@ -261,8 +261,8 @@ def test_nothing_is_due_at_zero(manager):
     assert [step for step in range(31) if manager.should_checkpoint(step)] == [10, 20, 30]
 
 
-@pytest.mark.parametrize("value", [0, -1, 1.5, "3", True, None])
-@pytest.mark.parametrize("name", ["save_interval", "keep_last_n"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, "3", True])
+@pytest.mark.parametrize("name", ["save_interval", "keep_last_n", "verify_every"])
 def test_intervals_that_cannot_work_are_refused(tmp_path, name, value):
     with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1, not {value!r}"):
         CheckpointManager(tmp_path, **{name: value})

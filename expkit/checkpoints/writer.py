@@ -1,0 +1,117 @@
+"""Writing the checkpoints of a run: one at a time, beside training if that is wanted, and said if it fails."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from expkit.checkpoints.background import Background
+from expkit.checkpoints.folder import BEST_MARK, CheckpointFolder
+from expkit.checkpoints.staging import Staging, fits_in_memory, state_bytes
+from expkit.checkpoints.storage import checkpoint_size, write_checkpoint
+from expkit.files import free_gb, remove_stale_temporaries
+
+__all__ = ["CheckpointWriter"]
+
+logger = logging.getLogger("expkit")
+
+
+class CheckpointWriter:
+    """Writes states into a folder.
+
+    Args:
+        folder: where they go; it is made if need be.
+        verify_every: read every so many-th one back before it gets its name.
+        async_save: write in a thread, if there is memory for a copy of the state.
+        tidy: called as `tidy(step)` after each commit, in the same thread.
+
+    Attributes:
+        before_commit: called before a file gets its name, in the thread that writes.
+        saved_step: of the newest one that was committed, or None.
+    """
+
+    def __init__(
+        self,
+        folder: CheckpointFolder,
+        verify_every: int,
+        async_save: bool | Literal["auto"],
+        tidy: Callable[[int], None],
+    ) -> None:
+        self.before_commit: Callable[[], None] | None = None
+        self.saved_step: int | None = None
+        self._folder, self._tidy = folder, tidy
+        self._verify_every, self._async = verify_every, bool(async_save)
+        self._count = 0
+        self._staging = Staging()
+        self._background = Background("expkit checkpoint")
+        self._said_memory = False
+
+    def write(self, step: int, state: dict[str, Any], is_best: bool) -> Path | None:
+        """Write `state`. Return its path, or None if that failed; in a thread, the path to be."""
+        self._background.wait()
+        verify = self._count % self._verify_every == 0
+        self._count += 1
+        if not self._async or not self._fits(state):
+            return self._write(step, state, is_best, verify)
+        copied, ready = self._staging.copy(state)
+        self._background.submit(lambda: self._write_beside(step, copied, is_best, verify, ready))
+        return self._folder.file(step)
+
+    def wait(self) -> None:
+        """Wait for the one that is being written, if any."""
+        self._background.wait()
+
+    def _fits(self, state: Mapping[str, Any]) -> bool:
+        """Whether a copy of `state` fits into memory beside it; buffers of earlier copies are there already."""
+        missing = state_bytes(state) - self._staging.size
+        fits = missing <= 0 or fits_in_memory(missing)
+        if not fits and not self._said_memory:
+            self._said_memory = True
+            logger.warning("training waits for each checkpoint: there is no memory for a copy of %s bytes", missing)
+        return fits
+
+    def _write_beside(
+        self, step: int, state: dict[str, Any], is_best: bool, verify: bool, ready: Callable[[], None]
+    ) -> None:
+        try:
+            ready()
+            self._write(step, state, is_best, verify)
+        except Exception as error:  # noqa: BLE001 - it has no caller who would hear of it
+            logger.error("checkpoint of step %d not saved (%s: %s)", step, type(error).__name__, error)
+
+    def _write(self, step: int, state: dict[str, Any], is_best: bool, verify: bool) -> Path | None:
+        folder, path = self._folder, self._folder.file(step)
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+            remove_stale_temporaries(folder.path, prefix="checkpoint_")
+            # The best that is saved once more (at the end, say) is the best still.
+            if is_best or path == folder.best():
+                state[BEST_MARK] = True
+            write_checkpoint(path, state, verify, self.before_commit)
+            folder.wrote(path, state, verify)
+        except OSError as error:
+            logger.warning(
+                "checkpoint of step %d not saved (%s): %s bytes needed, %s bytes free in %s. The older ones "
+                "are kept, training goes on, and the next save tries again",
+                step,
+                error,
+                f"{checkpoint_size(state):,}",
+                _free_bytes(folder.path),
+                folder.path,
+            )
+            return None
+        self.saved_step = step
+        try:
+            self._tidy(step)
+        except OSError as error:
+            logger.warning("the checkpoint folder %s cannot be tidied up: %s", folder.path, error)
+        return path
+
+
+def _free_bytes(folder: Path) -> str:
+    try:
+        return f"{int(free_gb(folder) * 1024**3):,}"
+    except OSError:
+        return "unknown"
