@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -64,9 +65,13 @@ class EventLog:
         if self._journal is not None:
             self._journal.close()
 
+    def trouble(self) -> dict[str, Any]:
+        """Return what went wrong with the file so far; {} if nothing did."""
+        return self._journal.trouble() if self._journal is not None else {}
+
     def _write(self, event: Event, epoch: int) -> None:
         if self._journal is None:
-            self._journal = Journal(self._path)
+            self._journal = Journal(self._path, must_open=False)
         entry = {
             "step": event.step,
             "epoch": epoch,

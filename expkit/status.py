@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
 import threading
@@ -15,10 +14,9 @@ from typing import Any
 from expkit.environment import slurm_ids
 from expkit.errors import UserError
 from expkit.files import read_json, write_json
+from expkit.troubles import WriteTrouble
 
 __all__ = ["StatusFile", "read_status"]
-
-log = logging.getLogger("expkit")
 
 
 def read_status(path: Path) -> dict[str, Any]:
@@ -39,6 +37,9 @@ class StatusFile:
         path: status.json.
         observe: returns the fields that change (step, epoch, metrics ...); called from the thread.
         interval: seconds between two writes.
+
+    Attributes:
+        trouble: how often it could not be written, and why.
     """
 
     def __init__(self, path: Path, observe: Callable[[], Mapping[str, Any]], interval: float = 5.0) -> None:
@@ -48,7 +49,7 @@ class StatusFile:
         self._interval = interval
         self._heartbeat = 0
         self._restarts = 0
-        self._failing = False
+        self.trouble = WriteTrouble(path)
         self._began = datetime.now().astimezone().isoformat(timespec="seconds")
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -73,7 +74,7 @@ class StatusFile:
         self.set(state)
 
     def write(self) -> None:
-        """Write the file now. A disk that refuses is said once; training goes on."""
+        """Write the file now. A disk that refuses is said once, and once more when it works again."""
         with self._lock:
             self._heartbeat += 1
             content = {
@@ -90,19 +91,13 @@ class StatusFile:
             try:
                 write_json(self.path, content, durable=False)
             except OSError as error:
-                self._say_once(error)
+                self.trouble.failed(error)
             else:
-                self._failing = False
+                self.trouble.worked()
 
     def _beat(self) -> None:
         while not self._stop.wait(self._interval):
             try:
                 self.write()
             except Exception as error:  # noqa: BLE001 - a run whose heartbeat ends counts as dead
-                self._say_once(error)
-
-    def _say_once(self, error: Exception) -> None:
-        if not self._failing:
-            reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-            log.warning("%s cannot be written (%s): training goes on", self.path, reason)
-        self._failing = True
+                self.trouble.failed(error)

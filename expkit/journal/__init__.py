@@ -2,12 +2,13 @@
 
 from expkit.journal.format import decode, encode, is_volatile, stable, to_record
 from expkit.journal.reader import JournalReader, read_journal
-from expkit.journal.writer import Journal, cut_journal
+from expkit.journal.writer import Journal, cut_journal, cut_needs
 
 __all__ = [
     "Journal",
     "JournalReader",
     "cut_journal",
+    "cut_needs",
     "decode",
     "encode",
     "is_volatile",

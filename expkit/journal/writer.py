@@ -2,39 +2,65 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import os
+import threading
 from pathlib import Path
+from typing import Any
 
 from expkit.files import atomic_writer, fsync_folder, write_bytes
 from expkit.journal.format import decode, encode
 from expkit.journal.reader import parts_of
 from expkit.record import Record
+from expkit.troubles import WriteTrouble
 
-__all__ = ["Journal", "cut_journal"]
+__all__ = ["Journal", "cut_journal", "cut_needs"]
 
 log = logging.getLogger("expkit")
 
+#: Bytes that may wait in memory for a disk.
 _MAX_PENDING = 1 << 26
+
+_Inode = tuple[int, int]
 
 
 class Journal:
     """Appends records to a file: each line is handed to the operating system before `write` returns.
 
-    A killed process loses nothing that was written; a power cut may lose what `sync` had not yet reached. When the
-    disk is full, lines wait in memory (up to 64 MiB) and go out with the next write that succeeds. When somebody
-    archives the file by moving it away, a new one is begun.
+    A killed process loses nothing that was written; a power cut may lose what `sync` had not yet reached. A disk that
+    is full or sick never ends a run: lines wait in memory (up to 64 MiB) and go out with the next write that succeeds.
+    When more than that waits, the oldest are dropped and counted: the newest tell how the run stands, and how it ended.
+    When somebody archives the file by moving it away, or deletes it, a new one is begun.
+
+    Any thread may call it.
+
+    Args:
+        path: the file.
+        must_open: whether it is an error if the file cannot be opened now. If not, its lines wait.
+
+    Attributes:
+        lost: how many lines could not be kept.
 
     Raises:
-        OSError: the file cannot be opened, or the waiting lines exceed 64 MiB.
+        OSError: the file must be opened now, and cannot.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, must_open: bool = True) -> None:
         self.path = Path(path)
+        self.lost = 0
+        self._said_lost = 0
         self._pending = bytearray()
         self._torn = b""  # what a disk that became full has taken of the first waiting line
-        self._error: OSError | None = None
-        self._descriptor = self._open()
+        self._trouble = WriteTrouble(self.path, "its lines wait in memory")
+        self._lock = threading.RLock()  # one that may be entered again: the log may end in a journal too
+        self._descriptor = -1
+        self._inode: _Inode | None = None
+        self._is_new = False
+        self._closed = False
+        if must_open:
+            self._descriptor = self._open()
 
     def write(self, record: Record, flush: bool = True) -> None:
         """Append `record`. With `flush=False` it waits in memory for the next flush."""
@@ -42,27 +68,26 @@ class Journal:
 
     def write_line(self, line: bytes, flush: bool = True) -> None:
         """Append one encoded line, which ends with a newline."""
-        self._pending += line
-        if flush:
-            self.flush()
+        with self._lock:
+            self._pending += line
+            if flush or len(self._pending) > _MAX_PENDING:
+                self.flush()
 
     def flush(self) -> None:
-        """Hand everything to the operating system."""
-        if self._pending:
-            self._follow()
-        try:
-            while self._pending:
-                self._took(os.write(self._descriptor, self._pending))
-        except OSError as error:
-            if len(self._pending) > _MAX_PENDING:
-                raise
-            if self._error is None:
-                log.warning("%s cannot be written (%s): its lines wait in memory", self.path, error.strerror)
-            self._error = error
-        else:
-            if self._error is not None:
-                log.warning("%s can be written again: nothing was lost", self.path)
-            self._error = None
+        """Hand everything to the operating system. What it does not take waits for the next flush."""
+        with self._lock:
+            if self._closed or not (self._pending or self._trouble.error):
+                return
+            try:
+                self._reach()
+                while self._pending:
+                    self._took(os.write(self._descriptor, self._pending))
+            except OSError as error:
+                self._drop_oldest()
+                self._trouble.failed(error)
+            else:
+                lost, self._said_lost = self.lost - self._said_lost, self.lost
+                self._trouble.worked(f"{lost} line(s), the oldest, are lost" if lost else "nothing was lost")
 
     def sync(self) -> None:
         """Flush, and make it survive a power cut. Called before a checkpoint commits, not per line.
@@ -70,31 +95,51 @@ class Journal:
         Raises:
             OSError: lines still wait in memory, or the disk did not confirm.
         """
-        self.flush()
-        if self._error is not None:
-            raise self._error
-        os.fsync(self._descriptor)
+        with self._lock:
+            self.flush()
+            if self._trouble.error is not None:
+                raise self._trouble.error
+            descriptor = os.dup(self._descriptor)  # so that nobody who writes has to wait for the disk
+        try:
+            os.fsync(descriptor)
+            if self._is_new:  # its name, too
+                fsync_folder(self.path.parent)
+            self._is_new = False
+        finally:
+            os.close(descriptor)
 
     def rotate(self) -> Path:
         """Move the file to the next numbered part and go on in a new one. Readers join the parts."""
-        self._follow()
-        self.flush()
-        number = max((int(part.suffixes[-2][1:]) for part in parts_of(self.path)), default=0) + 1
-        part = self.path.with_name(f"{self.path.stem}.{number:04d}{self.path.suffix}")
-        os.replace(self.path, part)
-        self._follow()
-        return part
+        with self._lock:
+            self._reach()
+            self.flush()
+            number = max((int(part.suffixes[-2][1:]) for part in parts_of(self.path)), default=0) + 1
+            part = self.path.with_name(f"{self.path.stem}.{number:04d}{self.path.suffix}")
+            os.replace(self.path, part)
+            self._reach()
+            return part
 
     def close(self) -> None:
-        """Flush and close."""
-        if self._descriptor >= 0:
+        """Flush and close. Says how many lines are lost, if any."""
+        with self._lock:
+            if self._closed:
+                return
             self.flush()
-            if self._pending:
-                log.error(
-                    "%s could not be written: its last %d line(s) are lost", self.path, self._pending.count(b"\n")
-                )
-            os.close(self._descriptor)
-            self._descriptor = -1
+            self._closed = True
+            self.lost += self._waiting()
+            self._pending.clear()
+            if self._descriptor >= 0:
+                with contextlib.suppress(OSError):  # some file systems say only now what they could not write
+                    os.close(self._descriptor)
+                self._descriptor = -1
+            if self.lost:
+                log.error("%s could not be written for a time: %d line(s) are lost", self.path, self.lost)
+
+    def trouble(self) -> dict[str, Any]:
+        """Return what went wrong so far, with the numbers of lines that wait and that are lost; {} if nothing did."""
+        with self._lock:
+            found = self._trouble.summary()
+            return {**found, "waiting": self._waiting(), "lost": self.lost} if found else {}
 
     def __enter__(self) -> Journal:
         return self
@@ -102,39 +147,70 @@ class Journal:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def _waiting(self, end: int | None = None) -> int:
+        """Return how many lines wait, or how many of the first `end` bytes; a newline in front ends a torn one."""
+        return self._pending.count(b"\n", 0, end) - self._pending.startswith(b"\n")
+
     def _took(self, size: int) -> None:
         """Forget what the disk has taken of the waiting lines, all but the beginning of a line that it cut short."""
         if size == len(self._pending):
             self._pending.clear()
             self._torn = b""
             return
+        if not size:
+            raise OSError(errno.EIO, "it takes nothing, and says nothing")
         taken = self._torn + self._pending[:size]
         self._torn = bytes(taken[taken.rfind(b"\n") + 1 :])
         del self._pending[:size]
 
-    def _follow(self) -> None:
-        """Go on in a new file if ours has been moved away or replaced."""
+    def _drop_oldest(self) -> None:
+        """Keep what waits below its limit. An eighth at a time: each time, what is left is moved in memory."""
+        excess = len(self._pending) - _MAX_PENDING
+        if excess <= 0:
+            return
+        end = self._pending.find(b"\n", max(excess, _MAX_PENDING // 8) - 1) + 1 or len(self._pending)
+        self.lost += self._waiting(end)
+        torn = self._torn or self._pending.startswith(b"\n")
+        self._pending[:end] = b"\n" if torn else b""  # the beginning of a line that is lost stays a broken line
+        self._torn = b""
+
+    def _reach(self) -> None:
+        """Have an open file that is the one at `path`: ours may have been moved away, deleted, or lost by a server."""
         try:
-            stat = self.path.stat()
-            if (stat.st_dev, stat.st_ino) == self._inode:
-                return
+            here = _inode(self.path.stat())
         except OSError:
-            pass
-        before = self._descriptor
+            here = None
+        if self._descriptor >= 0 and here == self._inode and self._trouble.error is None:
+            return
+        folder = self.path.parent
+        if not folder.is_dir():
+            if self._is_elsewhere():
+                return  # the whole folder has been moved: its file is still ours
+            folder.mkdir()  # not the run directory: where a disk is to be mounted again, nothing may be in its place
+        before, self._descriptor = self._descriptor, self._open()
+        if before not in (-1, self._descriptor):
+            with contextlib.suppress(OSError):
+                os.close(before)
+
+    def _is_elsewhere(self) -> bool:
+        """Whether our file has a name still."""
         try:
-            self._descriptor = self._open()
+            return self._descriptor >= 0 and os.fstat(self._descriptor).st_nlink > 0
         except OSError:
-            return  # the whole folder has been moved: its file is still ours
-        os.close(before)
+            return False
 
     def _open(self) -> int:
         descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-        stat = os.fstat(descriptor)
-        self._inode = stat.st_dev, stat.st_ino
-        # A torn last line, of a process that died say: close it, so that it spoils itself only.
-        torn = stat.st_size and os.pread(descriptor, 1, stat.st_size - 1) != b"\n"
-        self._pending[:0] = (b"\n" if torn else b"") + self._torn
-        self._torn = b""
+        try:
+            stat = os.fstat(descriptor)
+            if _inode(stat) != self._inode:
+                # A torn last line, of a process that died say: close it, so that it spoils itself only.
+                torn = stat.st_size and os.pread(descriptor, 1, stat.st_size - 1) != b"\n"
+                self._pending[:0] = (b"\n" if torn else b"") + self._torn
+                self._torn, self._inode, self._is_new = b"", _inode(stat), stat.st_size == 0
+        except BaseException:
+            os.close(descriptor)
+            raise
         return descriptor
 
 
@@ -143,18 +219,12 @@ def cut_journal(path: Path | str, step: int) -> int:
 
     What is cut off is kept beside it, in `metrics.cut-N.jsonl`, and written first: a crash in between loses nothing,
     and cutting again completes it. The shortened file is a new one, whose inode tells followers to begin anew.
+
+    Raises:
+        OSError: the disk refuses. No line is lost, and cutting again completes it.
     """
     path = Path(path)
-    kept: list[tuple[Path, int]] = []
-    tail = b""
-    cutting = False
-    for file in [*parts_of(path), path]:
-        data = file.read_bytes() if file.exists() else b""
-        end = 0 if cutting else _prefix_length(data, step)
-        cutting = cutting or end < len(data)
-        if cutting and file.exists():
-            kept.append((file, end))
-            tail += data[end:]
+    kept, tail = _divide(path, step)
     if not kept:
         return 0
     number = 1
@@ -170,7 +240,36 @@ def cut_journal(path: Path | str, step: int) -> int:
             fsync_folder(file.parent)
     if not path.exists():  # made anew last of all: that is when followers begin anew
         write_bytes(path, b"")
-    return tail.count(b"\n") + (not tail.endswith(b"\n"))
+    return _lines(tail)
+
+
+def cut_needs(path: Path | str, step: int) -> tuple[int, int]:
+    """Return how many lines `cut_journal` would cut off, and how many bytes it would write."""
+    kept, tail = _divide(Path(path), step)
+    return (_lines(tail), len(tail) + sum(end for _, end in kept)) if kept else (0, 0)
+
+
+def _divide(path: Path, step: int) -> tuple[list[tuple[Path, int]], bytes]:
+    """Return the files to shorten, each with the length to keep, oldest first; and what is cut off of them."""
+    kept: list[tuple[Path, int]] = []
+    tail = b""
+    cutting = False
+    for file in [*parts_of(path), path]:
+        data = file.read_bytes() if file.exists() else b""
+        end = 0 if cutting else _prefix_length(data, step)
+        cutting = cutting or end < len(data)
+        if cutting and file.exists():
+            kept.append((file, end))
+            tail += data[end:]
+    return kept, tail
+
+
+def _lines(data: bytes) -> int:
+    return data.count(b"\n") + (not data.endswith(b"\n"))
+
+
+def _inode(stat: os.stat_result) -> _Inode:
+    return stat.st_dev, stat.st_ino
 
 
 def _prefix_length(data: bytes, step: int) -> int:

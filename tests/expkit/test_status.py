@@ -107,11 +107,12 @@ def test_a_full_disk_is_said_once_and_again_only_after_it_had_recovered(
 
     status = StatusFile(path, dict)
     write_json = module.write_json
-    for failing, said in ((True, 1), (True, 1), (False, 1), (True, 2)):
+    for failing, said in ((True, 1), (True, 1), (False, 2), (False, 2), (True, 3)):
         monkeypatch.setattr(module, "write_json", full if failing else write_json)
         status.write()
         assert len(caplog.records) == said
-    assert caplog.records[0].getMessage() == (f"{path} cannot be written (No space left on device): training goes on")
+    assert caplog.records[0].getMessage() == f"{path} cannot be written (No space left on device): training goes on"
+    assert caplog.records[1].getMessage() == f"{path} can be written again: 2 attempt(s) had failed"
 
 
 def test_the_heartbeat_survives_what_goes_wrong_in_the_run_that_it_observes(
@@ -127,5 +128,6 @@ def test_the_heartbeat_survives_what_goes_wrong_in_the_run_that_it_observes(
     started(observe)
     wait_for(lambda: read(path)["heartbeat"] > 8)
     assert [record.getMessage() for record in caplog.records] == [
-        f"{path} cannot be written (RuntimeError: dictionary changed size during iteration): training goes on"
+        f"{path} cannot be written (RuntimeError: dictionary changed size during iteration): training goes on",
+        f"{path} can be written again: 3 attempt(s) had failed",
     ]

@@ -6,9 +6,11 @@ import contextlib
 import errno
 import os
 import random
+import shutil
 import signal
 import stat
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,11 +107,14 @@ def test_a_torn_last_line_spoils_itself_only(path: Path) -> None:
 
 def test_sync_reaches_the_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced = []
-    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_size))
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor)))
     journal = Journal(path)
-    journal.write(make_record(1, {}), flush=False)
-    journal.sync()
-    assert synced == [path.stat().st_size] != [0]
+    for step in (1, 2):
+        journal.write(make_record(step, {}), flush=False)
+        journal.sync()
+    half, whole = path.stat().st_size // 2, path.stat().st_size
+    assert [each.st_size for each in synced if stat.S_ISREG(each.st_mode)] == [half, whole]
+    assert [stat.S_ISDIR(each.st_mode) for each in synced] == [False, True, False], "its name once, too"
 
 
 @pytest.mark.parametrize("room", [0, 1, 10, 60, 100])
@@ -173,14 +178,113 @@ def test_lines_that_could_never_be_written_are_counted_when_closing(
     assert "2 line(s) are lost" in caplog.text
 
 
-def test_lines_do_not_wait_without_limit(path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("room", [0, 30])
+def test_more_than_memory_may_hold_costs_the_oldest_lines_which_are_counted(
+    path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, room: int
+) -> None:
     monkeypatch.setattr(writer, "_MAX_PENDING", 1000)
     journal = Journal(path)
-    disk.room = 0
-    with pytest.raises(OSError):
-        for step in range(100):
-            journal.write(make_record(step, {"loss": 0.5}))
-    assert step > 5
+    disk.room = room
+    for step in range(100):
+        journal.write(make_record(step, {"loss": 0.5}))
+        assert len(journal._pending) <= 1000
+    trouble = journal.trouble()
+    assert trouble["failing"]
+    assert trouble["waiting"] + trouble["lost"] == 100
+    disk.room = 1 << 60
+    journal.write(make_record(100, {"loss": 0.5}))
+    with JournalReader(path) as reader:
+        assert [entry["step"] for entry in reader] == list(range(trouble["lost"], 101)), "the newest are kept"
+        assert reader.broken == (room > 0), "what the disk had taken of a line that is lost"
+    said = [record.getMessage() for record in caplog.records]
+    assert said[1] == f"{path} can be written again: {trouble['lost']} line(s), the oldest, are lost"
+    journal.close()
+    assert f"{trouble['lost']} line(s) are lost" in caplog.records[-1].getMessage()
+    assert len(caplog.records) == 3
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.ESTALE, errno.EINTR])
+def test_whatever_the_disk_says_lines_wait_until_it_takes_them(
+    path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    journal = Journal(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda *_: (_ for _ in ()).throw(OSError(code, os.strerror(code))))
+        for step in range(5):
+            journal.write(make_record(step, {}))
+        assert journal.trouble() == {
+            **{"failures": 5, "last_error": os.strerror(code), "failing": True},
+            **{"waiting": 5, "lost": 0},
+        }
+    journal.write(make_record(5, {}))
+    assert steps(path) == list(range(6))
+    assert not journal.trouble()["failing"]
+
+
+def test_a_descriptor_that_a_server_has_forgotten_is_opened_anew(path: Path) -> None:
+    journal = Journal(path)
+    os.close(journal._descriptor)
+    for step in range(3):
+        journal.write(make_record(step, {}))
+    assert steps(path) == [0, 1, 2]
+
+
+def test_a_file_that_cannot_be_opened_yet_is_written_later_if_that_is_wanted(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "logs" / "events.jsonl"
+    journal = Journal(path, must_open=False)
+    journal.write(make_record(1, {}))
+    assert journal.trouble()["waiting"] == 1
+    path.parent.parent.mkdir()
+    journal.write(make_record(2, {}))
+    assert steps(path) == [1, 2]
+
+
+def test_after_its_folder_was_deleted_lines_go_into_a_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "logs" / "metrics.jsonl"
+    path.parent.mkdir(parents=True)
+    journal = Journal(path)
+    journal.write(make_record(1, {}))
+    shutil.rmtree(path.parent)
+    journal.write(make_record(2, {}))
+    assert steps(path) == [2]
+
+
+def test_without_a_run_directory_lines_wait_for_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A disk that is not mounted for a while, say: nothing may be put in its place."""
+    path = tmp_path / "run" / "logs" / "metrics.jsonl"
+    path.parent.mkdir(parents=True)
+    journal = Journal(path)
+    shutil.rmtree(tmp_path / "run")
+    for step in (1, 2):
+        journal.write(make_record(step, {}))
+    assert not (tmp_path / "run").exists()
+    path.parent.parent.mkdir()
+    journal.write(make_record(3, {}))
+    assert steps(path) == [1, 2, 3]
+    assert caplog.records[-1].getMessage() == f"{path} can be written again: nothing was lost"
+
+
+def test_threads_may_write_and_sync_at_once(path: Path) -> None:
+    journal = Journal(path)
+    stop = threading.Event()
+
+    def sync() -> None:
+        while not stop.is_set():
+            journal.sync()
+
+    syncing = threading.Thread(target=sync)
+    syncing.start()
+    writing = [
+        threading.Thread(target=lambda first=first: [journal.write(make_record(first + n, {})) for n in range(200)])
+        for first in (0, 1000)
+    ]
+    for thread in writing:
+        thread.start()
+    for thread in writing:
+        thread.join()
+    stop.set()
+    syncing.join()
+    assert sorted(steps(path)) == [*range(200), *range(1000, 1200)]
 
 
 def test_a_file_moved_away_is_followed_by_a_new_one(path: Path, tmp_path: Path) -> None:
