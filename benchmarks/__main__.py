@@ -1,4 +1,4 @@
-"""`python -m benchmarks [loop|start]`: measure, and put the results into docs/benchmarks.md."""
+"""`python -m benchmarks [loop|checkpoint|start]`: measure, and put the results into docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import re
 from pathlib import Path
 
-from benchmarks import loop, start
+from benchmarks import checkpoint, loop, start
 from benchmarks.harness import header
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
@@ -22,6 +22,7 @@ taken within each round; the table has their median and quartiles.
 # name -> title, module, packages whose versions matter besides torch
 BENCHMARKS = {
     "loop": ("A training step", loop, ()),
+    "checkpoint": ("Checkpoints", checkpoint, ()),
     "start": ("The first step", start, ("hydra-core", "trackio")),
 }
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from expkit.checkpoints.folder import CheckpointFolder
 from expkit.checkpoints.keeping import KeepPolicy, keep_also
-from expkit.checkpoints.saving import EverySteps, Moment, SavePolicy, save_when
+from expkit.checkpoints.saving import AnyOf, EverySteps, Moment, SavePolicy, save_when
 from expkit.checkpoints.state import collect_state, load_model_state
 from expkit.checkpoints.storage import checkpoint_error, read_checkpoint
 from expkit.checkpoints.writer import CheckpointWriter
@@ -77,9 +77,9 @@ class CheckpointManager:
         async_save: bool | Literal["auto"] = False,
         loss_tolerance: float = 0.1,
     ) -> None:
+        self.save = save if save is not None else save_when()
         self.save_interval = save_interval
         self.keep_last_n = _whole_number("keep_last_n", keep_last_n, at_least=1)
-        self.save = save if save is not None else save_when()
         self.keep = keep if keep is not None else keep_also()
         if mode not in ("min", "max", "auto"):
             raise UserError(f"mode={mode}: choose min, max or auto")
@@ -99,6 +99,7 @@ class CheckpointManager:
     @save_interval.setter
     def save_interval(self, steps: int | None) -> None:
         self._every = None if steps is None else EverySteps(_whole_number("save_interval", steps, at_least=1))
+        self._due = AnyOf((self.save,) if self._every is None else (self._every, self.save))
 
     def should_checkpoint(self, step: int) -> bool:
         """Whether a checkpoint is due after `step` updates, by `save_interval`; never at 0."""
@@ -106,12 +107,7 @@ class CheckpointManager:
 
     def due(self, moment: Moment) -> str | None:
         """Return why a checkpoint of `moment` is due, by `save_interval` and by `save`, or None."""
-        reasons = (
-            self._every.reason(moment) if self._every is not None else None,
-            self.save.reason(moment),
-            "asked for" if moment.asked else None,
-        )
-        return ", ".join(filter(None, reasons)) or None
+        return self._due.reason(moment) or ("asked for" if moment.asked else None)
 
     def save_checkpoint(
         self,

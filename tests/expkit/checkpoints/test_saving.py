@@ -81,7 +81,8 @@ def test_what_is_due_by_what_happens(moment, policy, reason):
 def test_all_reasons_are_said(tmp_path):
     manager = CheckpointManager(tmp_path, save_interval=2)
     moment = Moment(Progress(step=4), is_best=True, asked=True)
-    assert manager.due(moment) == "every 2 steps, best, asked for"
+    assert manager.due(moment) == "every 2 steps, best"
+    assert manager.due(Moment(Progress(step=3), asked=True)) == "asked for"
     assert manager.due(Moment(Progress(step=3))) is None
     manager.save_interval = None
     assert manager.due(Moment(Progress(step=4))) is None
