@@ -25,6 +25,7 @@ from expkit.errors import UserError
 __all__ = [
     "atomic_writer",
     "check_disk_space",
+    "check_writable",
     "free_gb",
     "fsync_folder",
     "process_alive",
@@ -40,6 +41,7 @@ log = logging.getLogger("expkit")
 _JSON = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE
 _counter = itertools.count()
 _started = time.time()
+_NOTHING = bytes(1 << 20)
 
 #: How a file system says that it has no fsync for folders (some network ones). EIO is not among them:
 #: whoever deletes older files next must hear that the rename may not have reached the disk.
@@ -133,6 +135,24 @@ def write_link(path: Path, target: str) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def check_writable(folder: Path, size: int) -> None:
+    """Try whether `size` bytes more fit into `folder`, by writing them: the free space of a disk knows no quota.
+
+    Raises:
+        OSError: they do not.
+    """
+    temporary = _temporary(folder / "space")
+    try:
+        with temporary.open("wb") as file:
+            for start in range(0, size, len(_NOTHING)):
+                file.write(_NOTHING[: size - start])
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def remove_stale_temporaries(folder: Path, prefix: str = "") -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,12 +17,25 @@ from torch import nn
 from expkit.config_tracker import ConfigTracker
 from expkit.errors import ConfigError, UserError
 from expkit.experiment import RunDir, create_experiment_directory, generate_experiment_id
-from expkit.files import free_gb, write_bytes
+from expkit.files import check_writable, free_gb, fsync_folder, remove_stale_temporaries, write_bytes
+from expkit.journal import cut_needs
 from expkit.secrets import mask_arguments, mask_secrets
 from train.config.build import plain
 from train.resume import Origin
 
-__all__ = ["fresh_directory", "mask_multirun", "note_resume", "remove_fresh", "reopen", "typed_overrides"]
+__all__ = [
+    "check_room",
+    "fresh_directory",
+    "mask_multirun",
+    "may_refuse",
+    "note_resume",
+    "remove_fresh",
+    "reopen",
+    "typed_overrides",
+]
+
+#: Bytes that a resume writes besides the journals: config.json, .hydra/resume_N, status.json, the log.
+_ROOM = 1 << 19
 
 
 def fresh_directory(config: DictConfig, model: nn.Module) -> RunDir:
@@ -35,8 +49,13 @@ def fresh_directory(config: DictConfig, model: nn.Module) -> RunDir:
     if config.run.group is None and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         config.run.group = Path(HydraConfig.get().sweep.dir).name  # the runs of a sweep belong together
     files = _fresh(config, outputs)
-    _write_hydra(files.root / ".hydra", config)
-    ConfigTracker(files.root).save_config(plain(config), model, overrides=typed_overrides(), parent=None)
+    try:
+        _write_hydra(files.root / ".hydra", config)
+        ConfigTracker(files.root).save_config(plain(config), model, overrides=typed_overrides(), parent=None)
+        fsync_folder(outputs)
+    except OSError as error:
+        remove_fresh(files)
+        raise _no_place(files.root, error) from None
     return files
 
 
@@ -51,6 +70,36 @@ def reopen(config: DictConfig, origin: Origin) -> None:
         config.run.outputs, config.run.id = str(origin.run.parent), origin.run.resolve().name
         if config.run.group is None:
             config.run.group = origin.stored["config"]["run"]["group"]
+
+
+def check_room(files: RunDir, step: int) -> int:
+    """Return how many records of the run lie after `step`, once it is sure that the disk takes what a resume writes.
+
+    Raises:
+        UserError: it does not. Nothing was changed.
+    """
+    with may_refuse(files.root):
+        for folder in (files.root, files.logs, files.visualizations):
+            if folder.is_dir():
+                remove_stale_temporaries(folder)
+        needs = [cut_needs(file, step) for file in (files.metrics, files.events)]
+        check_writable(files.root, sum(size for _, size in needs) + _ROOM)
+    return sum(lines for lines, _ in needs)
+
+
+@contextlib.contextmanager
+def may_refuse(root: Path) -> Iterator[None]:
+    """Say in one line that the disk refuses what happens inside to the run directory.
+
+    Raises:
+        UserError: it does.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        what = "no checkpoint and no record of it is lost; try again once it can be written"
+        raise UserError(f"{root} cannot be written ({reason}): {what}") from None
 
 
 def note_resume(
@@ -68,7 +117,12 @@ def note_resume(
     number = 1
     while (origin.run / ".hydra" / f"resume_{number}").exists():
         number += 1
-    _write_hydra(origin.run / ".hydra" / f"resume_{number}", config)
+    folder = origin.run / ".hydra" / f"resume_{number}"
+    try:
+        _write_hydra(folder, config)
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     resumes = [*origin.stored.get("resumes", []), moment]
     ConfigTracker(origin.run).add_to_config(
         config=plain_config, overrides=typed_overrides(), resumes=resumes, branch=branch
@@ -98,7 +152,15 @@ def _fresh(config: DictConfig, outputs: Path) -> RunDir:
             if chosen is None and root.exists():
                 continue  # another job of this second has drawn the same four characters
             raise
+        except OSError as error:
+            remove_fresh(RunDir(root))
+            raise _no_place(root, error) from None
         return RunDir(root)
+
+
+def _no_place(root: Path, error: OSError) -> UserError:
+    reason = error.strerror or str(error)
+    return UserError(f"{root} cannot be written ({reason}): free some space, or choose another folder (run.outputs)")
 
 
 def remove_fresh(files: RunDir) -> None:

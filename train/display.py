@@ -9,12 +9,14 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Column
 from rich.text import Text
 
+from expkit.journal import Journal
 from expkit.record import Record
 from train.runner import Runner
 
@@ -28,12 +30,13 @@ _PLAIN_EVERY = 10.0
 
 def console_logging() -> Console:
     """Send the log to the terminal (standard error), and return the console that a progress bar must share."""
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
-    log.handlers = [handler for handler in log.handlers if isinstance(handler, logging.FileHandler)]
+    stream = cast(TextIO, _Patient(sys.stderr))
+    console = Console(file=stream, soft_wrap=True, highlight=False)
+    log.handlers = [handler for handler in log.handlers if isinstance(handler, logging.FileHandler | _FileHandler)]
     if console.is_terminal:
         handler: logging.Handler = _ConsoleHandler(console)
     else:
-        handler = logging.StreamHandler(sys.stderr)
+        handler = logging.StreamHandler(stream)
     handler.setFormatter(_Formatter("%(message)s"))
     log.addHandler(handler)
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it reports building its font cache
@@ -43,20 +46,21 @@ def console_logging() -> Console:
 
 
 @contextlib.contextmanager
-def file_logging(path: Path) -> Iterator[None]:
-    """Send the log to `path` too."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+def file_logging(path: Path) -> Iterator[Journal]:
+    """Send the log to `path` too. What cannot be written waits in memory, as for a journal, which it gives."""
+    journal = Journal(path, must_open=False)
+    handler = _FileHandler(journal)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     try:
-        yield
+        yield journal
     except Exception as error:  # whatever ended the run is to be in its log; it is raised again
         failure = log.makeRecord(log.name, logging.ERROR, "", 0, "%s", (error,), sys.exc_info())
         handler.handle(failure)  # the terminal shows it anyway; a job's output file may be far away
         raise
     finally:
         log.removeHandler(handler)
-        handler.close()
+        journal.close()
 
 
 class Display:
@@ -140,6 +144,36 @@ class _SpeedColumn(ProgressColumn):
         total = self._runner.known_steps
         eta = "" if total is None else f"  ETA {timedelta(seconds=round((total - step) / speed))}"
         return Text(f"{speed:.1f} it/s{eta}")
+
+
+class _FileHandler(logging.Handler):
+    """Writes to a journal, which waits for a disk; logging's own prints a traceback for each line that it refuses."""
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__()
+        self._journal = journal
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._journal.write_line(f"{self.format(record)}\n".encode(errors="backslashreplace"))
+
+
+class _Patient:
+    """A stream that may be gone (a terminal that was closed, a file on a full disk): what it refuses is not shown."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class _ConsoleHandler(logging.Handler):

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from expkit.checkpoints import CheckpointManager
-from expkit.config_tracker import ConfigTracker
+from expkit.checkpoints.storage import step_of
 from expkit.dist import Control, Dist
 from expkit.environment import git_state
 from expkit.errors import ResumeError, UserError
@@ -33,7 +33,7 @@ from expkit.stopping import StopSignals
 from expkit.trackers import RunInfo
 from train.best import Best
 from train.config.build import plain
-from train.directory import fresh_directory, note_resume, remove_fresh, reopen, typed_overrides
+from train.directory import check_room, fresh_directory, may_refuse, note_resume, remove_fresh, reopen, typed_overrides
 from train.display import Display, file_logging
 from train.lock import run_lock
 from train.parts import Parts, assemble
@@ -63,14 +63,11 @@ def run(config: DictConfig, console: Console) -> Outcome:
     parts = assemble(config)
     with ExitStack() as stack:
         stack.enter_context(_threads(parts.trainer.threads))
-        if origin is None:
-            files = fresh_directory(config, parts.model)
-            stack.enter_context(run_lock(files))
-        else:
-            files = RunDir(origin.run)
-            stack.enter_context(run_lock(files))
-            reopen(config, origin)
+        files = fresh_directory(config, parts.model) if origin is None else RunDir(origin.run)
         try:
+            stack.enter_context(run_lock(files))
+            if origin is not None:
+                reopen(config, origin)
             job = _Job(config, origin, parts, files, console)
             outcome = job.run(stack)
         except UserError:
@@ -111,6 +108,7 @@ class _Job:
         self.status = StatusFile(files.status, self.report.status)
         self.manager = self._manager()
         self.state: dict[str, Any] | None = None
+        self.lost = 0  # records that come again
 
     def run(self, stack: ExitStack) -> Outcome:
         """Do everything; a run that is resumed is touched once it is known that it can be."""
@@ -118,6 +116,7 @@ class _Job:
         stack.callback(self.report.close)
         if self.origin is not None:
             runner = self._prepare()
+            self.lost = check_room(self.files, self.step)
         self._begin(stack)
         try:
             if self.origin is None:
@@ -136,7 +135,8 @@ class _Job:
         return int(self.state["step"]) if self.state is not None else 0
 
     def _begin(self, stack: ExitStack) -> None:
-        stack.enter_context(file_logging(self.files.text_log))
+        text = stack.enter_context(file_logging(self.files.text_log))
+        self.report.troubles |= {"status.json": self.status.trouble.summary, "logs/training.log": text.trouble}
         before = read_status(self.files.status)
         if self.origin is not None and not before:
             log.warning("%s is missing or damaged: it is written anew", self.files.status)
@@ -177,14 +177,13 @@ class _Job:
     def _open(self, stack: ExitStack, runner: Runner) -> None:
         """Bring the run directory to where the runner is, and let the runner write to it."""
         files, parts, origin = self.files, self.parts, self.origin
-        lost = self._cut()
-        if origin is None:
-            ConfigTracker(files.root).add_to_config(dataset=self.dataset)
         changes = differences(origin.stored["config"], self.plain) if origin is not None else []
         branch = int(origin.stored.get("branch", 0)) if origin is not None else 0
-        if (lost and not is_exact(changes)) or self._rewind():
+        if (self.lost and not is_exact(changes)) or self._later():
             branch += 1  # what the trackers hold of these steps will not come again: they get a run of their own
-        if origin is not None:
+        if origin is None:
+            self.report.add_to_config(dataset=self.dataset)
+        else:
             moment = {
                 "step": self.step,
                 "timestamp": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -192,11 +191,18 @@ class _Job:
                 **git_state(),
                 "changed": changes,
             }
-            note_resume(self.config, origin, self.plain, moment, branch)
-        journal = Journal(files.metrics)
+            # In this order: whatever a kill or a disk leaves undone, the next resume does, and no record is lost.
+            with may_refuse(files.root):
+                note_resume(self.config, origin, self.plain, moment, branch)
+                self._rewind()
+                self._cut()
+            self.report.add_to_config()
+        with may_refuse(files.root):
+            journal = Journal(files.metrics)
         stack.callback(journal.close)
         events = EventLog(files.events, parts.detectors, parts.trackers.alert)
         stack.callback(events.close)
+        self.report.troubles |= {"logs/metrics.jsonl": journal.trouble, "logs/events.jsonl": events.trouble}
         self.recorder.connect(
             journal.write,
             parts.trackers.log,
@@ -230,11 +236,11 @@ class _Job:
         self.report.results(self.report.samples() if finished else [])
         self.parts.trackers.finish(self.report.summary(), failed=False)
         self.status.set(state)  # once more: the trackers' last troubles are known now
-        self.report.end(state)
+        complete = self.report.end(state)
         best = runner.best.metrics.get("val_loss")
         number = 0 if finished else int(self.signals.received or 0)
         look = self.parts.trackers.where(replace(self.info, dir=self.files.root))
-        return Outcome(self.files.root, state, best, number, tuple(look))
+        return Outcome(self.files.root, state, best, number, tuple(look), complete)
 
     def _manager(self) -> CheckpointManager | None:
         if self.parts.checkpoints is None:
@@ -268,24 +274,26 @@ class _Job:
             raise ResumeError(f"{self.files.root} holds no checkpoint that can be read: start a fresh run")
         return state
 
-    def _rewind(self) -> bool:
-        """Set aside the checkpoints of later steps than the one that was asked for. Return whether there were any."""
-        if self.origin is None or self.origin.step is None or self.manager is None:
+    def _later(self) -> bool:
+        """Whether there are checkpoints of later steps than the one that the run goes on from."""
+        if self.state is None:
             return False
-        moved = self.manager.rewind(self.origin.step)
-        for path in moved:
-            log.info("%s is of a later step: set aside as %s", path.name.removesuffix(".rewound"), path.name)
-        return bool(moved)
+        steps = [step_of(path) for path in self.files.checkpoints.iterdir()]
+        return any(step is not None and step > self.step for step in steps)
 
-    def _cut(self) -> int:
-        """Cut the journals back to where the run goes on. Return how many records come again."""
-        lost = 0
-        for file in (self.files.metrics, self.files.events) if self.origin is not None else ():
+    def _rewind(self) -> None:
+        """Set aside the checkpoints of later steps."""
+        if self.state is None or self.manager is None:
+            return
+        for path in self.manager.rewind(self.step):
+            log.info("%s is of a later step: set aside as %s", path.name.removesuffix(".rewound"), path.name)
+
+    def _cut(self) -> None:
+        """Cut the journals back to where the run goes on."""
+        for file in (self.files.metrics, self.files.events):
             cut = cut_journal(file, self.step) if file.exists() else 0
-            lost += cut
             if cut:
                 log.info("%s: %d line(s) after step %d set aside; they come again", file.name, cut, self.step)
-        return lost
 
     def _auto(self, key: str) -> bool:
         return bool(self.config.checkpoint.get(key) == "auto")

@@ -30,9 +30,14 @@ def run_lock(files: RunDir) -> Iterator[None]:
     says it is running on another host is watched as well: it lives if its heartbeat moves. Clocks are not compared.
 
     Raises:
-        ResumeError: another process is writing to the run.
+        ResumeError: another process is writing to the run, or nobody can.
     """
-    descriptor = os.open(files.root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        descriptor = os.open(files.root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise ResumeError(
+            f"{files.root} cannot be written ({error.strerror}): nothing was changed; try again once it can be"
+        ) from None
     try:
         _lock(descriptor, files)
         _watch_other_host(files)

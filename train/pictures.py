@@ -1,4 +1,4 @@
-"""When a run's plots are drawn. A plot that fails is said once; training goes on."""
+"""When a run's plots are drawn. A plot that fails is said once, and once more when it works again."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Pictures:
         self._files = files
         self._name = name
         self._trackers = trackers
-        self._failed: set[str] = set()
+        self._failed: dict[str, int] = {}
         self.latest: dict[str, list[Path]] = {}
 
     def __call__(self, runner: Runner, last: bool) -> None:
@@ -70,7 +70,9 @@ class Pictures:
             if name not in self._failed:
                 what = f"{type(error).__name__}: {error}"
                 log.warning("plots.%s failed at step %d (%s): training goes on", name, context.step, what)
-            self._failed.add(name)
+            self._failed[name] = self._failed.get(name, 0) + 1
             return
+        if name in self._failed:
+            log.warning("plots.%s works again: %d picture(s) were not drawn", name, self._failed.pop(name))
         for path in self.latest[name]:
             self._trackers.image(path.stem.rsplit("_step_", 1)[0], path, context.step)

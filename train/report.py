@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from expkit.checkpoints import CheckpointManager
+from expkit.checkpoints.storage import step_of
+from expkit.config_tracker import ConfigTracker
+from expkit.errors import UserError
 from expkit.experiment import RunDir
+from expkit.files import write_bytes
 from expkit.results import ResultsView
+from expkit.troubles import WriteTrouble
 from train.parts import Parts
 from train.pictures import Pictures
 from train.program import shadow
@@ -38,6 +43,7 @@ class Outcome:
         best_val_loss: lowest validation loss, or None without evaluation: what a sweep minimises.
         signal: the number of the signal that stopped it before its end, or 0.
         look: what to type to look at it in the trackers' tools.
+        complete: whether everything that it had to say at its end could be written.
     """
 
     dir: Path
@@ -45,6 +51,7 @@ class Outcome:
     best_val_loss: float | None
     signal: int = 0
     look: tuple[str, ...] = ()
+    complete: bool = True
 
 
 class Report:
@@ -56,6 +63,7 @@ class Report:
 
     Attributes:
         runner, manager, pictures: set once they are there; the manager knows the best checkpoint.
+        troubles: file -> what says which troubles it has had.
     """
 
     def __init__(self, files: RunDir, parts: Parts) -> None:
@@ -64,7 +72,13 @@ class Report:
         self.runner: Runner | None = None
         self.pictures: Pictures | None = None
         self._results: ResultsView | None = None
-        self._failing = False
+        self._results_trouble, self._config_trouble = WriteTrouble(files.results), WriteTrouble(files.config)
+        self.troubles: dict[str, Callable[[], dict[str, Any]]] = {
+            "results.json": self._results_trouble.summary,
+            "config.json": self._config_trouble.summary,
+        }
+        self._to_add: dict[str, Any] = {}
+        self._config: bytes | None = None
 
     def status(self) -> dict[str, Any]:
         """Return what status.json says of the run right now. Called from its thread."""
@@ -76,7 +90,8 @@ class Report:
                 "total_steps": self.runner.known_steps,
                 "metrics": dict(self.runner.recorder.latest),
             }
-        return {**fields, "trackers": self.parts.trackers.failures()}
+        troubles = {name: found for name, trouble in self.troubles.items() if (found := trouble())}
+        return {**fields, "trackers": self.parts.trackers.failures(), "unwritten": troubles}
 
     def summary(self) -> dict[str, float]:
         """Return the final metrics."""
@@ -84,12 +99,34 @@ class Report:
         return {name: value for name, value in latest.items() if name.startswith("final/")}
 
     def results_if_due(self) -> None:
-        """Bring results.json up to date, now and then."""
+        """Bring results.json up to date, and config.json if need be, now and then."""
         if self._results is None or self._results.due():
             self.results([])
 
+    def add_to_config(self, **fields: Any) -> None:
+        """Add fields to config.json. A disk that refuses is said once; later it is tried again."""
+        self._to_add |= fields
+        self._keep_config()
+
+    def _keep_config(self) -> None:
+        """Have config.json on the disk as it is to be. Somebody may have deleted it: without it there is no run."""
+        try:
+            if self._config is not None and not self.files.config.exists() and self.files.root.is_dir():
+                write_bytes(self.files.config, self._config)
+                log.warning("%s was gone: it is written again", self.files.config)
+            if self._to_add:
+                ConfigTracker(self.files.root).add_to_config(**self._to_add)
+                self._to_add = {}
+            if self._config is None or self._config_trouble.error is not None:
+                self._config = self.files.config.read_bytes()
+        except (OSError, UserError) as error:
+            self._config_trouble.failed(error)
+        else:
+            self._config_trouble.worked()
+
     def results(self, samples: list[Any]) -> None:
         """Bring results.json up to date. A disk that refuses is said once; training goes on."""
+        self._keep_config()
         runner = self.runner
         if runner is None:
             return
@@ -109,11 +146,10 @@ class Report:
             found = self.manager.best_path() if self.manager is not None else None
             checkpoint = str(found.relative_to(self.files.root)) if found is not None else None
             self._results.write(best, checkpoint, samples or shown, runner.control.now())
-            self._failing = False
         except OSError as error:
-            if not self._failing:
-                log.warning("%s cannot be written (%s): training goes on", self.files.results, error.strerror)
-            self._failing = True
+            self._results_trouble.failed(error)
+        else:
+            self._results_trouble.worked()
 
     def samples(self) -> list[Any]:
         """Return what the task generates. It may fail: a finished run is finished all the same."""
@@ -144,8 +180,8 @@ class Report:
             for change in changes:
                 log.info("changed: %s", change)
 
-    def end(self, state: str) -> None:
-        """Say how it ended."""
+    def end(self, state: str) -> bool:
+        """Say how it ended. Return whether everything that belongs to its end could be written."""
         runner = self.runner
         assert runner is not None
         if state == "finished":
@@ -155,6 +191,32 @@ class Report:
         else:
             where = self.files.root
             log.info("%s at step %d; go on with: %s", state, runner.progress.step, resume_command(where))
+        missing = self._missing(runner.progress.step)
+        if missing:
+            command = resume_command(self.files.root)
+            log.error("not all was saved: %s. Once %s can be written: %s", missing, self.files.root, command)
+        return not missing
+
+    def _missing(self, step: int) -> str:
+        """Return what of the run's end, at `step`, is not on the disk; "" if nothing is missing."""
+        missing = []
+        if self.manager is not None:
+            try:
+                found = self.manager.latest_path()
+            except OSError:  # a folder that cannot be read is as good as none
+                found = None
+            newest = step_of(found) if found is not None else None
+            if newest is None:
+                missing.append(f"there is no checkpoint, not even of step {step}")
+            elif newest < step:
+                missing.append(f"the newest checkpoint is that of step {newest}, not of step {step}")
+        for name, trouble in self.troubles.items():
+            found_trouble = trouble()
+            waiting = found_trouble.get("waiting", 0)
+            if found_trouble.get("failing"):
+                what = f"the last {waiting} line(s) of {name}" if waiting else name
+                missing.append(f"{what} could not be written ({found_trouble['last_error']})")
+        return "; ".join(missing)
 
     def close(self) -> None:
         """Close the journal that results.json is read from."""

@@ -7,11 +7,14 @@ import errno
 import io
 import os
 import signal
+import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -21,41 +24,71 @@ LOSE = "lose"  # a write takes half of its data and claims to have taken all of 
 
 _WRITING = set("wax+")
 
+#: Functions of os that are counted, each with the position of the argument that says which file.
+_COUNTED = {
+    **{"fsync": 0, "replace": 1, "rename": 1, "symlink": 1, "unlink": 0, "open": 0},
+    **{"mkdir": 0, "rmdir": 0, "truncate": 0, "ftruncate": 0},
+}
+
+
+class Operation(NamedTuple):
+    """One operation on a file.
+
+    Attributes:
+        kind: create (`open` for writing), write (to what was opened so), append (`os.write`), or a function of os.
+        path: the file; of a rename the new name.
+        source: of a rename the old name.
+        data: what is appended.
+    """
+
+    kind: str
+    path: Path
+    source: Path | None = None
+    data: bytes = b""
+
+    def __str__(self) -> str:
+        # Process ids and counters in temporary names differ from run to run.
+        return f"{self.kind} {self.path.name.partition('.pt.')[0]}"
+
 
 class FaultInjector:
-    """Counts writing operations on files below `root`, and injects a fault at one of them.
-
-    Operations are `open` for writing (the built-in one and pathlib's), `write` to what was opened, and `fsync`,
-    `replace`, `rename`, `symlink`, `unlink` and `open` of `os`.
+    """Counts writing operations on files below `root`, by whatever thread, and injects a fault at one of them.
 
     Args:
         root: other files are left alone.
         at: number of the operation, from 0; without it operations are counted only.
         fault: an errno, `KILL`, `SHORT` or `LOSE`.
+        lasting: all operations after it fail too, until `lift` is called.
 
     Attributes:
-        operations: what was seen, such as "write .checkpoint_step_2.pt".
+        seen: the operations so far.
     """
 
-    def __init__(self, root: Path, at: int | None = None, fault: int | str = errno.EIO) -> None:
-        self.operations: list[str] = []
+    def __init__(self, root: Path, at: int | None = None, fault: int | str = errno.EIO, lasting: bool = False) -> None:
+        self.seen: list[Operation] = []
         self._root = root.resolve()
         self._at = at
         self.fault = fault
+        self._lasting = lasting
+        self._lock = threading.Lock()
         self._patch = pytest.MonkeyPatch()
+
+    @property
+    def operations(self) -> list[str]:
+        """What was seen, such as "write .checkpoint_step_2"."""
+        return [str(operation) for operation in self.seen]
+
+    def lift(self) -> None:
+        """Let the disk be well again."""
+        self._at = None
 
     def __enter__(self) -> FaultInjector:
         self._patch.setattr(builtins, "open", opening := self._opening(builtins.open))
         self._patch.setattr(io, "open", opening)
-        for name, position in {
-            "fsync": 0,
-            "replace": 1,
-            "rename": 1,
-            "symlink": 1,
-            "unlink": 0,
-            "open": 0,
-        }.items():
+        for name, position in _COUNTED.items():
             self._patch.setattr(os, name, self._counting(name, getattr(os, name), position))
+        for name in ("write", "pwrite"):
+            self._patch.setattr(os, name, self._writing(getattr(os, name)))
         return self
 
     def __exit__(
@@ -63,15 +96,18 @@ class FaultInjector:
     ) -> None:
         self._patch.undo()
 
-    def due(self, name: str, file: Any) -> bool:
+    def due(self, name: str, file: Any, source: Path | None = None, data: bytes = b"") -> bool:
         """Count an operation on `file`; return whether the fault is due now."""
         place = Path(f"/proc/self/fd/{file}").readlink() if isinstance(file, int) else Path(os.fsdecode(file))
-        folder = place if place.is_dir() else place.parent.resolve()
+        if isinstance(file, int) and not place.is_absolute():  # a pipe, say
+            return False
+        folder = place if place.is_dir() and name != "mkdir" else place.parent.resolve()
         if not folder.is_relative_to(self._root):
             return False
-        # Process ids and counters in temporary names differ from run to run.
-        self.operations.append(f"{name} {place.name.partition('.pt.')[0]}")
-        return len(self.operations) - 1 == self._at
+        with self._lock:
+            number = len(self.seen)
+            self.seen.append(Operation(name, folder if folder == place else folder / place.name, source, data))
+            return self._at is not None and (number == self._at or (self._lasting and number > self._at))
 
     def strike(self, file: Any) -> None:
         """Do what was asked for; what concerns writes only is left to them."""
@@ -82,11 +118,23 @@ class FaultInjector:
 
     def _counting(self, name: str, real: Callable[..., Any], position: int) -> Callable[..., Any]:
         def operation(*arguments: Any, **keywords: Any) -> Any:
-            if self.due(name, arguments[position]):
+            source = Path(os.fsdecode(arguments[0])).absolute() if position else None
+            if "dir_fd" not in keywords and self.due(name, arguments[position], source):
                 self.strike(arguments[position])
             return real(*arguments, **keywords)
 
         return operation
+
+    def _writing(self, real: Callable[..., int]) -> Callable[..., int]:
+        def writing(descriptor: int, data: Any, *offset: int) -> int:
+            if not self.due("append", descriptor, data=bytes(data)):
+                return real(descriptor, data, *offset)
+            if not isinstance(self.fault, int):
+                written = real(descriptor, bytes(data)[: max(1, len(data) // 2)], *offset)
+            self.strike(descriptor)
+            return len(data) if self.fault == LOSE else written
+
+        return writing
 
     def _opening(self, real: Callable[..., Any]) -> Callable[..., Any]:
         def opening(file: Any, mode: str = "r", *arguments: Any, **keywords: Any) -> Any:
@@ -124,17 +172,29 @@ class _File:
         self._file.close()
 
 
-def run_in_child(work: Callable[[], None]) -> int:
-    """Run `work` in a forked process; return its exit code, negative when a signal ended it."""
+def run_in_child(work: Callable[[], object], said: Path | None = None, kill_after: float | None = None) -> int:
+    """Run `work` in a forked process; return its exit code, negative when a signal ended it.
+
+    Args:
+        work: what it returns, if it is a number, is the exit code; an exception is 70.
+        said: a file for its standard error.
+        kill_after: seconds until it gets a SIGKILL, if it still runs.
+    """
     pid = os.fork()
     if pid == 0:
         try:
-            work()
-            os._exit(0)
+            if said is not None:
+                os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+                sys.stderr = open(2, "w", closefd=False, buffering=1)  # noqa: SIM115 - as long as the process
+            code = work()
+            os._exit(code if isinstance(code, int) else 0)
         except BaseException:  # noqa: BLE001 - pytest must never go on in the child
             traceback.print_exc()
         finally:
-            os._exit(1)
+            os._exit(70)
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.kill(pid, signal.SIGKILL)  # one that has ended is there until it is waited for
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 

@@ -42,7 +42,8 @@ _full_error = False
 def main(argv: Sequence[str]) -> int:
     """Run `python -m train` with `argv` (the program's name first) and return the exit code.
 
-    0: finished. 1: a mistake, said in one line. 2: wrong flags. 128 + n: stopped by signal n, and saved.
+    0: finished. 1: a mistake, or an end that could not be saved, said in one line. 2: wrong flags. 128 + n: stopped by
+    signal n, and saved.
     """
     global _full_error
     _full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -104,10 +105,11 @@ def job(config: DictConfig) -> float | None:
         _say(error, number, HydraConfig.get().overrides.task)
         _failures.append(1)
         return None
-    if outcome.state == "finished":
-        if HydraConfig.get().mode == RunMode.RUN:
-            say_next(outcome, config)
-    elif outcome.signal:
+    if not outcome.complete:
+        _failures.append(1)
+    elif outcome.state == "finished" and HydraConfig.get().mode == RunMode.RUN:
+        say_next(outcome, config)
+    if outcome.signal:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             # Hydra's own launchers go on with the next job after anything less.
             raise SystemExit(128 + outcome.signal)
