@@ -12,7 +12,14 @@ from pathlib import Path
 from expkit.errors import UserError
 from expkit.files import check_disk_space
 
-__all__ = ["RunDir", "check_disk_space", "create_experiment_directory", "generate_experiment_id", "newest_run"]
+__all__ = [
+    "RunDir",
+    "check_disk_space",
+    "create_experiment_directory",
+    "generate_experiment_id",
+    "is_id",
+    "newest_run",
+]
 
 _ALPHABET = string.ascii_lowercase + string.digits
 _random = random.SystemRandom()  # ids must differ even between runs that seed everything alike
@@ -34,6 +41,11 @@ def generate_experiment_id(name: str) -> str:
             pass
         _issued.add(made)
     return made
+
+
+def is_id(text: str) -> bool:
+    """Whether `text` can be a run's id: the name of a folder right below the folder of all runs."""
+    return re.fullmatch(r"[\w.+=-]+", text) is not None and text not in (".", "..")
 
 
 def create_experiment_directory(base: Path | str, experiment_id: str, exist_ok: bool = False) -> dict[str, Path]:

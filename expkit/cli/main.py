@@ -16,7 +16,10 @@ from expkit.errors import UserError
 __all__ = ["Command", "main"]
 
 #: Subcommand -> the module and class that hold it. Loaded when it is used, or its help is.
-_COMMANDS = {"show": "expkit.cli.show:ShowCommand"}
+_COMMANDS = {
+    "checkpoints": "expkit.cli.checkpoints:CheckpointsCommand",
+    "show": "expkit.cli.show:ShowCommand",
+}
 
 
 class Command(Protocol):

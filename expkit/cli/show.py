@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from expkit.errors import UserError
-from expkit.experiment import RunDir, newest_run
+from expkit.experiment import RunDir, is_id, newest_run
 from expkit.files import process_alive, read_json
 from expkit.journal import read_journal
 
@@ -58,7 +58,7 @@ def find(name: str | None, outputs: Path) -> RunDir:
     Raises:
         UserError: there is none.
     """
-    for place in (Path(name), outputs / name) if name else ():
+    for place in (Path(name), *([outputs / name] if is_id(name) else [])) if name else ():
         if RunDir(place).exists():
             return RunDir(place)
     if name not in (None, "", "latest"):
@@ -92,6 +92,9 @@ def describe(run: RunDir) -> dict[str, Any]:
         for name, value in (status.get("metrics") or {}).items()
         if name.startswith(("train_", "val_", "final/", "loss"))
     }
+    checkpoints = (
+        {"checkpoints": f"expkit checkpoints {run.root}"} if any(run.checkpoints.glob("checkpoint_step_*")) else {}
+    )
     return {
         "run": str(run.root),
         "state": state,
@@ -100,6 +103,7 @@ def describe(run: RunDir) -> dict[str, Any]:
         "command": command if isinstance(command, str) else " ".join(command),
         "git": config.get("git_hash"),
         "metrics": metrics,
+        **checkpoints,
         "next": following,
     }
 

@@ -16,7 +16,7 @@ HEAVY = ("torch", "numpy", "wandb", "trackio", "matplotlib", "sklearn", "hydra",
     "statement",
     [
         "import expkit",
-        "import expkit.cli.main, expkit.cli.show",
+        "import expkit.cli.main, expkit.cli.show, expkit.cli.checkpoints",
         "from expkit import JournalReader, read_journal, MetricsLogger, check_disk_space, generate_experiment_id",
         "import expkit.detectors, expkit.events, expkit.recorder, expkit.schedule, expkit.status, expkit.results",
         "import expkit.trackers, expkit.plots, expkit.config_tracker, expkit.dist, expkit.stopping, expkit.secrets",

@@ -79,6 +79,13 @@ def test_json_is_for_programs(run: Path, show: Show) -> None:
     assert content["metrics"] == {"train_loss": 0.123456789, "val_loss": None}
 
 
+def test_where_there_are_checkpoints_it_says_how_to_look_at_them(run: Path, show: Show) -> None:
+    (run / "checkpoints").mkdir()
+    assert "checkpoints" not in show()
+    (run / "checkpoints" / "checkpoint_step_5.pt").touch()
+    assert show()["checkpoints"] == f"expkit checkpoints {run}"
+
+
 def test_a_run_whose_heartbeat_stopped_is_dead(run: Path, show: Show) -> None:
     update(run / "status.json", heartbeat_time=time.time() - 100)
     content = show()
