@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import nn
 
 from expkit.config_tracker import ConfigTracker
 from expkit.errors import ConfigError, UserError
-from expkit.experiment import RunDir, create_experiment_directory, generate_experiment_id
+from expkit.experiment import RunDir, create_experiment_directory, generate_experiment_id, is_id
 from expkit.files import check_writable, free_gb, fsync_folder, remove_stale_temporaries, write_bytes
 from expkit.journal import cut_needs
 from expkit.secrets import mask_arguments, mask_secrets
@@ -140,7 +139,7 @@ def _check_space(config: DictConfig, place: Path) -> None:
 
 def _fresh(config: DictConfig, outputs: Path) -> RunDir:
     chosen = config.run.id
-    if (chosen is not None and not re.fullmatch(r"[\w.+=-]+", str(chosen))) or str(chosen) in (".", ".."):
+    if chosen is not None and not is_id(str(chosen)):
         raise ConfigError(f"run.id={chosen}: it becomes a folder's name; use letters, digits and . _ - only")
     while True:
         with open_dict(config):

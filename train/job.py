@@ -55,8 +55,10 @@ def run(config: DictConfig, console: Console) -> Outcome:
         UserError: the configuration, the data or the run to resume cannot be used. A fresh run that fails so before
             its first record leaves no directory behind, and a run to resume is as it was.
     """
-    origin = find_origin(str(config.resume), config.run.outputs, config.run.id)
-    if origin is not None and not any(each.lstrip("+").startswith("resume=") for each in typed_overrides()):
+    resume, typed = str(config.resume), typed_overrides()
+    origin = find_origin(resume, config.run.outputs, config.run.id, typed)
+    # What auto finds has the overrides of now, so that it may stand in a file.
+    if origin is not None and resume != "auto" and not any(each.lstrip("+").startswith("resume=") for each in typed):
         raise ResumeError("resume belongs on the command line: in a file it would come after the run's own overrides")
     if origin is not None:
         check_same_kind(origin, config)

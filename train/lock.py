@@ -13,7 +13,7 @@ from expkit.errors import ResumeError
 from expkit.experiment import RunDir
 from expkit.status import read_status
 
-__all__ = ["run_lock"]
+__all__ = ["is_free", "run_lock"]
 
 log = logging.getLogger("expkit")
 
@@ -44,6 +44,17 @@ def run_lock(files: RunDir) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def is_free(files: RunDir) -> bool:
+    """Whether a run directory can be written to and no process is writing to it now. It is not locked afterwards."""
+    if not os.access(files.root, os.W_OK | os.X_OK):
+        return False
+    try:
+        with run_lock(files):
+            return True
+    except (ResumeError, OSError):
+        return False
 
 
 def _lock(descriptor: int, files: RunDir) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import Any
 
 from expkit.config_tracker import ConfigTracker
 from expkit.errors import ResumeError
-from expkit.experiment import RunDir, newest_run
+from expkit.experiment import RunDir, is_id, newest_run
 from expkit.record import to_plain
 from expkit.secrets import MASK
+from train.unfinished import find_same
 
 __all__ = ["Origin", "check_same_kind", "differences", "find_origin", "merge_overrides", "warn_if_other_data"]
 
@@ -38,14 +40,18 @@ class Origin:
     stored: Mapping[str, Any]
 
 
-def find_origin(resume: str, outputs: Path | str, run_id: object = None) -> Origin | None:
+def find_origin(
+    resume: str, outputs: Path | str, run_id: object = None, overrides: Sequence[str] = ()
+) -> Origin | None:
     """Return what `resume` names, or None for a fresh run.
 
     Args:
-        resume: never; latest (the run that was active last); auto (the run called `run_id`, if it exists); or the
-            path of a run or of one of its checkpoints, or a run's id.
+        resume: never; latest (the run that was active last); auto (the run called `run_id`, or without an id the one
+            that an unchanged command line has started; the choice is said on standard error); or the path of a run or
+            of one of its checkpoints, or a run's id.
         outputs: where runs are.
         run_id: the id that was configured.
+        overrides: as Hydra gets them, for auto.
 
     Raises:
         ResumeError: there is no such run.
@@ -54,16 +60,15 @@ def find_origin(resume: str, outputs: Path | str, run_id: object = None) -> Orig
     if resume == "never":
         return None
     if resume == "auto":
-        if run_id is None:
-            raise ResumeError("resume=auto finds a run by its id: set run.id, or use resume=latest or a path")
-        run = outputs / str(run_id)
-        return _origin(run, None) if RunDir(run).exists() else None
+        return _auto(outputs, run_id, overrides)
+    if resume == "ask":
+        raise ResumeError("resume=ask belongs on the command line, where somebody can answer")
     if resume == "latest":
         newest = newest_run(outputs)
         if newest is None:
             raise ResumeError(f"resume=latest: there is no run in {outputs.absolute()}; leave resume out to start one")
         return _origin(newest.root, None)
-    for path in (Path(resume), outputs / resume):
+    for path in (Path(resume), outputs / resume) if _is_inside(resume) else (Path(resume),):
         step = _STEP.fullmatch(path.name)
         if step and path.is_file():
             return _origin(path.parent.parent, int(step[1]))
@@ -76,10 +81,22 @@ def find_origin(resume: str, outputs: Path | str, run_id: object = None) -> Orig
             steps = sorted(int(found[1]) for each in path.parent.glob("*.pt") if (found := _STEP.fullmatch(each.name)))
             there = ", ".join(map(str, steps)) or "none"
             raise ResumeError(f"resume={resume}: there is no such checkpoint; the run has those of steps {there}")
-    close = difflib.get_close_matches(resume, ("latest", "auto", "never"), n=1, cutoff=0.7)
+    close = difflib.get_close_matches(resume, ("latest", "auto", "ask", "never"), n=1, cutoff=0.7)
     if close:
         raise ResumeError(f"resume={resume}: no run there: did you mean {close[0]}?")
     raise ResumeError(f"resume={resume}: no run there (a run's folder holds a config.json); runs are in {outputs}")
+
+
+def _auto(outputs: Path, run_id: object, overrides: Sequence[str]) -> Origin | None:
+    if run_id is not None:
+        run = outputs / str(run_id)
+        return _origin(run, None) if is_id(str(run_id)) and RunDir(run).exists() else None
+    found, why = find_same(outputs, overrides)
+    if found is None:
+        print(f"resume=auto: a fresh run, as there is {why}", file=sys.stderr, flush=True)
+        return None
+    print(f"resume=auto: goes on with {found.run.root}, {why}", file=sys.stderr, flush=True)
+    return _origin(found.run.root, None)
 
 
 def check_same_kind(origin: Origin, config: Mapping[str, Any]) -> None:
@@ -158,6 +175,11 @@ def _origin(run: Path, step: int | None) -> Origin:
         what = "holds no configuration of `python -m train`"
         raise ResumeError(f"{run}/config.json {what}: restore it, or start a fresh run")
     return Origin(run, step, stored)
+
+
+def _is_inside(path: str) -> bool:
+    """Whether a path that is relative to the folder of runs stays in it."""
+    return not Path(path).is_absolute() and ".." not in Path(path).parts
 
 
 def _key(override: str) -> str:

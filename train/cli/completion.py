@@ -60,7 +60,7 @@ def _runs(line: str) -> list[str] | None:
     where = re.findall(r"(?:^|\s)run\.outputs=(\S+)", line)
     outputs = Path(where[-1] if where else "outputs")
     runs = [file.parent for file in outputs.glob("*/config.json")]
-    words = ["latest", "auto", "never", *map(str, runs)]
+    words = ["latest", "auto", "ask", "never", *map(str, runs)]
     run = next((run for run in runs if typed[1].startswith(f"{run}/")), None)
     if run is not None:
         words = [str(file) for file in RunDir(run).checkpoints.glob("checkpoint_*.pt")]

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from expkit.errors import UserError
 from train.cli.completion import answer
 from train.cli.help import commented_values
+from train.cli.resumed import with_resumed
 from train.cli.typed import FlagError, check_typed, config_folders
 from train.cli.typed import parse_override as _parse
 from train.config.build import CONF_DIR, MULTI_SELECT, extra_folders, group_options
@@ -127,7 +128,7 @@ def rewrite(arguments: list[str], experiment: Experiment | None = None) -> list[
     found, arguments = take_config_file(arguments)
     experiment = experiment or found
     typed = _flags_first([_both(argument) for argument in arguments])
-    merged = _with_resumed(typed)
+    merged = with_resumed(typed, experiment)
     return merged if experiment is None else _flags_first(experiment.merge(merged, typed))
 
 
@@ -154,28 +155,6 @@ def _both(argument: str) -> str:
         return argument
     names = ",".join(str(name) for name in value.list)
     return f"{override.key_or_group}=[{names}]"
-
-
-def _with_resumed(arguments: list[str]) -> list[str]:
-    overrides = [argument for argument in arguments if _parse(argument) is not None]
-    values = dict(argument.partition("=")[::2] for argument in overrides)
-    resume = values.get("resume", "never")
-    if resume == "never":
-        return arguments
-    if any(argument in ("-m", "--multirun") for argument in arguments):
-        if resume == "auto":
-            return arguments  # each job finds its own run, which an unchanged command line describes
-        raise UserError("resume goes on with one run: leave out -m, or resume each run on its own")
-    from train.resume import find_origin, merge_overrides
-
-    origin = find_origin(resume.strip("'\""), values.get("run.outputs", "outputs"), values.get("run.id"))
-    if origin is None:
-        return arguments
-    typed = [argument for argument in overrides if not argument.startswith("resume=")]
-    others = [argument for argument in arguments if argument not in overrides]
-    place = origin.run if origin.step is None else origin.run / "checkpoints" / f"checkpoint_step_{origin.step}.pt"
-    quoted = str(place).replace("\\", "\\\\").replace("'", "\\'")
-    return [*others, *merge_overrides(origin, typed), f"resume='{quoted}'"]
 
 
 def _say(error: BaseException, where: str, arguments: Sequence[str], typed: Sequence[str] | None = None) -> None:

@@ -113,7 +113,7 @@ def test_completion_offers_what_can_be_resumed(
         (outputs / name / "config.json").write_text("{}")
     (outputs / "no_run").mkdir()
     (outputs / "two" / "checkpoints" / "checkpoint_step_9.pt").touch()
-    assert offered("python -m train resume=") == ["auto", "latest", "never", "outputs/one", "outputs/two"]
+    assert offered("python -m train resume=") == ["ask", "auto", "latest", "never", "outputs/one", "outputs/two"]
     assert offered("expkit-train trainer.seed=1 resume=l") == ["latest"]
     assert offered("expkit-train resume=outputs/two/") == ["outputs/two/checkpoints/checkpoint_step_9.pt"]
     assert offered(f"expkit-train run.outputs={outputs} resume={outputs}/o") == [f"{outputs}/one"]
