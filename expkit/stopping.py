@@ -25,6 +25,8 @@ class StopSignals:
 
     Attributes:
         received: the signal that came first, or None.
+        at_once: whether KeyboardInterrupt has been raised. Code in C++ may have made another error of it: torch.save
+            says that a file has an unexpected position.
     """
 
     def __init__(self, on_request: Callable[[], None]) -> None:
@@ -32,6 +34,7 @@ class StopSignals:
         self._previous: dict[int, Any] = {}
         self._interrupted = False
         self.received: signal.Signals | None = None
+        self.at_once = False
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
@@ -62,6 +65,7 @@ class StopSignals:
     def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of a handler
         if number == signal.SIGINT:
             if self._interrupted:
+                self.at_once = True
                 raise KeyboardInterrupt
             self._interrupted = True
         if self.received is None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from expkit.dist import Dist
 from expkit.errors import ConfigError
 from expkit.rng import rng_state, seed_all, set_rng_state
 
-__all__ = ["Batches", "StepBatches", "mix", "to_device"]
+__all__ = ["Batches", "StepBatches", "kill_loaders", "mix", "to_device"]
 
 _WORD = (1 << 64) - 1
 
@@ -99,6 +100,8 @@ class Batches:
             )
         if self._own_loader:
             self.size = None
+            if isinstance(data, DataLoader) and not isinstance(data.worker_init_fn, _IgnoreSignals):
+                data.worker_init_fn = _IgnoreSignals(data.worker_init_fn)
             return
         self.size = len(data)
         share = self.dist.world_size * pieces
@@ -171,7 +174,7 @@ class Batches:
             batch_size=None,
             collate_fn=_as_it_is,
             num_workers=self.num_workers,
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=_IgnoreSignals(),
             pin_memory=self.pin_memory,
             # A loader without a generator of its own draws from the global one, and a resume would differ.
             generator=torch.Generator().manual_seed(mix(self.seed, epoch, 1)),
@@ -221,6 +224,14 @@ class _Fetch:
         return default_collate([self.data[index] for index in indices])
 
 
+def kill_loaders() -> None:
+    """Kill the loading processes of this one, for an exit that must not wait for their batches: they ignore signals."""
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises an error for each
+    for process in multiprocessing.active_children():
+        process.kill()
+
+
 def to_device(batch: Any, device: torch.device) -> Any:
     """Return `batch` with every tensor in it (in tuples, lists and dicts) on `device`."""
     if isinstance(batch, torch.Tensor):
@@ -262,8 +273,21 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _ignore_signals(worker: int) -> None:  # noqa: ARG001 - the signature of a worker_init_fn
-    # A scheduler signals the whole process group; workers that die take the main process along before it can save.
-    for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+class _IgnoreSignals:
+    """A worker_init_fn that lets a loading process ignore what a scheduler sends to the whole group.
+
+    Workers that die take the main process along before it can save.
+
+    Args:
+        others: a worker_init_fn to call besides.
+    """
+
+    def __init__(self, others: Callable[[int], object] | None = None) -> None:
+        self.others = others
+
+    def __call__(self, worker: int) -> None:
+        for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"):
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), signal.SIG_IGN)
+        if self.others is not None:
+            self.others(worker)

@@ -55,6 +55,9 @@ def fresh_directory(config: DictConfig, model: nn.Module) -> RunDir:
     except OSError as error:
         remove_fresh(files)
         raise _no_place(files.root, error) from None
+    except BaseException:  # Ctrl-C too: a directory without its config.json is no run
+        remove_fresh(files)
+        raise
     return files
 
 

@@ -33,19 +33,24 @@ from expkit.stopping import StopSignals
 from expkit.trackers import RunInfo
 from train.best import Best
 from train.config.build import plain
+from train.data import kill_loaders
 from train.directory import check_room, fresh_directory, may_refuse, note_resume, remove_fresh, reopen, typed_overrides
 from train.display import Display, file_logging
 from train.lock import run_lock
 from train.parts import Parts, assemble
 from train.pictures import Pictures
-from train.report import Outcome, Report, dataset_info
+from train.report import Outcome, Report, dataset_info, resume_command
 from train.resume import Origin, check_same_kind, differences, find_origin, warn_if_other_data
 from train.runner import Runner
 from train.saving import Saver, check_continuity, is_exact, restore
+from train.unfinished import newest_step
 
 __all__ = ["run"]
 
 log = logging.getLogger("expkit")
+
+#: Seconds that trackers get when somebody has pressed Ctrl-C twice; a resume sends them what they lack.
+_PATIENCE = 2.0
 
 
 def run(config: DictConfig, console: Console) -> Outcome:
@@ -73,9 +78,10 @@ def run(config: DictConfig, console: Console) -> Outcome:
             job = _Job(config, origin, parts, files, console)
             outcome = job.run(stack)
         except UserError:
-            if origin is None and not (files.metrics.exists() and files.metrics.stat().st_size):
-                remove_fresh(files)
+            _remove_if_untouched(files, origin)
             raise
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(_remains(files, _remove_if_untouched(files, origin))) from None
     if outcome.signal:
         # Last of all: a scheduler's own handler may requeue the job and leave the process.
         job.signals.call_previous()
@@ -91,6 +97,24 @@ def _threads(number: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _remove_if_untouched(files: RunDir, origin: Origin | None) -> bool:
+    """Remove a fresh run directory in which nothing has been trained. Return whether it was one."""
+    recorded = files.metrics.exists() and files.metrics.stat().st_size > 0
+    if origin is not None or recorded or newest_step(files) is not None:
+        return False
+    remove_fresh(files)
+    return True
+
+
+def _remains(files: RunDir, removed: bool) -> str:
+    """Return what is on the disk after an interruption, and what to type."""
+    if removed:
+        return "interrupted at once, before anything was saved: nothing is left of it"
+    step = newest_step(files)
+    saved = "has no checkpoint yet" if step is None else f"has everything up to step {step}"
+    return f"interrupted at once: {files.root} {saved}; go on with: {resume_command(files.root)}"
 
 
 class _Job:
@@ -126,9 +150,14 @@ class _Job:
             self._open(stack, runner)
             return self._train(runner)
         except BaseException as error:
-            self.status.stop("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+            at_once = self.signals.at_once or isinstance(error, KeyboardInterrupt)
+            if at_once:
+                kill_loaders()
+            self.status.stop("interrupted" if at_once else "failed")
             self.report.results([])
-            self.parts.trackers.finish({}, failed=True)
+            self.parts.trackers.finish({}, failed=True, timeout=_PATIENCE if at_once else None)
+            if at_once:
+                raise KeyboardInterrupt from None
             raise
 
     @property

@@ -18,7 +18,7 @@ from expkit.secrets import mask_arguments
 from expkit.status import read_status
 from train.lock import is_free
 
-__all__ = ["Unfinished", "confirm", "find_same", "find_same_name", "unfinished_runs"]
+__all__ = ["Unfinished", "confirm", "find_same", "find_same_name", "newest_step", "unfinished_runs"]
 
 _STEP = re.compile(r"checkpoint_step_(\d+)\.pt")
 
@@ -43,11 +43,11 @@ class Unfinished:
         state = self.status.get("state", "killed")
         return "killed" if state in ("starting", "running") else str(state)
 
-    @property
-    def step(self) -> int | None:
-        """The step of the newest checkpoint, valid or not; None if there is none."""
-        found = (_STEP.fullmatch(path.name) for path in self.run.checkpoints.glob("checkpoint_step_*.pt"))
-        return max((int(match[1]) for match in found if match), default=None)
+
+def newest_step(run: RunDir) -> int | None:
+    """Return the step of the newest checkpoint of a run, valid or not; None if there is none."""
+    found = (_STEP.fullmatch(path.name) for path in run.checkpoints.glob("checkpoint_step_*.pt"))
+    return max((int(match[1]) for match in found if match), default=None)
 
 
 def unfinished_runs(outputs: Path) -> Iterator[Unfinished]:
@@ -118,7 +118,8 @@ def confirm(found: Unfinished) -> bool:
     """
     screen = sys.stderr if sys.stderr.isatty() else sys.stdout
     total = found.status.get("total_steps")
-    where = "the beginning" if found.step is None else f"step {found.step}" + (f" of {total}" if total else "")
+    step = newest_step(found.run)
+    where = "the beginning" if step is None else f"step {step}" + (f" of {total}" if total else "")
     question = f"go on with {found.run.root} from {where} (stopped {_ago(found)} ago: {found.state})? [Y/n] "
     try:
         while True:

@@ -77,18 +77,22 @@ class Delivery:
         """Send a message for people. Unlike records it is sent whatever its step, after a resume too."""
         self._put(_Item("alert", None, (alert,)))
 
-    def finish(self, summary: Mapping[str, Any] | None = None, failed: bool = False) -> None:
+    def finish(
+        self, summary: Mapping[str, Any] | None = None, failed: bool = False, timeout: float | None = None
+    ) -> None:
         """Deliver what is queued and close the run in every tracker; abandon those that take too long.
 
         Args:
             summary: the final metrics.
             failed: whether the run ended with an error.
+            timeout: seconds to wait, if not as long as usual.
         """
+        allowed = self._finish_timeout if timeout is None else timeout
         for channel in self._channels:
             channel.close(dict(summary or {}), failed)
-        deadline = time.monotonic() + self._finish_timeout
+        deadline = time.monotonic() + allowed
         for channel in self._channels:
-            channel.join(max(0.0, deadline - time.monotonic()), self._finish_timeout)
+            channel.join(max(0.0, deadline - time.monotonic()), allowed)
         if self._watermarks is not None:
             self._watermarks.save(force=True)
 

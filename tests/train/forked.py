@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import select
 import signal
 import sys
 import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.conftest import train_command, train_environment
+from train.cli.main import main
 
 __all__ = ["Forked"]
 
@@ -22,24 +26,24 @@ class Forked:
         outputs: where runs go.
         arguments: what is typed.
         terminal: whether the standard input is the terminal, or /dev/null.
-        environment: more variables.
+        setup: called in the process before it trains.
     """
 
     def __init__(
-        self, outputs: Path, *arguments: str, terminal: bool = True, environment: dict[str, str] | None = None
+        self, outputs: Path, *arguments: str, terminal: bool = True, setup: Callable[[], object] = lambda: None
     ) -> None:
         self.said = ""
         self.code: int | None = None
         self.pid, self._screen = pty.fork()
         if self.pid == 0:
-            _train(outputs, arguments, terminal, environment or {})
+            _train(outputs, arguments, terminal, setup)
 
     def expect(self, text: str, seconds: float = 60) -> None:
         """Wait until `text` has been said."""
         deadline = time.monotonic() + seconds
         while text not in self.said:
             assert time.monotonic() < deadline, self.said
-            assert self._read(0.2), self.said
+            assert self.read(0.2), self.said
 
     def type(self, text: str) -> None:
         """Type on the terminal; `\\x03` is Ctrl-C, `\\x04` the end of the input."""
@@ -52,7 +56,7 @@ class Forked:
     def end(self, seconds: float = 60) -> int:
         """Wait for the end and return the exit code, negative for a signal that killed it."""
         deadline = time.monotonic() + seconds
-        while self._read(0.2):
+        while self.read(0.2):
             if time.monotonic() > deadline:
                 os.killpg(self.pid, signal.SIGKILL)
                 raise AssertionError(f"it does not end: {self.said}")
@@ -61,7 +65,13 @@ class Forked:
             os.close(self._screen)
         return self.code
 
-    def _read(self, seconds: float) -> bool:
+    def __del__(self) -> None:
+        if self.code is None and self.pid:
+            with contextlib.suppress(OSError):  # a test has failed
+                os.killpg(self.pid, signal.SIGKILL)
+                os.waitpid(self.pid, 0)
+
+    def read(self, seconds: float) -> bool:
         """Read what there is. Return whether the terminal is open still."""
         if not select.select([self._screen], [], [], seconds)[0]:
             return True
@@ -73,24 +83,20 @@ class Forked:
         return bool(content)
 
 
-def _train(outputs: Path, arguments: tuple[str, ...], terminal: bool, environment: dict[str, str]) -> None:
+def _train(outputs: Path, arguments: tuple[str, ...], terminal: bool, setup: Callable[[], object]) -> None:
     code = 70
     try:
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.environ.update(train_environment(outputs.parent), COLUMNS="200", TERM="dumb", **environment)
+        os.environ.update(train_environment(outputs.parent), COLUMNS="200", TERM="dumb")
         os.chdir(outputs.parent)
         if not terminal:
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w", buffering=1), open(2, "w", buffering=1)  # noqa: SIM115, PTH123
-        sys.argv = list(sys.argv)
-        from train.cli.main import main
-
+        sys.stdin, sys.stdout, sys.stderr = (os.fdopen(number, mode) for number, mode in enumerate("rww"))
+        setup()
         code = main(train_command(outputs, *arguments)[2:])
-    except BaseException:
-        import traceback
-
+    except BaseException:  # noqa: BLE001 - nothing may get back into the tests
         traceback.print_exc()
     finally:
         sys.stdout.flush()

@@ -68,12 +68,8 @@ def main(argv: Sequence[str]) -> int:
             raise
         _say(error, "", arguments, argv[1:])
         return 2 if isinstance(error, FlagError) else 1
-    except KeyboardInterrupt:
-        print(
-            "interrupted at once: `expkit show` tells whether the run had begun; "
-            "what it has saved goes on with resume=latest",
-            file=sys.stderr,
-        )
+    except KeyboardInterrupt as interrupt:
+        print(str(interrupt) or "interrupted: no run was going on", file=sys.stderr)
         return 130
     finally:
         if not _full_error:
