@@ -7,6 +7,7 @@ group, and decisions through a gloo group, so that they never wait for a GPU.
 from __future__ import annotations
 
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -105,13 +106,13 @@ class Control:
         self.dist = dist or Dist()
         self.elapsed = elapsed
         self._began = time.monotonic() - elapsed
-        self._requested = 0
+        self._requested: deque[int] = deque()
         self._interval = 1
         self._next = 0
 
     def request(self, action: int) -> None:
-        """Ask all ranks for `action`. Safe in a signal handler: it only sets bits."""
-        self._requested |= action
+        """Ask all ranks for `action`. Safe in a signal handler, and in any thread."""
+        self._requested.append(action)
 
     def go_on_from(self, elapsed: float) -> None:
         """Count `elapsed` seconds, of the run before a resume, as passed already."""
@@ -126,7 +127,9 @@ class Control:
         """Return what to do now, the same on all ranks when called by all after the same `step`."""
         if step < self._next and (self.dist.world_size > 1 or not self._requested):
             return 0
-        mine, self._requested = self._requested, 0
+        mine = 0
+        while self._requested:
+            mine |= self._requested.popleft()
         now = self.now()
         if self.dist.world_size == 1:
             actions = mine

@@ -30,6 +30,7 @@ from expkit.schedule import auto_intervals
 from expkit.secrets import mask_arguments, mask_secrets
 from expkit.status import StatusFile, read_status
 from expkit.stopping import StopSignals
+from expkit.timelimit import TimeLimit
 from expkit.trackers import RunInfo
 from train.best import Best
 from train.config.build import plain
@@ -133,12 +134,15 @@ class _Job:
         self.report = Report(files, parts)
         self.status = StatusFile(files.status, self.report.status)
         self.manager = self._manager()
+        self.limit = self._limit()
         self.state: dict[str, Any] | None = None
         self.lost = 0  # records that come again
 
     def run(self, stack: ExitStack) -> Outcome:
         """Do everything; a run that is resumed is touched once it is known that it can be."""
         stack.enter_context(self.signals)
+        if self.limit is not None:
+            stack.enter_context(self.limit)
         stack.callback(self.report.close)
         if self.origin is not None:
             runner = self._prepare()
@@ -287,6 +291,16 @@ class _Job:
         if self._auto("mode") and monitored in self.parts.task.higher_is_better:
             manager.mode = "max"
         return manager
+
+    def _limit(self) -> TimeLimit | None:
+        """Return what asks for a checkpoint before the job ends."""
+        before_timeout = self.config.checkpoint.get("before_timeout")
+        if self.manager is None or before_timeout is None or not self.dist.is_main:
+            return None
+        try:
+            return TimeLimit(before_timeout, lambda: self.control.request(Control.SAVE))
+        except UserError as error:
+            raise UserError(f"checkpoint.{error}") from error
 
     def _checkpoint(self, origin: Origin) -> dict[str, Any] | None:
         """Return the state to go on from, or None for a run that was stopped before its first checkpoint."""

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from expkit.checkpoints import CheckpointManager, checkpoint_error
+from expkit.journal import read_journal
 from tests.train.forked import Forked
 from train.tasks.denoise import DenoiseTask
 
@@ -233,3 +235,44 @@ def test_after_an_interruption_at_once_the_run_goes_on(tmp_path: Path) -> None:
     again = Forked(tmp_path, f"resume={run}", "trainer.max_steps=20")
     assert again.end() == 0, again.said
     assert "resumed at step 10\n" in again.said
+
+
+@pytest.fixture
+def ending_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A SLURM job of which squeue says that it ends in 100 seconds."""
+    squeue = tmp_path / "bin" / "squeue"
+    squeue.parent.mkdir()
+    end = datetime.fromtimestamp(time.time() + 100)
+    squeue.write_text(f"#!/bin/sh\necho {end:%Y-%m-%dT%H:%M:%S}\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{squeue.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+
+
+def test_before_the_end_of_the_job_it_saves_and_trains_on_and_sigterm_saves_once_more(
+    tmp_path: Path, ending_job: None
+) -> None:
+    often = ("checkpoint.save_interval=1000000", "trainer.eval_interval=1000000")
+    process = Forked(tmp_path, *SMALL, *often, "checkpoint.before_timeout=97s")
+    process.expect("SLURM job 7 ends in 9")
+    process.expect(": a checkpoint is saved now, and training goes on\n")
+    checkpoints = tmp_path / "mine" / "checkpoints"
+    wait_for(lambda: list(checkpoints.glob("checkpoint_step_*.pt")), process)
+    (first,) = intact(tmp_path / "mine")
+    journal = tmp_path / "mine" / "logs" / "metrics.jsonl"
+    wait_for(lambda: max((entry["step"] for entry in read_journal(journal)), default=0) > first + 50, process)
+    process.send(signal.SIGTERM)
+    assert process.end() == 143, process.said
+    assert intact(tmp_path / "mine")[0] == first
+    assert len(intact(tmp_path / "mine")) == 2
+    assert process.said.count("a checkpoint is saved now") == 1
+
+
+@pytest.mark.parametrize("before", ["null", "1s"])
+def test_without_before_timeout_and_long_before_the_end_nothing_is_saved(
+    tmp_path: Path, ending_job: None, before: str
+) -> None:
+    ends = ("trainer.max_steps=30", "checkpoint.save_interval=1000000", "trainer.eval_interval=1000000")
+    process = Forked(tmp_path, *SMALL, *ends, f"checkpoint.before_timeout={before}")
+    assert process.end() == 0, process.said
+    assert intact(tmp_path / "mine") == [30]
