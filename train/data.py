@@ -15,7 +15,7 @@ from expkit.dist import Dist
 from expkit.errors import ConfigError
 from expkit.rng import rng_state, seed_all, set_rng_state
 
-__all__ = ["Batches", "StepBatches", "kill_loaders", "mix", "to_device"]
+__all__ = ["Batches", "StepBatches", "inside", "kill_loaders", "mix", "to_device"]
 
 _WORD = (1 << 64) - 1
 
@@ -132,7 +132,7 @@ class Batches:
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[StepBatches]:
         """Yield the updates of `epoch` (from 0), without the first `skip`."""
         # Evaluation is the same in every epoch; its data may even be an object that training is in the middle of.
-        places = (self.data, *(_inside(self.data) if self._own_loader else ())) if self.shuffle else ()
+        places = (self.data, *(inside(self.data) if self._own_loader else ())) if self.shuffle else ()
         for place in places:
             if hasattr(place, "set_epoch"):
                 place.set_epoch(epoch)
@@ -182,7 +182,7 @@ class Batches:
         return iter(loader)
 
     def _loader_epoch(self, epoch: int, skip: int) -> Iterator[StepBatches]:
-        for place in (self.data, *_inside(self.data)):
+        for place in (self.data, *inside(self.data)):
             if hasattr(place, "generator") and not isinstance(place, Dataset):
                 place.generator = torch.Generator().manual_seed(mix(self.seed, epoch))
         batches = iter(self.data)
@@ -245,7 +245,7 @@ def to_device(batch: Any, device: torch.device) -> Any:
     return batch
 
 
-def _inside(loader: Any) -> list[Any]:
+def inside(loader: Any) -> list[Any]:
     """Return what a DataLoader draws from: its data set and its samplers."""
     batch_sampler = getattr(loader, "batch_sampler", None)
     owners = ((loader, "dataset"), (loader, "sampler"), (loader, "batch_sampler"), (batch_sampler, "sampler"))
