@@ -12,6 +12,7 @@ _WHERE = {
     "ConfigTracker": "expkit.config_tracker",
     "JournalReader": "expkit.journal",
     "MetricsLogger": "expkit.metrics_logger",
+    "ResumableSampler": "expkit.sampler",
     "VisualizationManager": "expkit.visualization",
     "check_disk_space": "expkit.experiment",
     "compute_lightweight_blob_metrics": "expkit.diagnostics.blob",
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from expkit.journal import JournalReader as JournalReader
     from expkit.journal import read_journal as read_journal
     from expkit.metrics_logger import MetricsLogger as MetricsLogger
+    from expkit.sampler import ResumableSampler as ResumableSampler
     from expkit.visualization import VisualizationManager as VisualizationManager
 
 

@@ -6,7 +6,7 @@ import itertools
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
@@ -14,21 +14,11 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 from expkit.dist import Dist
 from expkit.errors import ConfigError
 from expkit.rng import rng_state, seed_all, set_rng_state
+from expkit.sampler import ResumableSampler, mix, permutation
 
 __all__ = ["Batches", "StepBatches", "inside", "kill_loaders", "mix", "to_device"]
 
-_WORD = (1 << 64) - 1
-
-
-def mix(*values: int) -> int:
-    """Return a 63-bit seed in which every bit of every value counts (SplitMix64's finaliser, Steele et al. 2014)."""
-    state = 0
-    for value in values:
-        state = (state + value + 0x9E3779B97F4A7C15) & _WORD
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _WORD
-        state ^= state >> 31
-    return state >> 1
+_T = TypeVar("_T")
 
 
 class StepBatches(NamedTuple):
@@ -50,7 +40,8 @@ class Batches:
 
     A dataset with a length is shuffled by (seed, epoch), split into global batches, and each process takes its share
     of every batch. A DataLoader, or any other iterable of batches, is used as it is; its generator is seeded by
-    (seed, epoch) too.
+    (seed, epoch) too. One that knows its place (`state_dict`, `load_state_dict`, in the loader or its sampler) goes on
+    there; of any other the batches that were trained on are drawn again, and thrown away.
 
     Args:
         data: dataset, DataLoader or iterable of batches.
@@ -92,6 +83,8 @@ class Batches:
             raise ConfigError(
                 "an IterableDataset does not say how to batch it: return DataLoader(dataset, batch_size=...)"
             )
+        self._place: Any = None
+        self._restored: Any = None
         self._own_loader = isinstance(data, DataLoader) or not hasattr(data, "__getitem__")
         if not hasattr(data, "__iter__" if self._own_loader else "__len__"):
             raise ConfigError(
@@ -141,7 +134,7 @@ class Batches:
     def _dataset_epoch(self, epoch: int, skip: int) -> Iterator[StepBatches]:
         assert self.size is not None
         assert self.steps is not None
-        order = self._order(epoch)
+        order = permutation(self.size, self.seed, epoch, self.shuffle)
         shares, again = itertools.tee(self._share(order, step) for step in range(skip, self.steps))
         loaded = self._load(itertools.chain.from_iterable(again), epoch)
         world = self.dist.world_size
@@ -149,12 +142,6 @@ class Batches:
             samples = min(self.batch_size, self.size - step * self.batch_size)
             pieces = [(next(loaded), len(indices) * world / samples) for indices in share]
             yield StepBatches(pieces, samples, step == self.steps - 1)
-
-    def _order(self, epoch: int) -> torch.Tensor:
-        assert self.size is not None
-        if not self.shuffle:
-            return torch.arange(self.size)
-        return torch.randperm(self.size, generator=torch.Generator().manual_seed(mix(self.seed, epoch)))
 
     def _share(self, order: torch.Tensor, step: int) -> list[list[int]]:
         """Return this process's indices of one update, in as many pieces as there are to accumulate."""
@@ -185,19 +172,53 @@ class Batches:
         for place in (self.data, *inside(self.data)):
             if hasattr(place, "generator") and not isinstance(place, Dataset):
                 place.generator = torch.Generator().manual_seed(mix(self.seed, epoch))
-        batches = iter(self.data)
-        if skip:  # what the loader draws for batches that are skipped was drawn before the resume
-            state = rng_state()
-            for _ in itertools.islice(batches, skip * self.pieces):
-                pass
-            set_rng_state(state)
-        groups = _grouped(batches, self.pieces)
+        groups = _grouped(self._loader_batches(epoch, skip), self.pieces)
+        known, source = self.steps, self._resumable()
+        # Where a batch is loaded ahead to know the last one, the place after this one is gone when it is asked for.
+        placed = ((group, source.state_dict() if source and known is None else None) for group in groups)
         empty = skip == 0
-        for group, last in _with_last(groups, None if self.steps is None else self.steps - skip):
+        for (group, self._place), last in _with_last(placed, None if known is None else known - skip):
             empty = False
             yield StepBatches([(batch, 1 / len(group)) for batch in group], None, last)
         if empty:
             raise ConfigError("the data loader yields no batch: look at the task's train_data and val_data")
+
+    def _loader_batches(self, epoch: int, skip: int) -> Iterator[Any]:
+        """Yield the batches of a loader of one's own, from its restored place if it knows one."""
+        source, place, self._restored = self._resumable(), self._restored, None
+        before = rng_state()
+        if isinstance(source, ResumableSampler):
+            source.seek(epoch)
+        known = skip and source is not None and place is not None
+        if known:
+            source.load_state_dict(place)
+        batches = source.track(self.data) if isinstance(source, ResumableSampler) else iter(self.data)
+        if skip:  # what the loader draws to get there was drawn before the resume
+            for _ in itertools.islice(batches, 0 if known else skip * self.pieces):
+                pass
+            set_rng_state(before)
+        return batches
+
+    def _resumable(self) -> Any:
+        """Return what knows its place in a loader of one's own: the loader, or its sampler; None if nothing does."""
+        if not self._own_loader:
+            return None
+        samplers = [part for part in inside(self.data) if not isinstance(part, Dataset)]
+        ours = next((part for part in samplers if isinstance(part, ResumableSampler)), None)
+        if ours is not None or _knows_its_place(self.data):
+            return ours or self.data
+        # Loading processes let a sampler draw ahead: only ours tells what was drawn from what was trained on.
+        ahead = getattr(self.data, "num_workers", 0)
+        return next((part for part in samplers if _knows_its_place(part) and not ahead), None)
+
+    def state_dict(self) -> Any:
+        """Return the place of a loader of one's own that knows it, after the update that was yielded last; or None."""
+        source = self._resumable()
+        return self._place if self._place is not None or source is None else source.state_dict()
+
+    def load_state_dict(self, state: Any) -> None:
+        """Take back what `state_dict` returned; the next epoch that skips updates begins there."""
+        self._restored = state
 
 
 class _Fetch:
@@ -252,12 +273,16 @@ def inside(loader: Any) -> list[Any]:
     return [part for owner, name in owners if (part := getattr(owner, name, None)) is not None]
 
 
+def _knows_its_place(part: Any) -> bool:
+    return hasattr(part, "state_dict") and hasattr(part, "load_state_dict")
+
+
 def _grouped(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
     while group := list(itertools.islice(items, size)):
         yield group
 
 
-def _with_last(groups: Iterator[list[Any]], count: int | None) -> Iterator[tuple[list[Any], bool]]:
+def _with_last(groups: Iterator[_T], count: int | None) -> Iterator[tuple[_T, bool]]:
     """Yield each group and whether it is the last; one is loaded ahead only if their number is not known."""
     if count is not None:
         for number, group in enumerate(groups, start=1):

@@ -250,6 +250,7 @@ class Runner:
         series = self.series.state_dict() if self.series is not None else self.pending_series
         return {
             "cursor": {"epoch": progress.epoch, "batch": progress.batch, "skipped": 0},
+            "loader": self.train.state_dict(),
             "batch_size": self.config.batch_size,
             "step": progress.step,
             "samples": progress.samples,
@@ -275,6 +276,7 @@ class Runner:
             elapsed=state["elapsed"],
             previous_elapsed=state["elapsed"],
         )
+        self.train.load_state_dict(state.get("loader"))
         self.control.go_on_from(state["elapsed"])
         self.best.load_state_dict(state["best"])
         self.series, self.pending_series = None, state["series"]

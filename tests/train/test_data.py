@@ -16,11 +16,13 @@ from torch.utils.data import (
     DistributedSampler,
     IterableDataset,
     RandomSampler,
+    Sampler,
     Subset,
 )
 
 from expkit.dist import Dist
 from expkit.errors import ConfigError
+from expkit.sampler import ResumableSampler
 from expkit.series import StepSeries
 from tests.train.helpers import CPU, Regression
 from train.data import Batches, StepBatches, mix
@@ -335,6 +337,148 @@ def test_a_loader_of_a_stream_has_no_length() -> None:
     batches = Batches(DataLoader(Stream(5), batch_size=2), batch_size=2)
     assert batches.steps is None
     assert numbers(batches) == [[0, 1], [2, 3], [4]]
+
+
+# --- loaders that know their place ----------------------------------------------------------------------------------
+
+
+class Counted(Numbers):
+    """Notes what is loaded."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__(n)
+        self.loaded: list[int] = []
+
+    def __getitem__(self, index: int) -> int:
+        self.loaded.append(index)
+        return index
+
+
+class Place(Sampler[int]):
+    """Another library's sampler that counts what was drawn."""
+
+    def __init__(self, n: int) -> None:
+        self.n, self.drawn = n, 0
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __iter__(self) -> Iterator[int]:
+        while self.drawn < self.n:
+            self.drawn += 1
+            yield self.drawn - 1
+        self.drawn = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"drawn": self.drawn}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.drawn = state["drawn"]
+
+
+class PlaceLoader(DataLoader[int]):
+    """What torchdata's StatefulDataLoader promises: the place after the batch that was yielded last."""
+
+    yielded = begin = 0
+
+    def __iter__(self) -> Any:
+        self.yielded, self.begin = self.begin, 0
+        batches = list(self.batch_sampler)[self.yielded :]
+        for indices in batches:
+            self.yielded += 1
+            yield torch.tensor([self.dataset[index] for index in indices])
+
+    def state_dict(self) -> dict[str, int]:
+        return {"yielded": self.yielded}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.begin = state["yielded"]
+
+
+def knowing(kind: str, data: Dataset[int], workers: int = 0) -> Any:
+    if kind == "ours":
+        return DataLoader(data, batch_size=4, sampler=ResumableSampler(data, seed=7), num_workers=workers)
+    if kind == "batch_sampler":
+        return DataLoader(data, batch_sampler=BatchSampler(ResumableSampler(data), 4, False), num_workers=workers)
+    if kind == "another":
+        return DataLoader(data, batch_size=4, sampler=Place(len(data)), num_workers=workers)
+    return PlaceLoader(data, batch_size=4, sampler=RandomSampler(data), num_workers=workers)
+
+
+KINDS = ["ours", "batch_sampler", "another", "loader"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_a_loader_that_knows_its_place_goes_on_there_and_draws_nothing_again(kind: str, pieces: int) -> None:
+    def batches(data: Dataset[int]) -> Batches:
+        return Batches(knowing(kind, data), batch_size=4, pieces=pieces)
+
+    whole = numbers(batches(Numbers(19)), epoch=2)
+    assert sorted(flat(whole)) == list(range(19))
+    stopped = batches(Numbers(19))
+    epoch = stopped.epoch(2)
+    next(epoch)
+    place = stopped.state_dict()
+    assert place is not None
+    data = Counted(19)
+    resumed = batches(data)
+    resumed.load_state_dict(place)
+    assert numbers(resumed, 2, skip=1) == whole[1:]
+    assert sorted(data.loaded) == sorted(flat(whole[1:]))
+    assert numbers(resumed, 3) == numbers(batches(Numbers(19)), 3), "the next epoch is a whole one"
+
+
+@pytest.mark.parametrize("kind", ["ours", "batch_sampler", "another"])
+def test_what_loading_processes_fetch_ahead_is_not_lost(kind: str) -> None:
+    def batches() -> Batches:
+        return Batches(knowing(kind, Numbers(30), workers=2), batch_size=4)
+
+    whole = numbers(batches(), epoch=1)
+    stopped = batches()
+    next(stopped.epoch(1))
+    place = stopped.state_dict()
+    resumed = batches()
+    resumed.load_state_dict(place)
+    assert (place is None) == (kind == "another"), "it cannot tell what was drawn ahead: its batches are drawn again"
+    assert numbers(resumed, 1, skip=1) == whole[1:]
+
+
+def test_the_place_is_the_yielded_batchs_where_one_is_loaded_ahead_to_know_the_last() -> None:
+    class Unsized:
+        """A loader of no length around one that knows its place."""
+
+        def __init__(self) -> None:
+            self.inner = knowing("loader", Numbers(19))
+            self.state_dict, self.load_state_dict = self.inner.state_dict, self.inner.load_state_dict
+
+        def __iter__(self) -> Any:
+            torch.manual_seed(3)
+            return iter(self.inner)
+
+    whole = numbers(Batches(Unsized(), batch_size=4))
+    stopped = Batches(Unsized(), batch_size=4)
+    next(stopped.epoch(0))
+    resumed = Batches(Unsized(), batch_size=4)
+    resumed.load_state_dict(stopped.state_dict())
+    assert numbers(resumed, skip=1) == whole[1:]
+
+
+def test_without_a_place_the_batches_are_drawn_again() -> None:
+    """A checkpoint of an earlier version, say."""
+    for kind in KINDS:
+        whole = numbers(Batches(knowing(kind, Numbers(19)), batch_size=4), 2)
+        assert numbers(Batches(knowing(kind, Numbers(19)), batch_size=4), 2, skip=2) == whole[2:]
+
+
+def test_the_runners_own_order_is_the_samplers() -> None:
+    ours = list(ResumableSampler(23, seed=5))
+    assert flat(numbers(Batches(Numbers(23), batch_size=4, seed=5), 0)) == ours
+
+
+def test_validation_in_the_midst_of_training_is_the_same_every_time() -> None:
+    batches = Batches(knowing("ours", Numbers(9)), batch_size=4, shuffle=False)
+    assert numbers(batches) == numbers(batches)
 
 
 # --- what cannot work ----------------------------------------------------------------------------------------------

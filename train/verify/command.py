@@ -96,7 +96,7 @@ def describe(verdict: Verdict) -> str:
         scheduler = ", scheduler" if compared["scheduler"] else ""
         return (
             f"OK: killed in step {verdict.killed_at}, resumed from the checkpoint of step {verdict.resumed_at} "
-            f"({verdict.where}), and all the same up to step {verdict.resumed_at + compared['batch']}: "
+            f"({verdict.where}), and all the same up to step {verdict.steps}: "
             f"{compared['batch']} batches, {compared['rng']} random generators, {compared['loss']} losses and metrics, "
             f"{compared['weights']} tensors of weights, {compared['optimizer']} values of optimizer state{scheduler}, "
             f"{compared['journal']} journal lines"
@@ -107,7 +107,7 @@ def describe(verdict: Verdict) -> str:
         when = f"step {found.step}"
         if found.restored:
             when = f"right after the resume from step {found.step}, before any update"
-        elif found.step == verdict.resumed_at + 1:
+        elif found.step - 1 == verdict.resumed_at:
             when += ", the first after the resume"
     else:
         title = "NOT DETERMINISTIC: the task itself differs from run to run, without any resume"

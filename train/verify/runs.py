@@ -50,7 +50,8 @@ class Verdict:
     Attributes:
         ok: nothing differs.
         deterministic: two runs that were not stopped are the same.
-        steps, killed_at, resumed_at: of the runs.
+        steps, killed_at: of the runs.
+        resumed_at: the checkpoint's step, or None if there was no resume to look at.
         where: the place of the resume, for people.
         compared: kind -> how many (see `KINDS`).
         difference: the first one, or None.
@@ -62,7 +63,7 @@ class Verdict:
     deterministic: bool
     steps: int
     killed_at: int
-    resumed_at: int
+    resumed_at: int | None
     where: str
     compared: dict[str, int]
     difference: Difference | None = None
@@ -182,23 +183,22 @@ class _Runs:
             cause, cure = cause_of_resume(difference, whole, other)
         elif difference is not None:
             cause, cure = cause_of_chance(difference)
-        at = whole.steps.get(other.start, {})
-        where = f"in the middle of epoch {at.get('epoch')}, after batch {at.get('number')} of it"
+        resumed = other.start if deterministic else None
+        at = whole.steps.get(resumed or 0, {})
+        place = f"in the middle of epoch {at.get('epoch')}, after batch {at.get('number')} of it"
         if at.get("last"):
-            where = f"at the end of epoch {at.get('epoch')}"
-        killed_at = max(self.record("stopped").steps, default=0)
-        compared = self._compared(other)
+            place = f"at the end of epoch {at.get('epoch')}"
         return Verdict(
-            difference is None,
-            deterministic,
-            self.steps,
-            killed_at,
-            other.start,
-            where,
-            compared,
-            difference,
-            cause,
-            cure,
+            ok=difference is None,
+            deterministic=deterministic,
+            steps=self.steps,
+            killed_at=max(self.record("stopped").steps, default=0),
+            resumed_at=resumed,
+            where=place if at else "",
+            compared=self._compared(other),
+            difference=difference,
+            cause=cause,
+            cure=cure,
         )
 
     def _compared(self, other: Recording) -> dict[str, int]:
