@@ -449,11 +449,10 @@ def test_the_place_is_the_yielded_batchs_where_one_is_loaded_ahead_to_know_the_l
         """A loader of no length around one that knows its place."""
 
         def __init__(self) -> None:
-            self.inner = knowing("loader", Numbers(19))
+            self.inner = PlaceLoader(Numbers(19), batch_size=4)
             self.state_dict, self.load_state_dict = self.inner.state_dict, self.inner.load_state_dict
 
         def __iter__(self) -> Any:
-            torch.manual_seed(3)
             return iter(self.inner)
 
     whole = numbers(Batches(Unsized(), batch_size=4))
