@@ -4,7 +4,7 @@
         forward and backward, piece by piece -> clip -> guards -> optimizer -> scheduler
         log       every log_interval, at the end of an epoch     (the only host copy of the training metrics)
         evaluate  every eval_interval, at the end
-        diagnose  at the end of an epoch
+        diagnose  at the end of an epoch, at the end
         record    one for the step, if anything was said: journal, trackers, detectors
         save      a checkpoint, if the saver finds it due
         plot      if due
@@ -55,7 +55,7 @@ class Runner:
         train: batches to train on.
         val: batches to evaluate on, or None.
         recorder: takes what there is to say about a step.
-        diagnostics: name -> what looks at the model at the end of an epoch.
+        diagnostics: name -> what looks at the model at the end of an epoch, and of the run.
         best: knows what makes a checkpoint the best.
         save: called as `save(runner, moment)` at each step boundary; it saves if a checkpoint is due.
         plot: called as `plot(runner, last)` after each step that may have something to draw, or None.
@@ -152,7 +152,7 @@ class Runner:
         if self.val is not None and (self._eval.due(progress) or last):
             with self.watch.paused():
                 self._evaluate()
-        if progress.epoch_ended and self.diagnostics:
+        if (progress.epoch_ended or last) and self.diagnostics:
             with self.watch.paused(), torch.no_grad():
                 self.recorder.add(*self.diagnostics.measure(self.model))
         is_best, metrics = False, _NOTHING

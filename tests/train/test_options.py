@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from expkit.journal import read_journal
 from tests.conftest import CONF, SMALL, Train, options
 from train.config.build import MULTI_SELECT
 
@@ -40,6 +41,27 @@ def test_a_short_run_with_every_option_ends_well(train: Train, outputs: Path, ch
     train("debug=smoke", "plots=[]", *small, choice, "run.id=run")
     assert json.loads((outputs / "run" / "status.json").read_text())["state"] == "finished"
     assert (outputs / "run" / "results.json").exists()
+    measured = {name for entry in read_journal(outputs / "run" / "logs" / "metrics.jsonl") for name in entry}
+    assert group != "diagnostics" or any(name.startswith(f"{option}/") for name in measured)
+
+
+@pytest.mark.parametrize("task", options("task"))
+def test_smoke_reaches_every_part_of_every_task(train: Train, outputs: Path, tmp_path: Path, task: str) -> None:
+    (tmp_path / "sizes.py").write_text(
+        "from expkit.diagnostics import Diagnostic\n\n\n"
+        "class Size(Diagnostic):\n"
+        "    def measure(self, model):\n"
+        "        return {'parameters': sum(p.numel() for p in model.parameters())}\n"
+    )
+    (tmp_path / "conf" / "diagnostics").mkdir(parents=True)
+    node = "# @package diagnostics.size\n_target_: sizes.Size\n"
+    (tmp_path / "conf" / "diagnostics" / "size.yaml").write_text(node)
+    train("--config-dir", "conf", "debug=smoke", *SMALL[task], "diagnostics=size", "run.id=run")
+    run = outputs / "run"
+    (last,) = (entry for entry in read_journal(run / "logs" / "metrics.jsonl") if "size/parameters" in entry)
+    assert {"train_loss", "val_loss", "final/best_val_loss"} <= last.keys()
+    assert list((run / "checkpoints").glob("checkpoint_step_*.pt"))
+    assert list((run / "visualizations").glob("*_step_20.png"))
 
 
 @pytest.mark.parametrize("choice", [each for each in all_options() if each.startswith("task/")])
