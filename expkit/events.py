@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from expkit.detectors.base import Detector, Event, Severity
+from expkit.detectors.base import Detector, Event, Severity, checked_events
 from expkit.journal import Journal
 from expkit.record import Record
 from expkit.trackers import Alert
@@ -53,7 +53,7 @@ class EventLog:
 
     def _ask(self, name: str, detector: Detector, record: Record) -> list[Event]:
         try:
-            return detector.observe(record)
+            return checked_events(detector.observe(record))
         except Exception as error:  # noqa: BLE001 - it only watches: whatever it raises is not worth a run
             if name not in self._failed:
                 log.warning("detectors.%s failed (%s: %s): training goes on", name, type(error).__name__, error)

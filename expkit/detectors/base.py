@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from expkit.record import Record
+from expkit.record import Record, to_number
 
-__all__ = ["Detector", "Event", "Severity"]
+__all__ = ["Detector", "Event", "Severity", "checked_events"]
 
 
 class Severity(StrEnum):
@@ -48,12 +48,42 @@ class Detector:
     name: str = ""
 
     def observe(self, record: Record) -> list[Event]:
-        """Take one record, in order of steps, and return what it shows. `record.series` holds every step's value."""
+        """Take one record, in order of steps, and return what it shows: an empty list, mostly.
+
+        `record.series` holds every step's value. A metric that is absent was not measured at this step.
+        """
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
-        """State that an exact resume needs, as plain types."""
+        """State that an exact resume needs, as plain types (dict, list, tuple, str, int, float, bool, None)."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` returned."""
+
+
+def checked_events(found: object) -> list[Event]:
+    """Return what a detector's `observe` returned, its values made plain numbers.
+
+    Raises:
+        TypeError: it is no list of events; the message says what it is.
+        ValueError: an event's severity is none.
+    """
+    if not isinstance(found, list | tuple):
+        raise TypeError(f"observe() returned {_kind(found)}, but it must return a list of events")
+    for each in found:
+        if not isinstance(each, Event):
+            raise TypeError(f"observe() returned a list with {_kind(each)} in it, but it must be a list of events")
+    return [
+        replace(
+            event,
+            step=int(event.step),
+            severity=Severity(event.severity),
+            values={str(name): to_number(name, value) for name, value in event.values.items()},
+        )
+        for event in found
+    ]
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from expkit.diagnostics.base import Diagnostic
-from expkit.record import to_number
+from expkit.record import to_number, to_plain
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,17 +40,15 @@ class DiagnosticSuite:
             began = time.perf_counter()
             try:
                 found = diagnostic.measure(model)
+                took = 1000 * (time.perf_counter() - began)
+                numbers, others = _split(name, found)
             except Exception as error:  # noqa: BLE001 - it only watches: whatever it raises is not worth a run
                 if name not in self._failed:
                     log.warning("diagnostics.%s failed (%s: %s): training goes on", name, type(error).__name__, error)
                 self._failed.add(name)
                 continue
-            found.setdefault("computation_time_ms", 1000 * (time.perf_counter() - began))
-            for key, value in found.items():
-                try:
-                    metrics[f"{name}/{key}"] = to_number(key, value)
-                except TypeError:
-                    details[f"{name}/{key}"] = value
+            metrics |= {f"{name}/computation_time_ms": took} | numbers
+            details |= others
         return metrics, details
 
     def state_dict(self) -> dict[str, Any]:
@@ -62,3 +60,18 @@ class DiagnosticSuite:
         for name, diagnostic in self._diagnostics.items():
             if name in state:
                 diagnostic.load_state_dict(state[name])
+
+
+def _split(name: str, found: object) -> tuple[dict[str, float], dict[str, Any]]:
+    """Return the numbers and the rest of what the diagnostic `name` has measured, under their full names."""
+    if not isinstance(found, Mapping):
+        what = "None" if found is None else f"a {type(found).__name__}"
+        raise TypeError(f"measure() returned {what}, but it must return a dict of numbers")
+    numbers: dict[str, float] = {}
+    others: dict[str, Any] = {}
+    for key, value in found.items():
+        try:
+            numbers[f"{name}/{key}"] = to_number(key, value)
+        except TypeError:
+            others[f"{name}/{key}"] = to_plain(value)
+    return numbers, others

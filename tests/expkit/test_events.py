@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 import pytest
+import torch
 
 from expkit.detectors import Detector, Event, Severity
 from expkit.events import EventLog
@@ -49,6 +50,19 @@ def test_an_event_is_written_shown_and_passed_on(tmp_path: Path, caplog: pytest.
     assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
         (logging.WARNING, "step 2: loss 3.0")
     ]
+
+
+def test_an_events_words_and_values_need_not_be_of_the_exact_types(tmp_path: Path) -> None:
+    class Tensors(Detector):
+        def observe(self, record: Record) -> list[Event]:
+            return [Event("t", "high", "CRITICAL", record.step, "high", {"loss": torch.tensor(3.0)})]  # type: ignore[arg-type, dict-item]
+
+    alerts: list[Alert] = []
+    log = EventLog(tmp_path / "events.jsonl", {"t": Tensors()}, alerts.append)
+    log.observe(make_record(1, {}))
+    log.close()
+    assert json.loads((tmp_path / "events.jsonl").read_text())["values"] == {"loss": 3.0}
+    assert alerts == [Alert("high", "high", "CRITICAL", 1)]
 
 
 def test_without_detectors_there_is_no_file(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from expkit.detectors import Detector
+from expkit.detectors import Detector, Event
 from expkit.diagnostics import Diagnostic
 from expkit.plots import Plot
 from tests.conftest import Train
@@ -31,6 +31,19 @@ class Failing(Detector, Diagnostic):
 
     def measure(self, model: Any) -> Any:
         raise RuntimeError("no diagnostic")
+
+
+class Silent(Detector, Diagnostic):
+    """Forgets its `return`, or returns what it should not."""
+
+    def __init__(self, answer: Any = None) -> None:
+        self.answer = answer
+
+    def observe(self, record: Any) -> Any:
+        return self.answer
+
+    def measure(self, model: Any) -> Any:
+        return self.answer
 
 
 class FailingPlot(Plot):
@@ -56,6 +69,26 @@ def broken(monkeypatch: pytest.MonkeyPatch, change: Callable[[Parts], None]) -> 
     [
         (lambda parts: parts.detectors.update(bad=Failing()), "detectors.bad failed (RuntimeError: no detector)"),
         (lambda parts: parts.diagnostics.update(bad=Failing()), "diagnostics.bad failed (RuntimeError: no diagnostic)"),
+        (
+            lambda parts: parts.detectors.update(bad=Silent()),
+            "detectors.bad failed (TypeError: observe() returned None, but it must return a list of events)",
+        ),
+        (
+            lambda parts: parts.detectors.update(bad=Silent(["high"])),
+            "detectors.bad failed (TypeError: observe() returned a list with a str in it",
+        ),
+        (
+            lambda parts: parts.detectors.update(bad=Silent([Event("bad", "x", "WARN", 1, "text")])),  # type: ignore[arg-type]
+            "detectors.bad failed (ValueError: 'WARN' is not a valid Severity)",
+        ),
+        (
+            lambda parts: parts.diagnostics.update(bad=Silent()),
+            "diagnostics.bad failed (TypeError: measure() returned None, but it must return a dict of numbers)",
+        ),
+        (
+            lambda parts: parts.diagnostics.update(bad=Silent({"a": 1, "b": object()})),
+            "diagnostics.bad failed (TypeError: object has no plain JSON form)",
+        ),
         (lambda parts: parts.plots.update(bad=FailingPlot()), "plots.bad failed"),
     ],
 )
