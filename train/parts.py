@@ -15,6 +15,7 @@ from torch.nn import UninitializedParameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from expkit.checkpoints.state import check_loadable
 from expkit.detectors import Detector
 from expkit.diagnostics import Diagnostic
 from expkit.dist import Dist
@@ -139,6 +140,9 @@ def assemble(config: DictConfig) -> Parts:
             raise
         except ValueError as error:
             raise ConfigError(f"diagnostics.{name}: {error}") from error
+    for group, parts in (("detectors", detectors), ("diagnostics", diagnostics)):
+        for name, part in parts.items():
+            _check_state(f"{group}.{name}", part, config[group][name])
     model = model.to(device)
     if trainer.compile:
         model.compile()  # in place: names of parameters stay as they are
@@ -184,6 +188,18 @@ def _check_packages(config: DictConfig) -> None:
                     f"{key}.{name} is a part in a section that does not exist: the first line of its YAML file "
                     f"should be `# @package GROUP.{name}`, with GROUP one of {', '.join(MULTI_SELECT)}"
                 )
+
+
+def _check_state(key: str, part: Detector | Diagnostic, settings: DictConfig) -> None:
+    """Refuse a part whose state a checkpoint could not hold, now and not at the first checkpoint."""
+    try:
+        state: Any = part.state_dict()
+    except Exception as error:  # whatever a part of somebody's own does
+        raise ConfigError(told(error, key, settings, f"{type(part).__name__}.state_dict failed")) from error
+    if not isinstance(state, dict):
+        found = "None" if state is None else f"a {type(state).__name__}"
+        raise ConfigError(f"{key}: {type(part).__name__}.state_dict returned {found}, but it must return a dict")
+    check_loadable(state, f"{key}: {type(part).__name__}.state_dict()")
 
 
 def _model(task: Task, settings: DictConfig) -> nn.Module:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,32 @@ def test_a_mistake_in_a_part_is_one_line_that_names_it(
     for words in says:
         assert words in done.stderr
     assert not list(outputs.glob("*/config.json"))
+
+
+@pytest.mark.parametrize(
+    ("state", "says"),
+    [
+        ("return {'window': collections.deque()}", "state_dict().window is collections.deque, which cannot be loaded"),
+        ("pass", "state_dict returned None, but it must return a dict"),
+        ("return {'last': self.last}", "state_dict failed: AttributeError: 'High' object has no attribute 'last'"),
+    ],
+)
+@pytest.mark.parametrize(("group", "base"), [("detectors", "Detector"), ("diagnostics", "Diagnostic")])
+def test_a_state_that_no_checkpoint_could_hold_is_refused_before_training(
+    train: Train, tmp_path: Path, outputs: Path, group: str, base: str, state: str, says: str
+) -> None:
+    (tmp_path / f"own_{group}.py").write_text(
+        f"import collections\n\nfrom expkit.{group} import {base}\n\n\n"
+        f"class High({base}):\n    def state_dict(self):\n        {state}\n"
+    )
+    (tmp_path / "conf" / group).mkdir(parents=True)
+    (tmp_path / "conf" / group / "high.yaml").write_text(f"# @package {group}.high\n_target_: own_{group}.High\n")
+    sys.modules.pop(f"own_{group}", None)
+    done = train("--config-dir", "conf", "debug=smoke", f"{group}=high", check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {group}.high: High.{says}"), done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not outputs.exists()
 
 
 def test_a_tracker_that_fails_never_stops_training(train_process: Train, project: Path, outputs: Path) -> None:
