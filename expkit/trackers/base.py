@@ -17,8 +17,10 @@ class RunInfo:
     """Whose records these are: said once, used by every tracker.
 
     Attributes:
-        id: the experiment id, unique among all runs; the same after a resume.
-        dir: the run directory.
+        id: unique among all runs. The same after a resume that goes on as the tool has seen it; one that leaves that
+            course (an older checkpoint, another learning rate) has an id of its own, `ID-r1`: another run to the tool.
+        dir: the run directory, which is there; the same for all these ids. What is written into it needs the id in its
+            name.
         project, name, group, tags, notes: how the run shows up in the tool.
         config: the resolved configuration, secrets masked, plain JSON values.
         resumed_step: the step that the run goes on from; 0 for a fresh one.
@@ -72,7 +74,10 @@ class Tracker:
         return None
 
     def log(self, record: Record) -> None:
-        """Take one record. Steps never decrease, and each step comes once."""
+        """Take one record. Steps never decrease, and each step comes once.
+
+        Within a second it should be where a kill of this process does not lose it: a resume does not send it again.
+        """
 
     def image(self, name: str, path: Path, step: int) -> None:
         """Take a picture file that shows `step`. Drawing takes time: later steps may come first."""
@@ -84,8 +89,9 @@ class Tracker:
         """Close the run: no call follows. `summary` holds the final metrics."""
 
     def where(self, run: RunInfo) -> str | None:
-        """Return the line to type, or the address to open, to look at the run in the tool; None if it is not there.
+        """Return the line to type, or the address to open, to look at the run in the tool; None if there is none.
 
-        Called after `finish`, and after a `start` or `finish` that failed or still goes on: it must not wait.
+        Called only once `start` has returned, and mostly after `finish`, which may have failed or still go on: it must
+        not wait.
         """
         return None

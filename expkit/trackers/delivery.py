@@ -105,9 +105,11 @@ class Delivery:
         return {channel.name: channel.trouble() for channel in self._channels if channel.trouble()}
 
     def where(self, run: RunInfo) -> list[str]:
-        """Return what to type, or to open, to look at the run: a line for each tracker that holds it."""
+        """Return what to type, or to open, to look at the run: a line for each tracker that has started."""
         lines = []
         for channel in self._channels:
+            if not channel.started:
+                continue
             try:
                 lines.append(channel.tracker.where(run))
             except Exception as error:  # noqa: BLE001 - a tracker may be anybody's
@@ -140,7 +142,7 @@ class _Channel:
         self._closing = threading.Event()
         self._result: tuple[Mapping[str, Any], bool] = ({}, False)
         self._thread: threading.Thread | None = None
-        self._started = False
+        self.started = False
         self._skip_until = -1
         self._doing: str | None = None
         self._abandoned = False
@@ -190,7 +192,7 @@ class _Channel:
             return {**counts, "last_error": self._last_error}
 
     def _work(self, run: RunInfo, watermarks: Watermarks) -> None:
-        self._started, held = self._call("start", run)
+        self.started, held = self._call("start", run)
         # What the tool itself says that it holds is exact; the file may be a moment ahead of or behind it.
         self._skip_until = watermarks.get(self.name) if held is None else held
         self.ready.set()
@@ -201,7 +203,7 @@ class _Channel:
                 self._deliver(self._items.popleft(), watermarks)
                 watermarks.save()
             if closing:
-                if self._started and not self._abandoned:
+                if self.started and not self._abandoned:
                     self._call("finish", *self._result)
                 return
             watermarks.save()
@@ -209,7 +211,7 @@ class _Channel:
 
     def _catch_up(self, run: RunInfo, watermarks: Watermarks) -> None:
         """After a resume: send what the journal holds of the steps before it and the tracker does not."""
-        if not self._started or run.resumed_step <= self._skip_until:
+        if not self.started or run.resumed_step <= self._skip_until:
             return
         with JournalReader(run.dir / "logs" / "metrics.jsonl") as journal:
             for entry in journal:
@@ -222,7 +224,7 @@ class _Channel:
     def _deliver(self, item: _Item, watermarks: Watermarks) -> None:
         if item.step is not None and item.step <= self._skip_until:
             return
-        if not self._started:
+        if not self.started:
             with self._lock:
                 self._undelivered += 1
         elif self._call(item.call, *item.args)[0] and item.call == "log" and item.step is not None:

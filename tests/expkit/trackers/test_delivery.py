@@ -120,6 +120,21 @@ def test_a_tracker_that_starts_late_finds_its_records(run, records):
     assert tracker.steps == [1, 2] and delivery.failures() == {}
 
 
+def test_only_a_tracker_that_has_started_says_where_to_look(run):
+    class Somewhere(Memory):
+        def where(self, run):
+            return f"look at {run.id}"
+
+    release = threading.Event()
+    good, late = Somewhere(), Somewhere("start", release.wait)
+    delivery = Delivery({"good": good, "bad": Somewhere("start", explode), "late": late}, finish_timeout=0.2)
+    assert delivery.where(run) == []
+    delivery.start(run)
+    delivery.finish()
+    assert delivery.where(run) == [f"look at {run.id}"]
+    release.set()
+
+
 def test_what_comes_after_finish_is_counted(run, records):
     tracker = Memory()
     delivery = Delivery({"a": tracker})
