@@ -42,7 +42,10 @@ class Event:
 
 
 class Detector:
-    """Base class of what watches records."""
+    """Base class of what watches records.
+
+    If `observe` raises, or returns no list of events, that is said once and training goes on. It is asked again.
+    """
 
     #: Set by whoever built the detector: the name of its node in the configuration.
     name: str = ""

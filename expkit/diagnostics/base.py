@@ -15,7 +15,8 @@ class Diagnostic:
 
     `measure` is called where the weights are, under `torch.no_grad()`, with the unwrapped model; it must not change
     the model, nor draw from the global random generators (that would change the training that it only watches).
-    Non-numbers (lists, say) in the mapping that it returns are journalled under `details`.
+    Non-numbers (lists, say) in the dict that it returns are journalled under `details`. If it raises, or returns
+    something else, that is said once and training goes on.
     """
 
     def check(self, model: nn.Module) -> None:

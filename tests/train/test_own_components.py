@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import csv
 import json
-import re
+import os
+import runpy
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from expkit.journal import read_journal
+from tests.components import write_page
 from tests.conftest import Train
-
-PAGE = (Path(__file__).parents[2] / "docs" / "components.md").read_text()
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A folder with every file that the page shows."""
-    blocks = re.findall(r"```(?:python|yaml)\n((?:# @package \S+\n)?# (my_\w+/\S+)\n.*?)```", PAGE, re.DOTALL)
-    assert len(blocks) >= 10
-    for content, path in blocks:
-        file = tmp_path / "project" / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(content)
-    return tmp_path / "project"
+    return write_page(tmp_path / "project")
 
 
 def test_everything_on_the_page_works_together(train_process: Train, project: Path, outputs: Path) -> None:
@@ -40,7 +35,7 @@ def test_everything_on_the_page_works_together(train_process: Train, project: Pa
     assert entries[-1]["norms/encoder.weight"] > 0
     assert entries[-1]["blob/n_clusters_dbscan"] >= 0
     assert entries[0]["learning_rate"] > entries[-1]["learning_rate"]
-    rows = list(csv.reader((run / "metrics.csv").open()))
+    rows = list(csv.reader((run / "metrics_run.csv").open()))
     losses = {int(step): float(value) for step, name, value in rows if name == "train_loss"}
     assert losses == {entry["step"]: entry["train_loss"] for entry in entries}
     events = [json.loads(line) for line in (run / "logs" / "events.jsonl").read_text().splitlines()]
@@ -51,6 +46,56 @@ def test_everything_on_the_page_works_together(train_process: Train, project: Pa
     assert (run / "visualizations" / "weights_step_46.png").exists()
     history = json.loads((run / "results.json").read_text())["training_history"]
     assert {"weight_correlation", "encoder.weight"} <= history[0]["diagnostics"].keys()
+
+
+def test_a_course_that_is_left_stays_in_its_own_file(train: Train, project: Path, outputs: Path) -> None:
+    first = ("--config-dir", "my_conf", "debug=smoke", "tracker=csv", "plots=[]", "run.id=run")
+    train(*first, cwd=project)
+    back = f"resume={outputs}/run/checkpoints/checkpoint_step_10.pt"
+    train("--config-dir", "my_conf", back, "optimizer.lr=0.002", cwd=project)
+    steps = {}
+    for name in ("run", "run-r1"):
+        rows = csv.reader((outputs / "run" / f"metrics_{name}.csv").open())
+        steps[name] = [int(step) for step, metric, _ in rows if metric == "train_loss"]
+    assert steps == {"run": [5, 10, 15, 20], "run-r1": [5, 10, 15, 20]}
+
+
+MYPY = """
+[mypy]
+strict = true
+cache_dir = /dev/null
+[mypy-expkit.*]
+follow_imports = silent
+[mypy-torch.*,numpy.*,matplotlib.*,orjson.*]
+follow_imports = skip
+follow_imports_for_stubs = true
+"""
+FIRST_PARTY = "lint.isort.known-first-party = ['expkit', 'my_package']"
+
+
+def test_the_examples_pass_the_linters_of_this_repository(project: Path) -> None:
+    (project / "mypy.ini").write_text(MYPY)  # with the types of torch and matplotlib it would take 20 seconds, not 2
+    root = Path(__file__).parents[2]
+    ours = ("--no-cache", "--config", str(root / "pyproject.toml"), "--config", FIRST_PARTY, "my_package")
+    for command in (
+        ("mypy", "--config-file", "mypy.ini", "--explicit-package-bases", "my_package"),
+        ("ruff", "check", *ours),
+        ("ruff", "format", "--check", *ours),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", *command],
+            cwd=project,
+            env={**os.environ, "MYPYPATH": str(root)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_test_on_the_page_passes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(project)
+    runpy.run_path(str(project / "my_package" / "test_high.py"))["test_one_high_step_among_low_ones_is_said"]()
 
 
 @pytest.mark.parametrize(
