@@ -16,7 +16,7 @@ from datetime import datetime
 from expkit.environment import slurm_ids
 from expkit.errors import UserError
 
-__all__ = ["TimeLimit", "job_end"]
+__all__ = ["TimeLimit", "duration", "job_end"]
 
 log = logging.getLogger("expkit")
 
@@ -51,7 +51,7 @@ class TimeLimit:
     """
 
     def __init__(self, before: float | str = 120, on_due: Callable[[], object] = lambda: None) -> None:
-        self.before = _seconds(before)
+        self.before = duration(before)
         self._on_due = on_due
         self._reached = threading.Event()
         self._closed = threading.Event()
@@ -144,10 +144,14 @@ def _asked(job: dict[str, str]) -> float | None:
     return min(ends, default=None)
 
 
-def _seconds(duration: float | str) -> float:
-    """Return a duration in seconds."""
-    found = _DURATION.fullmatch(str(duration).strip().lower())
-    seconds = float(found[1]) * _UNITS[found[2]] if found and not isinstance(duration, bool) else 0.0
+def duration(text: float | str) -> float:
+    """Return the seconds that `text` stands for: a number of them, "120s", "2min" or "1h".
+
+    Raises:
+        UserError: it is none of these, or not more than 0.
+    """
+    found = _DURATION.fullmatch(str(text).strip().lower())
+    seconds = float(found[1]) * _UNITS[found[2]] if found and not isinstance(text, bool) else 0.0
     if not 0 < seconds < math.inf:
-        raise UserError(f"before_timeout={duration}: it must be a time of more than 0: seconds, 120s, 2min or 1h")
+        raise UserError(f"before_timeout={text}: it must be a time of more than 0: seconds, 120s, 2min or 1h")
     return seconds

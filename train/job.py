@@ -294,13 +294,9 @@ class _Job:
 
     def _limit(self) -> TimeLimit | None:
         """Return what asks for a checkpoint before the job ends."""
-        before_timeout = self.config.checkpoint.get("before_timeout")
-        if self.manager is None or before_timeout is None or not self.dist.is_main:
+        if self.manager is None or self.manager.before_timeout is None or not self.dist.is_main:
             return None
-        try:
-            return TimeLimit(before_timeout, lambda: self.control.request(Control.SAVE))
-        except UserError as error:
-            raise UserError(f"checkpoint.{error}") from error
+        return TimeLimit(self.manager.before_timeout, lambda: self.control.request(Control.SAVE))
 
     def _checkpoint(self, origin: Origin) -> dict[str, Any] | None:
         """Return the state to go on from, or None for a run that was stopped before its first checkpoint."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.nn import UninitializedParameter
 from torch.optim import Optimizer
@@ -25,7 +25,6 @@ from expkit.rng import seed_all
 from expkit.trackers import Delivery, Tracker
 from train.config.blame import told
 from train.config.build import MULTI_SELECT, build, build_named, call_with_known
-from train.config.signature import parameters as accepted_by
 from train.config.trainer import TrainerConfig
 from train.data import Batches
 from train.tasks.base import Task
@@ -126,7 +125,7 @@ def assemble(config: DictConfig) -> Parts:
     plots = build_named(config, "plots", Plot)
     checkpoints = None
     if OmegaConf.select(config, "checkpoint._target_") is not None:
-        checkpoints = build(_for_manager(config), "checkpoint", cast("type[Any]", Callable))
+        checkpoints = build(config, "checkpoint", cast("type[Any]", Callable))
     task = build(config, "task", Task)
     optimizer_factory = build(config, "optimizer", cast("type[Any]", Callable))
     scheduler = build(config, "scheduler", cast("type[Any]", Callable))
@@ -163,17 +162,6 @@ def assemble(config: DictConfig) -> Parts:
         plots,
         checkpoints,
     )
-
-
-def _for_manager(config: DictConfig) -> DictConfig:
-    """Return `config` without what stands in the checkpoint section and is the job's own (see train.job)."""
-    own = config.copy()
-    if not isinstance(own.checkpoint._target_, str):
-        return own  # build says what is wrong
-    with open_dict(own):
-        if "before_timeout" not in accepted_by(own.checkpoint._target_, "checkpoint"):
-            own.checkpoint.pop("before_timeout", None)
-    return own
 
 
 def _check_packages(config: DictConfig) -> None:

@@ -23,6 +23,7 @@ from expkit.checkpoints.writer import CheckpointWriter
 from expkit.errors import ResumeError, UserError
 from expkit.experiment import RunDir
 from expkit.schedule import Progress
+from expkit.timelimit import TimeLimit, duration
 
 __all__ = ["CheckpointInfo", "CheckpointManager"]
 
@@ -57,6 +58,7 @@ class CheckpointManager:
         verify_every: read every so many-th checkpoint back before it gets its name. The newest one that was read back
             is never deleted. What is loaded is verified in any case.
         async_save: write in a thread: training waits for a copy in memory only. "auto": where there is memory for it.
+        before_timeout: save once more so long before a SLURM job ends: seconds, or "2min". See `TimeLimit`.
         loss_tolerance: by how much the loss on a checkpoint's own batch may differ when a runner resumes from it.
 
     Raises:
@@ -75,6 +77,7 @@ class CheckpointManager:
         mode: Literal["min", "max", "auto"] = "auto",
         verify_every: int = 1,
         async_save: bool | Literal["auto"] = False,
+        before_timeout: float | str | None = None,
         loss_tolerance: float = 0.1,
     ) -> None:
         self.save = save if save is not None else save_when()
@@ -84,6 +87,8 @@ class CheckpointManager:
         if mode not in ("min", "max", "auto"):
             raise UserError(f"mode={mode}: choose min, max or auto")
         self.monitor, self.loss_tolerance = monitor, loss_tolerance
+        self.before_timeout = None if before_timeout is None else duration(before_timeout)
+        self._limit: TimeLimit | None = None
         self.mode: Literal["min", "max"] = mode if mode != "auto" else "max" if monitor.endswith("accuracy") else "min"
         self._folder = CheckpointFolder(RunDir(experiment_dir).checkpoints)
         self._writer = CheckpointWriter(
@@ -102,8 +107,11 @@ class CheckpointManager:
         self._due = AnyOf((self.save,) if self._every is None else (self._every, self.save))
 
     def should_checkpoint(self, step: int) -> bool:
-        """Whether a checkpoint is due after `step` updates, by `save_interval`; never at 0."""
-        return self._every is not None and self._every.reason(Moment(Progress(step=step))) is not None
+        """Whether a checkpoint is due after `step` updates, by `save_interval` or `before_timeout`; never at 0."""
+        if self.before_timeout is not None and self._limit is None:
+            self._limit = TimeLimit(self.before_timeout)
+        by_interval = self._every is not None and self._every.reason(Moment(Progress(step=step))) is not None
+        return by_interval or (self._limit is not None and self._limit.due())
 
     def due(self, moment: Moment) -> str | None:
         """Return why a checkpoint of `moment` is due, by `save_interval` and by `save`, or None."""
