@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ConfigError", "ResumeError", "UserError"]
+__all__ = ["ConfigError", "ResumeError", "UserError", "describe"]
 
 
 class UserError(ValueError):
@@ -15,3 +15,14 @@ class ConfigError(UserError):
 
 class ResumeError(UserError):
     """A run or checkpoint that cannot be resumed."""
+
+
+def describe(error: BaseException) -> str:
+    """Return type and message of an error and of what caused it first, in one line."""
+    root = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    text = f"{type(error).__name__}: {error}"
+    if root is not error:
+        text += f" (caused by {type(root).__name__}: {root})"
+    return " ".join(text.split()).rstrip(":")[:500]

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from expkit.detectors.base import Detector, Event, Severity, checked_events
+from expkit.errors import describe
 from expkit.journal import Journal
 from expkit.record import Record
 from expkit.trackers import Alert
@@ -56,7 +57,7 @@ class EventLog:
             return checked_events(detector.observe(record))
         except Exception as error:  # noqa: BLE001 - it only watches: whatever it raises is not worth a run
             if name not in self._failed:
-                log.warning("detectors.%s failed (%s: %s): training goes on", name, type(error).__name__, error)
+                log.warning("detectors.%s failed (%s): training goes on", name, describe(error))
             self._failed.add(name)
             return []
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from expkit.diagnostics.base import Diagnostic
+from expkit.errors import describe
 from expkit.record import to_number, to_plain
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class DiagnosticSuite:
                 numbers, others = _split(name, found)
             except Exception as error:  # noqa: BLE001 - it only watches: whatever it raises is not worth a run
                 if name not in self._failed:
-                    log.warning("diagnostics.%s failed (%s: %s): training goes on", name, type(error).__name__, error)
+                    log.warning("diagnostics.%s failed (%s): training goes on", name, describe(error))
                 self._failed.add(name)
                 continue
             metrics |= {f"{name}/computation_time_ms": took} | numbers

@@ -16,10 +16,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from expkit.errors import describe
 from expkit.journal import JournalReader, to_record
 from expkit.record import Record
 from expkit.trackers.base import Alert, RunInfo, Tracker
-from expkit.trackers.watermarks import Watermarks, describe
+from expkit.trackers.watermarks import Watermarks
 
 __all__ = ["Delivery"]
 

@@ -10,10 +10,11 @@ from collections import deque
 
 import orjson
 
+from expkit.errors import describe
 from expkit.files import write_json
 from expkit.trackers.base import RunInfo
 
-__all__ = ["Watermarks", "describe"]
+__all__ = ["Watermarks"]
 
 log = logging.getLogger("expkit")
 
@@ -82,14 +83,3 @@ class Watermarks:
             with contextlib.suppress(OSError):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 write_json(self._path, self._runs, durable=False)
-
-
-def describe(error: BaseException) -> str:
-    """Return type and message of an error and of what caused it first, in one line."""
-    root = error
-    while root.__cause__ is not None:
-        root = root.__cause__
-    text = f"{type(error).__name__}: {error}"
-    if root is not error:
-        text += f" (caused by {type(root).__name__}: {root})"
-    return " ".join(text.split()).rstrip(":")[:500]

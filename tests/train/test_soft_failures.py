@@ -27,10 +27,10 @@ class Failing(Detector, Diagnostic):
     """Fails whenever it is asked."""
 
     def observe(self, record: Any) -> Any:
-        raise RuntimeError("no detector")
+        raise RuntimeError("no\ndetector")
 
     def measure(self, model: Any) -> Any:
-        raise RuntimeError("no diagnostic")
+        raise RuntimeError("no\ndiagnostic")
 
 
 class Silent(Detector, Diagnostic):
