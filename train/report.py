@@ -200,7 +200,7 @@ class Report:
     def _missing(self, step: int) -> str:
         """Return what of the run's end, at `step`, is not on the disk; "" if nothing is missing."""
         missing = []
-        if self.manager is not None:
+        if self.manager is not None and self.manager.failed_step is not None:
             try:
                 found = self.manager.latest_path()
             except OSError:  # a folder that cannot be read is as good as none
@@ -208,7 +208,7 @@ class Report:
             newest = step_of(found) if found is not None else None
             if newest is None:
                 missing.append(f"there is no checkpoint, not even of step {step}")
-            elif newest < step:
+            else:
                 missing.append(f"the newest checkpoint is that of step {newest}, not of step {step}")
         for name, trouble in self.troubles.items():
             found_trouble = trouble()

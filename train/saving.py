@@ -83,6 +83,7 @@ class Saver:
             runner.loss_history,
             self._config,
             is_best=moment.is_best,
+            verify=True if moment.ended or moment.stopping else None,
             reason=reason,
             metrics=dict(moment.metrics),
             probe=make_probe(runner.task, runner.model, update, runner.last_batch),

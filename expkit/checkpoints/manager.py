@@ -125,6 +125,7 @@ class CheckpointManager:
         loss_history: Any,
         config: Any,
         is_best: bool = False,
+        verify: bool | None = None,
         **extra: Any,
     ) -> Path | None:
         """Save a checkpoint durably, point the links at it, and delete what need not be kept.
@@ -139,6 +140,7 @@ class CheckpointManager:
             loss_history: the losses so far.
             config: the configuration; stored as plain JSON types.
             is_best: make it the best one, which is kept until a later one is the best.
+            verify: read this one back before it gets its name; None leaves that to `verify_every`.
             extra: more state, each under its own key: `scheduler_state_dict`, `scaler_state_dict`,
                 `rng_state`, `sampler_state`, `detector_state`, `journal_state`, ... Two are looked at: `metrics`,
                 name -> number, by which `keep` compares checkpoints, and `reason`, a word on why it was saved.
@@ -153,7 +155,7 @@ class CheckpointManager:
         """
         step = _whole_number("step", step, at_least=0)
         state = collect_state(step, model, optimizer, loss_history, config, {"time": time.time()} | extra)
-        return self._writer.write(step, state, is_best)
+        return self._writer.write(step, state, is_best, verify)
 
     def wait(self) -> int | None:
         """Wait for the save in flight, if any. Return the step of the last one that this manager has committed."""
@@ -164,6 +166,11 @@ class CheckpointManager:
     def saved_step(self) -> int | None:
         """The step of the newest checkpoint that this manager has committed, or None."""
         return self._writer.saved_step
+
+    @property
+    def failed_step(self) -> int | None:
+        """The step of the newest checkpoint, if it could not be saved, or None."""
+        return self._writer.failed_step
 
     def before_commit(self, work: Callable[[], None]) -> None:
         """Do `work` before each checkpoint gets its name, in the thread that writes.

@@ -30,6 +30,7 @@ class CheckpointWriter:
     Attributes:
         before_commit: called before a file gets its name, in the thread that writes.
         saved_step: of the newest one that was committed, or None.
+        failed_step: of the newest one, if it could not be written, or None.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class CheckpointWriter:
     ) -> None:
         self.before_commit: Callable[[], None] | None = None
         self.saved_step: int | None = None
+        self.failed_step: int | None = None
         self._folder, self._tidy = folder, tidy
         self._verify_every, self._async = verify_every, bool(async_save)
         self._count = 0
@@ -48,10 +50,11 @@ class CheckpointWriter:
         self._background = Background("expkit checkpoint")
         self._said_memory = False
 
-    def write(self, step: int, state: dict[str, Any], is_best: bool) -> Path | None:
+    def write(self, step: int, state: dict[str, Any], is_best: bool, verify: bool | None = None) -> Path | None:
         """Write `state`. Return its path, or None if that failed; in a thread, the path to be."""
         self._background.wait()
-        verify = self._count % self._verify_every == 0
+        if verify is None:
+            verify = self._count % self._verify_every == 0
         self._count += 1
         if not self._async or not self._fits(state):
             return self._write(step, state, is_best, verify)
@@ -79,6 +82,7 @@ class CheckpointWriter:
             ready()
             self._write(step, state, is_best, verify)
         except Exception as error:  # noqa: BLE001 - it has no caller who would hear of it
+            self.failed_step = step
             logger.error("checkpoint of step %d not saved (%s: %s)", step, type(error).__name__, error)
 
     def _write(self, step: int, state: dict[str, Any], is_best: bool, verify: bool) -> Path | None:
@@ -101,8 +105,9 @@ class CheckpointWriter:
                 _free_bytes(folder.path),
                 folder.path,
             )
+            self.failed_step = step
             return None
-        self.saved_step = step
+        self.saved_step, self.failed_step = step, None
         try:
             self._tidy(step)
         except OSError as error:
