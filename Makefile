@@ -6,7 +6,7 @@ ARGS   ?=
 TESTS  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint format bench clean
+.PHONY: help train test faults lint format bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -16,6 +16,9 @@ train: $(VENV)/.installed  ## train the default task, or what ARGS says: make tr
 
 test: $(VENV)/.installed-dev  ## run the whole test suite, or TESTS=tests/train/test_resume.py
 	$(BIN)/python -m pytest -n auto $(TESTS)
+
+faults: $(VENV)/.installed-dev  ## the long tests of crashes, full disks and kills: about an hour on 2 cores
+	$(BIN)/python -m pytest -n auto -m slow tests/faults
 
 lint: $(VENV)/.installed-dev  ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

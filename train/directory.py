@@ -81,7 +81,7 @@ def check_room(files: RunDir, step: int) -> int:
         UserError: it does not. Nothing was changed.
     """
     with may_refuse(files.root):
-        for folder in (files.root, files.logs, files.visualizations):
+        for folder in (files.root, files.logs, files.visualizations, *files.root.glob(".hydra/resume_*")):
             if folder.is_dir():
                 remove_stale_temporaries(folder)
         needs = [cut_needs(file, step) for file in (files.metrics, files.events)]

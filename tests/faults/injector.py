@@ -101,6 +101,8 @@ class FaultInjector:
         place = Path(f"/proc/self/fd/{file}").readlink() if isinstance(file, int) else Path(os.fsdecode(file))
         if isinstance(file, int) and not place.is_absolute():  # a pipe, say
             return False
+        if name == "mkdir" and place.exists():  # a system finds that out first, and writes nothing
+            return False
         folder = place if place.is_dir() and name != "mkdir" else place.parent.resolve()
         if not folder.is_relative_to(self._root):
             return False

@@ -9,9 +9,8 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -123,6 +122,27 @@ def test_an_error_at_any_file_operation_is_said_and_training_goes_on(folder_with
         assert not list(folder.rglob("*.tmp"))
 
 
+@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EIO])
+def test_a_disk_that_goes_on_failing_keeps_the_old_one_and_the_next_save_after_it_works(folder_with_one, fault):
+    def scenario(folder: Path) -> None:
+        save(folder, 2, keep_last_n=1, is_best=True)
+
+    for at, operation in enumerate(operations_of(scenario, folder_with_one())):
+        folder = folder_with_one()
+        with FaultInjector(folder, at, fault, lasting=True) as injector:
+            scenario(folder)
+            save(folder, 3, keep_last_n=1)
+            manager = CheckpointManager(folder)
+            checkpoint = manager.load_latest_checkpoint()
+            assert checkpoint is not None, operation
+            assert_holds(checkpoint, checkpoint["step"])
+            assert manager.best_path() is not None, operation
+            injector.lift()
+            assert save(folder, 4, keep_last_n=1) is not None, operation
+        assert_holds(CheckpointManager(folder).load_latest_checkpoint(), 4)
+        assert (folder / "checkpoints/checkpoint_best.pt").resolve() == manager.best_path(), operation
+
+
 def test_nothing_is_named_or_deleted_before_it_is_on_the_disk(folder_with_one):
     folder = folder_with_one()
     save(folder, 0)
@@ -143,17 +163,6 @@ def test_nothing_is_named_or_deleted_before_it_is_on_the_disk(folder_with_one):
     ]
     last_write = max(at for at, operation in enumerate(operations) if operation.startswith("write"))
     assert operations[last_write + 1] == "fsync .checkpoint_step_2"
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounting = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True, text=True)
-    if mounting.returncode:
-        pytest.skip(f"mounting a tmpfs is not permitted here: {mounting.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
 
 
 def test_a_full_disk_keeps_the_old_checkpoints_and_the_next_save_with_room_works(small_disk, caplog):
