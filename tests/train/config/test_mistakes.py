@@ -50,6 +50,7 @@ def rows() -> list[Row]:
 
 ROWS = rows()
 SIGNALS = {"Ctrl-C in training": signal.SIGINT, "SIGTERM in training": signal.SIGTERM}
+TWICE = "Ctrl-C twice in training"  # tests/train/test_stopping.py tries it, in every place that takes long
 
 TASK = """\
 import torch
@@ -101,6 +102,14 @@ def break_line(journal: Path) -> None:
     journal.write_text("".join([first, "garbage{\n", *others]))
 
 
+def stop(run: Path) -> None:
+    """Let a run say that it was preempted, and that it was started without an id of its own."""
+    config, status = (json.loads((run / name).read_text()) for name in ("config.json", "status.json"))
+    config["overrides"].remove("run.id=mine")
+    (run / "config.json").write_text(json.dumps(config))
+    (run / "status.json").write_text(json.dumps({**status, "state": "preempted"}))
+
+
 def as_it_is(_: Path) -> None:
     """Change nothing."""
 
@@ -137,6 +146,7 @@ SETTINGS: dict[str, Callable[[Path], None]] = {
     "no checkpoints wanted": in_run(as_it_is),
     "the newest checkpoint damaged": in_run(lambda run: damage(run / "checkpoints" / "checkpoint_step_46.pt")),
     "a broken line in the journal": in_run(lambda run: break_line(run / "logs" / "metrics.jsonl")),
+    "a run of the same settings that was stopped": in_run(stop),
     "nothing left to train": in_run(as_it_is),
 }
 
@@ -178,12 +188,12 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_the_page_is_read_whole_and_every_setting_is_used() -> None:
     lines = [line for line in PAGE.splitlines() if line.startswith("| ") and not line.startswith("| typed")]
     assert len(ROWS) == len(lines)
-    assert {row.setting for row in ROWS} == {"", *SETTINGS, *SIGNALS}
+    assert {row.setting for row in ROWS} == {"", TWICE, *SETTINGS, *SIGNALS}
     assert len(set(ROWS)) == len(ROWS)
 
 
 @pytest.mark.parametrize(
-    "row", [row for row in ROWS if row.setting not in SIGNALS], ids=lambda row: f"{row[0]} {row[1]}"
+    "row", [row for row in ROWS if row.setting not in (TWICE, *SIGNALS)], ids=lambda row: f"{row[0]} {row[1]}"
 )
 def test_a_row_is_as_the_page_says(
     train: Train,
@@ -193,7 +203,7 @@ def test_a_row_is_as_the_page_says(
     monkeypatch: pytest.MonkeyPatch,
     row: Row,
 ) -> None:
-    if "RUN" in row.typed:
+    if "RUN" in row.typed + row.line:
         shutil.copytree(request.getfixturevalue("finished_run"), outputs / "mine", symlinks=True)
     SETTINGS.get(row.setting, as_it_is)(tmp_path)
     before = runs(outputs)
