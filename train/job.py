@@ -14,14 +14,14 @@ from datetime import datetime
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from expkit.checkpoints import CheckpointManager
 from expkit.checkpoints.storage import step_of
 from expkit.dist import Control, Dist
 from expkit.environment import git_state
-from expkit.errors import ResumeError, UserError
+from expkit.errors import ConfigError, ResumeError, UserError
 from expkit.events import EventLog
 from expkit.experiment import RunDir
 from expkit.journal import Journal, cut_journal
@@ -282,6 +282,9 @@ class _Job:
             if self.origin is not None:
                 raise ResumeError("resume needs checkpoints, but checkpoint=none was chosen: leave that out")
             return None
+        for key in ("save", "keep"):
+            if OmegaConf.is_missing(self.config.checkpoint, key) or self.config.checkpoint.get(key, {}) is None:
+                raise ConfigError(f"checkpoint.{key}=null: this is a whole section; set checkpoint.{key}.KEY=... in it")
         options = {"save_interval": 1000} if self._auto("save_interval") else {}
         try:
             manager: CheckpointManager = self.parts.checkpoints(experiment_dir=self.files.root, **options)

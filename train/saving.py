@@ -85,7 +85,7 @@ class Saver:
             is_best=moment.is_best,
             verify=True if moment.ended or moment.stopping else None,
             reason=reason,
-            metrics=dict(moment.metrics),
+            metrics=_by_weight(moment.metrics, self.checkpoints.monitor),
             probe=make_probe(runner.task, runner.model, update, runner.last_batch),
             scheduler_state_dict=update.scheduler.state_dict() if update.scheduler is not None else None,
             scaler_state_dict=update.scaler.state_dict() if update.scaler is not None else None,
@@ -170,6 +170,11 @@ def restore(
         guard.load_state_dict(saved)
     _warn_if_inexact(state, differences(before, config))
     set_rng_state(state["rng_state"])
+
+
+def _by_weight(metrics: Mapping[str, float], monitor: str) -> dict[str, float]:
+    """Return `metrics`, the monitored one first, then those of the evaluation: lists show the first ones."""
+    return dict(sorted(metrics.items(), key=lambda item: (item[0] != monitor, not item[0].startswith("val_"))))
 
 
 def check_continuity(runner: Runner, state: Mapping[str, Any], tolerance: float) -> None:
