@@ -153,9 +153,17 @@ class Update:
         if self.scaler is None:
             self.optimizer.step()
         else:
-            self.scaler.step(self.optimizer)
+            if not (self._awaits_momentum() and self._overflowed(norm)):
+                self.scaler.step(self.optimizer)
             self.scaler.update()
         return skipped
+
+    def _overflowed(self, norm: torch.Tensor | None) -> bool:
+        """Whether a gradient is not finite. Waits for the device."""
+        assert self.scaler is not None
+        if norm is None:
+            self.scaler.unscale_(self.optimizer)
+        return not all(bool(torch.isfinite(p.grad).all()) for p in self._parameters if p.grad is not None)
 
     def _awaits_momentum(self) -> bool:
         # Fused SGD allocates its momentum at the first step, and leaves it uninitialised if that one is skipped.

@@ -197,6 +197,22 @@ def batches(n: int) -> list[Any]:
     return list(zip(task.x.split(4), task.y.split(4), strict=True))
 
 
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_a_first_step_that_overflows_leaves_no_momentum_uninitialised(clip: float | None) -> None:
+    fused, loop = (
+        Run(
+            optimizer=functools.partial(torch.optim.SGD, lr=0.02, momentum=0.9, fused=fused),
+            precision="fp16",
+            clip_grad_norm=clip,
+            max_epochs=4,
+        ).fit()
+        for fused in (True, False)
+    )
+    assert loop.runner.update.scaler.get_scale() < 2**16, "it did overflow"
+    assert all(map(math.isfinite, fused.series("train_loss")))
+    assert fused.series("train_loss") == pytest.approx(loop.series("train_loss"), rel=1e-3)
+
+
 @pytest.mark.parametrize("options", [{}, {"clip_grad_norm": 0.5}, {"precision": "fp16"}], ids=["", "clip", "fp16"])
 @pytest.mark.parametrize("outlier", [math.nan, math.inf, 100.0])
 @pytest.mark.parametrize("optimizer", [*FUSED, *SLOW])

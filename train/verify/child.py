@@ -21,7 +21,7 @@ from train.runner import Runner
 from train.verify.fingerprint import fingerprint, generators, hidden_state, optimizer_state, weights
 from train.verify.orders import Orders, kill_and_save
 
-__all__ = ["main"]
+__all__ = ["Recorded", "main"]
 
 _PATIENCE = 120.0  # seconds in which a checkpoint must be there
 
@@ -30,10 +30,10 @@ def main(arguments: Sequence[str]) -> int:
     """Train as `python -m train` does. `arguments`: the orders as JSON, then what is typed. Return the exit code."""
     orders = Orders.read(arguments[0])
 
-    class Recorded(_Recorded):
+    class Ordered(Recorded):
         given = orders
 
-    vars(train.job)["Runner"] = Recorded  # here alone, so that the ordinary runner needs no hook
+    vars(train.job)["Runner"] = Ordered  # here alone, so that the ordinary runner needs no hook
     from train.cli.main import main as cli
 
     return cli(["expkit verify-resume", *arguments[1:]])
@@ -55,7 +55,7 @@ class _Seen:
         return getattr(self._update, name)
 
 
-class _Recorded(Runner):
+class Recorded(Runner):
     """A runner that writes one line of JSON for each step, and dies where it is told to."""
 
     given: Orders
@@ -63,11 +63,14 @@ class _Recorded(Runner):
     def fit(self) -> bool:
         self.update = _Seen(self.update)  # type: ignore[assignment]
         self._resumed_at = self.progress.step
-        orders = self.given
-        self._dies, self._saves = kill_and_save(orders.steps, self.train.steps, orders.kill_at)
-        with Path(orders.record).open("wb", buffering=0) as self._file:
+        self._dies, self._saves = self.plan()
+        with Path(self.given.record).open("wb", buffering=0) as self._file:
             self._write("restored", **self._state())
             return super().fit()
+
+    def plan(self) -> tuple[int, int]:
+        """Return the steps in which to die, and after which to save."""
+        return kill_and_save(self.given.steps, self.train.steps, self.given.kill_at)
 
     def _train_step(self, batches: StepBatches) -> None:
         epoch, number, step = self.progress.epoch, self.progress.batch, self.progress.step + 1
