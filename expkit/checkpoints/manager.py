@@ -89,7 +89,9 @@ class CheckpointManager:
         self.monitor, self.loss_tolerance = str(monitor), loss_tolerance
         self.before_timeout = None if before_timeout is None else duration(before_timeout)
         self._limit: TimeLimit | None = None
-        self.mode: Literal["min", "max"] = mode if mode != "auto" else "max" if self.monitor.endswith("accuracy") else "min"
+        self.mode: Literal["min", "max"] = (
+            mode if mode != "auto" else "max" if self.monitor.endswith("accuracy") else "min"
+        )
         self._folder = CheckpointFolder(RunDir(experiment_dir).checkpoints)
         self._writer = CheckpointWriter(
             self._folder, _whole_number("verify_every", verify_every, at_least=1), async_save, self._tidy
