@@ -74,7 +74,7 @@ def run_experiment(
         config_dir: a folder with options of your own, as with --config-dir.
 
     Returns:
-        dir, the run directory; state; best_val_loss; signal.
+        dir, the run directory; state; best_val_loss; signal; complete.
 
     Raises:
         UserError: a configuration that cannot work. Nothing is left behind.

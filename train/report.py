@@ -250,11 +250,14 @@ def say_next(outcome: Outcome, config: DictConfig) -> None:
     drawn = sorted(directory.glob("visualizations/*.png"), key=lambda path: path.stat().st_mtime)
     newest = {path.stem.rpartition("_step_")[0]: path for path in drawn}
     files = [*newest.values(), directory / "results.json", directory / "logs" / "metrics.jsonl"]
-    lines = [f"  {line}" for line in (*files, *outcome.look)]
+    said = []
     if sys.prefix != sys.base_prefix and "VIRTUAL_ENV" not in os.environ:
-        print(f"\nFirst, once for each terminal\n  source {os.path.relpath(sys.prefix)}/bin/activate")
-    print("\nLook at", *lines, sep="\n", flush=True)
-    if config.checkpoint.get("_target_") is None:
-        return
-    limit = "max_epochs" if config.trainer.max_steps is None else "max_steps"
-    print(f"Go on with it\n  {resume_command(directory)} trainer.{limit}={2 * config.trainer[limit]}", flush=True)
+        said += ["", "First, once for each terminal", f"  source {os.path.relpath(sys.prefix)}/bin/activate"]
+    said += ["", "Look at", *(f"  {line}" for line in (*files, *outcome.look))]
+    if config.checkpoint.get("_target_") is not None:
+        limit = "max_epochs" if config.trainer.max_steps is None else "max_steps"
+        said += ["Go on with it", f"  {resume_command(directory)} trainer.{limit}={2 * config.trainer[limit]}"]
+    try:
+        print(*said, sep="\n", flush=True)
+    except OSError:  # nobody is there any more to read it, which is no fault of the run's
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import train_command, train_environment
 from tests.faults.runs import REFUSED, STEPS, Whole, assert_ends_like, assert_one_line, newest, status, train
 
 
@@ -115,3 +116,14 @@ def test_a_limit_on_the_size_of_files_is_a_disk_that_refuses(tmp_path: Path, who
         trouble = status(run)["unwritten"]["logs/metrics.jsonl"]
         assert (trouble["last_error"], trouble["lost"], trouble["failing"]) == ("File too large", 0, False)
     assert_ends_like(whole.path, run)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_output_that_goes_to_a_full_disk_is_not_missed(outputs: Path, tmp_path: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        command = train_command(outputs, "debug=smoke", "plots=[]", "run.id=run")
+        done = subprocess.run(
+            command, cwd=tmp_path, env=train_environment(tmp_path), stdout=full, stderr=full, timeout=240
+        )
+    assert done.returncode == 0
+    assert status(outputs / "run")["state"] == "finished"

@@ -64,6 +64,22 @@ def broken(monkeypatch: pytest.MonkeyPatch, change: Callable[[Parts], None]) -> 
     monkeypatch.setattr(job, "assemble", changed)
 
 
+def test_a_part_that_works_again_is_said_too(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    class FailingTwice(Plot):
+        drawn = 0
+
+        def draw(self, context: Any) -> Any:
+            self.drawn += 1
+            if self.drawn <= 2:
+                raise OSError(28, "No space left on device")
+            return []
+
+    broken(monkeypatch, lambda parts: parts.plots.update(bad=FailingTwice(viz_interval=5)))
+    done = train(*FAST)
+    assert done.stderr.count("plots.bad failed at step 5 (OSError: [Errno 28] No space left on device)") == 1
+    assert done.stderr.count("plots.bad works again: 2 picture(s) were not drawn") == 1
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -124,8 +140,11 @@ def test_a_full_disk_under_results_costs_results_only(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("expkit.results.ResultsView.write", full)
-    done = train(*FAST)
+    done = train(*FAST, check=False)
+    assert done.returncode == 1
     assert done.stderr.count("results.json cannot be written (No space left on device)") == 1
+    assert "not all was saved: results.json could not be written (No space left on device)" in done.stderr
+    assert "finished at step 20" in done.stderr
     assert json.loads((outputs / "run" / "status.json").read_text())["state"] == "finished"
 
 
