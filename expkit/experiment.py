@@ -57,8 +57,11 @@ def create_experiment_directory(base: Path | str, experiment_id: str, exist_ok: 
         exist_ok: take the directory that is there, for a script that goes on with its own run when started again.
 
     Raises:
-        UserError: there is such a directory already (it is somebody's run), or it cannot be made.
+        UserError: there is such a directory already (it is somebody's run), or it cannot be made; or `experiment_id`
+            is a path, which might lead out of `base`.
     """
+    if experiment_id in ("", ".", "..") or Path(experiment_id).name != experiment_id:
+        raise UserError(f"experiment_id={experiment_id}: it must be the name of a folder in {base}, and no path")
     root = Path(base) / experiment_id
     if Path(base).exists() and not Path(base).is_dir():
         raise UserError(f"{base} is a file, so there can be no run directories in it: choose another folder for runs")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expkit.errors import ConfigError, UserError
-from expkit.experiment import RunDir, generate_experiment_id
+from expkit.experiment import RunDir, generate_experiment_id, is_id
 from expkit.files import read_json
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def _newest(name: str, outputs: Path) -> RunDir:
     runs: dict[str, list[RunDir]] = {}
     for file in outputs.glob("*/config.json"):
         runs.setdefault(_MOMENT.sub("", file.parent.name), []).append(RunDir(file.parent))
-    if RunDir(outputs / name).exists():
+    if is_id(name) and RunDir(outputs / name).exists():
         return RunDir(outputs / name)
     if called not in runs:
         close = difflib.get_close_matches(called, runs, n=3)
