@@ -14,17 +14,15 @@ from datetime import datetime
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
-from expkit.checkpoints import CheckpointManager
-from expkit.checkpoints.storage import step_of
 from expkit.dist import Control, Dist
 from expkit.environment import git_state
-from expkit.errors import ConfigError, ResumeError, UserError
+from expkit.errors import ResumeError, UserError
 from expkit.events import EventLog
 from expkit.experiment import RunDir
-from expkit.journal import Journal, cut_journal
+from expkit.journal import Journal
 from expkit.recorder import Recorder
 from expkit.schedule import auto_intervals
 from expkit.secrets import mask_arguments, mask_secrets
@@ -41,9 +39,10 @@ from train.lock import run_lock
 from train.parts import Parts, assemble
 from train.pictures import Pictures
 from train.report import Outcome, Report, dataset_info, resume_command
+from train.restoring import check_continuity, go_back, is_exact, later_checkpoints, load_state, restore
 from train.resume import Origin, check_same_kind, differences, find_origin, warn_if_other_data
 from train.runner import Runner
-from train.saving import Saver, check_continuity, is_exact, restore
+from train.saving import Saver, make_manager
 from train.unfinished import newest_step
 
 __all__ = ["run"]
@@ -133,7 +132,9 @@ class _Job:
         self.recorder = Recorder()
         self.report = Report(files, parts)
         self.status = StatusFile(files.status, self.report.status)
-        self.manager = self._manager()
+        self.manager = make_manager(parts, config.checkpoint, files)
+        if self.manager is None and origin is not None:
+            raise ResumeError("resume needs checkpoints, but checkpoint=none was chosen: leave that out")
         self.limit = self._limit()
         self.state: dict[str, Any] | None = None
         self.lost = 0  # records that come again
@@ -157,6 +158,8 @@ class _Job:
             at_once = self.signals.at_once or isinstance(error, KeyboardInterrupt)
             if at_once:
                 kill_loaders()
+            elif self.manager is not None:
+                self.manager.wait()
             self.status.stop("interrupted" if at_once else "failed")
             self.report.results([])
             self.parts.trackers.finish({}, failed=True, timeout=_PATIENCE if at_once else None)
@@ -184,7 +187,7 @@ class _Job:
         data = parts.data("val_data")
         val = parts.batches(data, training=False, dist=self.dist) if data is not None else None
         steps = parts.trainer.total_steps(train.steps)
-        if self.manager is not None and self._auto("save_interval"):
+        if self.manager is not None and self.config.checkpoint.get("save_interval") == "auto":
             self.manager.save_interval = auto_intervals(steps)["checkpoint"]
         runner = Runner(
             parts.task,
@@ -199,8 +202,8 @@ class _Job:
             dist=self.dist,
             control=self.control,
         )
-        if origin is not None:
-            self.state = self._checkpoint(origin)
+        if origin is not None and self.manager is not None:
+            self.state = load_state(self.manager, self.files, origin)
         if origin is not None and self.state is not None:
             restore(runner, self.state, origin, self.plain, parts.detectors)
         self.report.runner = runner
@@ -214,7 +217,8 @@ class _Job:
         files, parts, origin = self.files, self.parts, self.origin
         changes = differences(origin.stored["config"], self.plain) if origin is not None else []
         branch = int(origin.stored.get("branch", 0)) if origin is not None else 0
-        if (self.lost and not is_exact(changes)) or self._later():
+        later = self.state is not None and later_checkpoints(files, self.step)
+        if (self.lost and not is_exact(changes)) or later:
             branch += 1  # what the trackers hold of these steps will not come again: they get a run of their own
         if origin is None:
             self.report.add_to_config(dataset=self.dataset)
@@ -229,8 +233,7 @@ class _Job:
             # In this order: whatever a kill or a disk leaves undone, the next resume does, and no record is lost.
             with may_refuse(files.root):
                 note_resume(self.config, origin, self.plain, moment, branch)
-                self._rewind()
-                self._cut()
+                go_back(self.manager if self.state is not None else None, files, self.step)
             self.report.add_to_config()
         with may_refuse(files.root):
             journal = Journal(files.metrics)
@@ -277,70 +280,11 @@ class _Job:
         look = self.parts.trackers.where(replace(self.info, dir=self.files.root))
         return Outcome(self.files.root, state, best, number, tuple(look), complete)
 
-    def _manager(self) -> CheckpointManager | None:
-        if self.parts.checkpoints is None:
-            if self.origin is not None:
-                raise ResumeError("resume needs checkpoints, but checkpoint=none was chosen: leave that out")
-            return None
-        for key in ("save", "keep"):
-            if OmegaConf.is_missing(self.config.checkpoint, key) or self.config.checkpoint.get(key, {}) is None:
-                raise ConfigError(f"checkpoint.{key}=null: this is a whole section; set checkpoint.{key}.KEY=... in it")
-        options = {"save_interval": 1000} if self._auto("save_interval") else {}
-        try:
-            manager: CheckpointManager = self.parts.checkpoints(experiment_dir=self.files.root, **options)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"checkpoint: {error}") from error
-        monitored = manager.monitor.removeprefix("val_").removeprefix("train_")
-        if self._auto("mode") and monitored in self.parts.task.higher_is_better:
-            manager.mode = "max"
-        return manager
-
     def _limit(self) -> TimeLimit | None:
         """Return what asks for a checkpoint before the job ends."""
         if self.manager is None or self.manager.before_timeout is None or not self.dist.is_main:
             return None
         return TimeLimit(self.manager.before_timeout, lambda: self.control.request(Control.SAVE))
-
-    def _checkpoint(self, origin: Origin) -> dict[str, Any] | None:
-        """Return the state to go on from, or None for a run that was stopped before its first checkpoint."""
-        assert self.manager is not None
-        if origin.step is not None:
-            state = self.manager.load_checkpoint(origin.step)
-        elif not any(self.files.checkpoints.glob("checkpoint_step_*")):
-            log.warning("%s was stopped before its first checkpoint: it starts again from step 0", self.files.root)
-            return None
-        else:
-            state = self.manager.load_latest_checkpoint()
-        if state is None and origin.step is not None:
-            run, what = self.files.root, f"the checkpoint of step {origin.step}"
-            raise ResumeError(f"{what} of {run} cannot be read: resume={run} takes the newest that can be")
-        if state is None:
-            raise ResumeError(f"{self.files.root} holds no checkpoint that can be read: start a fresh run")
-        return state
-
-    def _later(self) -> bool:
-        """Whether there are checkpoints of later steps than the one that the run goes on from."""
-        if self.state is None:
-            return False
-        steps = [step_of(path) for path in self.files.checkpoints.iterdir()]
-        return any(step is not None and step > self.step for step in steps)
-
-    def _rewind(self) -> None:
-        """Set aside the checkpoints of later steps."""
-        if self.state is None or self.manager is None:
-            return
-        for path in self.manager.rewind(self.step):
-            log.info("%s is of a later step: set aside as %s", path.name.removesuffix(".rewound"), path.name)
-
-    def _cut(self) -> None:
-        """Cut the journals back to where the run goes on."""
-        for file in (self.files.metrics, self.files.events):
-            cut = cut_journal(file, self.step) if file.exists() else 0
-            if cut:
-                log.info("%s: %d line(s) after step %d set aside; they come again", file.name, cut, self.step)
-
-    def _auto(self, key: str) -> bool:
-        return bool(self.config.checkpoint.get(key) == "auto")
 
     def _run_info(self, branch: int) -> RunInfo:
         run = self.config.run

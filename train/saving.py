@@ -1,38 +1,55 @@
-"""A run's whole state as one checkpoint, and back: fresh start and resume are the same path from here on."""
+"""A run's whole state as one checkpoint, at the moments that the policies ask for."""
 
 from __future__ import annotations
 
 import difflib
 import logging
-import math
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch.optim.lr_scheduler import LRScheduler
+from omegaconf import DictConfig
 
 from expkit.checkpoints import CheckpointManager, Moment
-from expkit.checkpoints.state import load_model_state
 from expkit.detectors.base import Detector
-from expkit.errors import ResumeError
+from expkit.errors import ConfigError, UserError
+from expkit.experiment import RunDir
 from expkit.journal import Journal
-from expkit.rng import rng_state, set_rng_state
-from train.probe import make_probe, probe_loss
-from train.resume import Origin, differences
+from expkit.rng import rng_state
+from train.parts import Parts
+from train.probe import make_probe
 from train.runner import Runner
-from train.update import Update
 
-__all__ = ["Saver", "check_continuity", "is_exact", "restore"]
+__all__ = ["Saver", "make_manager"]
 
 log = logging.getLogger("expkit")
 
-#: Keys that decide what is computed: a resume that changes one of them is no longer exact.
-_DECISIVE = (
-    *("task.", "optimizer.", "scheduler."),
-    *(f"trainer.{key}:" for key in ("batch_size", "grad_accumulation", "clip_grad_norm", "precision", "compile")),
-    *(f"trainer.{key}:" for key in ("seed", "drop_last", "device", "deterministic", "threads")),
-)
+
+def make_manager(parts: Parts, section: DictConfig, files: RunDir) -> CheckpointManager | None:
+    """Return the checkpoint manager of a run, or None for `checkpoint=none`. Its `auto` interval is not known yet.
+
+    Args:
+        parts: what the run is made of.
+        section: the checkpoint section of the configuration.
+        files: the run directory.
+
+    Raises:
+        UserError: a setting cannot work.
+    """
+    if parts.checkpoints is None:
+        return None
+    for key in ("save", "keep"):
+        if key in section and section[key] is None:
+            raise ConfigError(f"checkpoint.{key}=null: this is a whole section; set checkpoint.{key}.KEY=... in it")
+    options = {"save_interval": 1000} if section.get("save_interval") == "auto" else {}
+    try:
+        manager: CheckpointManager = parts.checkpoints(experiment_dir=files.root, **options)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"checkpoint: {error}") from error
+    monitored = manager.monitor.removeprefix("val_").removeprefix("train_")
+    if section.get("mode") == "auto" and monitored in parts.task.higher_is_better:
+        manager.mode = "max"
+    return manager
 
 
 class Saver:
@@ -132,134 +149,6 @@ class Saver:
         self._saved_step = step
 
 
-def restore(
-    runner: Runner,
-    state: Mapping[str, Any],
-    origin: Origin,
-    config: Mapping[str, Any],
-    detectors: Mapping[str, Detector],
-) -> None:
-    """Bring `runner` to where the checkpoint `state` of `origin` was.
-
-    Args:
-        runner: made for the configuration of now.
-        state: the checkpoint.
-        origin: the run that it is of.
-        config: the configuration of now, plain.
-        detectors: name -> detector.
-
-    Raises:
-        ResumeError: it is not of such a model or optimizer.
-    """
-    update, before = runner.update, origin.stored["config"]
-    try:
-        load_model_state(runner.model, state["model_state_dict"])
-        update.optimizer.load_state_dict(state["optimizer_state_dict"])
-    except ValueError as error:
-        raise ResumeError(
-            f"the checkpoint of step {state['step']} of {origin.run} does not fit what is configured now: {error}"
-        ) from error
-    if update.scaler is not None and state["scaler_state_dict"]:
-        update.scaler.load_state_dict(state["scaler_state_dict"])
-    _restore_schedule(update, state, before, config)
-    runner.load_state_dict(state["sampler_state"], state["loss_history"])
-    for name, detector in detectors.items():
-        if name in state["detector_state"]:
-            detector.load_state_dict(state["detector_state"][name])
-    for guard, saved in zip(update.guards, state["guard_state"], strict=False):
-        guard.load_state_dict(saved)
-    _warn_if_inexact(state, differences(before, config))
-    set_rng_state(state["rng_state"])
-
-
 def _by_weight(metrics: Mapping[str, float], monitor: str) -> dict[str, float]:
     """Return `metrics`, the monitored one first, then those of the evaluation: lists show the first ones."""
     return dict(sorted(metrics.items(), key=lambda item: (item[0] != monitor, not item[0].startswith("val_"))))
-
-
-def check_continuity(runner: Runner, state: Mapping[str, Any], tolerance: float) -> None:
-    """Compute the loss on the batch that travelled in the checkpoint `state` again, and say how it compares.
-
-    Args:
-        runner: restored from it.
-        state: the checkpoint.
-        tolerance: by how much the loss may differ.
-    """
-    probe = state.get("probe")
-    if probe is None:
-        return
-    then = float(probe["loss"])
-    try:
-        now = float(probe_loss(runner.task, runner.model, runner.update, probe["batch"]))
-    except Exception as error:  # noqa: BLE001 - whatever the task does with a batch of before
-        log.warning("the loss cannot be compared with that of the checkpoint: %s: %s", type(error).__name__, error)
-        return
-    if abs(now - then) <= tolerance or (math.isnan(now) and math.isnan(then)):
-        log.info(
-            "the loss goes on where it was: %.5g on the checkpoint's own batch, and %.5g when it was saved", now, then
-        )
-        return
-    log.warning(
-        "the loss does not go on where it was: %.5g on the checkpoint's own batch, but %.5g when it was saved "
-        "(checkpoint.loss_tolerance=%g): the code, a library or the task's settings have changed since, or the model "
-        "has state that is not in its state_dict",
-        now,
-        then,
-        tolerance,
-    )
-
-
-def is_exact(changes: Sequence[str]) -> bool:
-    """Whether a resume with these differences computes what the run would have computed."""
-    return not any(change.startswith(_DECISIVE) for change in changes)
-
-
-def _restore_schedule(
-    update: Update, state: Mapping[str, Any], before: Mapping[str, Any], config: Mapping[str, Any]
-) -> None:
-    """Restore the scheduler; optimizer values that the user has changed since win over the restored ones."""
-    scheduler, groups = update.scheduler, update.optimizer.param_groups
-    then, now = before.get("optimizer", {}), config["optimizer"]
-    changed = {key: value for key, value in now.items() if then.get(key) != value and not key.startswith("_")}
-    for key, value in changed.items():
-        if key != "lr" and not any(key in group for group in groups):
-            log.warning("optimizer.%s=%s has no effect on a resume: it is set when the optimizer is made", key, value)
-        for group in groups:
-            if key in group and key != "lr":
-                group[key] = value
-    same_schedule = before.get("scheduler") == config["scheduler"]
-    if same_schedule and scheduler is not None and state["scheduler_state_dict"]:
-        scheduler.load_state_dict(state["scheduler_state_dict"])
-    if not same_schedule:
-        for group in groups:
-            group["lr"] = group["initial_lr"] = now["lr"]
-        _replay(scheduler, state["step"])
-    elif "lr" in changed:
-        factor = now["lr"] / then["lr"]
-        for group in groups:
-            group["lr"] *= factor
-            group["initial_lr"] = group.get("initial_lr", then["lr"]) * factor
-        if scheduler is not None:
-            scheduler.base_lrs = [rate * factor for rate in scheduler.base_lrs]
-
-
-def _replay(scheduler: LRScheduler | None, steps: int) -> None:
-    """Bring a schedule to where it is after `steps` updates; most have no closed form."""
-    if scheduler is None:
-        return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of schedules stepped without their optimizer
-        for _ in range(steps):
-            scheduler.step()
-
-
-def _warn_if_inexact(state: Mapping[str, Any], changes: Sequence[str]) -> None:
-    decisive = [change for change in changes if change.startswith(_DECISIVE)]
-    if decisive:
-        log.warning("from here on it is not the run that it would have been: %s", "; ".join(decisive))
-    for what, then, now in (
-        ("threads", state.get("threads"), torch.get_num_threads()),
-        ("torch", state.get("torch_version"), str(torch.__version__)),
-    ):
-        if then is not None and then != now:
-            log.warning("resumed with %s %s instead of %s: results may differ in the last digits", what, now, then)
