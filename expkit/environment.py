@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-__all__ = ["git_state", "hardware", "packages", "slurm_ids"]
+__all__ = ["git_state", "hardware", "packages", "slurm_ids", "was_requeued"]
 
 _PACKAGES = (
     "expkit",
@@ -89,6 +89,11 @@ def slurm_ids() -> dict[str, str]:
         "nodelist": "SLURM_JOB_NODELIST",
     }
     return {key: os.environ[variable] for key, variable in names.items() if variable in os.environ}
+
+
+def was_requeued() -> bool:
+    """Whether SLURM has started this process's job before: after a preemption, a time limit, the failure of a node."""
+    return slurm_ids().get("restart_count", "0") not in ("", "0")
 
 
 @functools.cache

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from expkit.dist import Control, Dist
-from expkit.environment import git_state
+from expkit.environment import git_state, was_requeued
 from expkit.errors import ResumeError, UserError
 from expkit.events import EventLog
 from expkit.experiment import RunDir
@@ -61,6 +61,8 @@ def run(config: DictConfig, console: Console) -> Outcome:
             its first record leaves no directory behind, and a run to resume is as it was.
     """
     resume, typed = str(config.resume), typed_overrides()
+    if resume == "never" and was_requeued() and not any(each.startswith("resume=") for each in typed):
+        resume = "auto"  # the scheduler has started this job again: it is to go on with its own run
     origin = find_origin(resume, config.run.outputs, config.run.id, typed)
     # What auto finds has the overrides of now, so that it may stand in a file.
     if origin is not None and resume != "auto" and not any(each.lstrip("+").startswith("resume=") for each in typed):

@@ -162,6 +162,23 @@ def test_auto_goes_on_with_what_an_unchanged_command_line_started(train: Train, 
     assert len(list(outputs.iterdir())) == 2, "one that has finished is not gone on with"
 
 
+def test_a_requeued_slurm_job_goes_on_with_its_own_run_unless_told_otherwise(
+    train: Train, outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+    train(*SMALL)
+    (run,) = outputs.iterdir()
+    say_stopped(run)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    again = train(*SMALL)
+    assert f"resume=auto: goes on with {run}, the newest unfinished run of SLURM job 7 (preempted)" in again.stderr
+    assert list(outputs.iterdir()) == [run]
+    say_stopped(run)
+    assert "resume=auto" not in train(*SMALL, "resume=never").stderr
+    assert len(list(outputs.iterdir())) == 2
+
+
 def test_auto_may_stand_in_a_configuration_file(train: Train, outputs: Path, tmp_path: Path) -> None:
     preset = tmp_path / "mine" / "experiment" / "preset.yaml"
     preset.parent.mkdir(parents=True)
