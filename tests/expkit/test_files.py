@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 from expkit.errors import UserError
-from expkit.files import atomic_writer, fsync_folder, read_json, write_bytes, write_json, write_link
+from expkit.files import (
+    atomic_writer,
+    check_writable,
+    fsync_folder,
+    read_json,
+    write_bytes,
+    write_json,
+    write_link,
+)
 from tests.faults.injector import FaultInjector, every_fault_point, operations_of
 
 
@@ -143,3 +151,15 @@ def test_a_link_is_replaced_atomically(tmp_path: Path) -> None:
         write_link(tmp_path / "latest", target)
         assert (tmp_path / "latest").readlink() == Path(target)
     assert list(tmp_path.iterdir()) == [tmp_path / "latest"]
+
+
+def test_whether_there_is_room_is_tried_by_writing(tmp_path: Path) -> None:
+    size = 3 * (1 << 20) + 5
+    with FaultInjector(tmp_path) as injector:
+        check_writable(tmp_path, size)
+    assert [each.kind for each in injector.seen] == ["create", *["write"] * 4, "fsync", "unlink"]
+    for at in range(len(injector.seen) - 1):
+        with pytest.raises(OSError) as caught, FaultInjector(tmp_path, at, errno.EDQUOT):
+            check_writable(tmp_path, size)
+        assert caught.value.errno == errno.EDQUOT
+        assert list(tmp_path.iterdir()) == []

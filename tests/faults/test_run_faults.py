@@ -190,6 +190,16 @@ def test_what_could_not_be_written_for_a_time_stands_in_status_json(tmp_path: Pa
     assert f"{run}/logs/metrics.jsonl can be written again: nothing was lost" in said.read_text()
 
 
+def test_what_config_json_is_to_say_is_added_once_there_is_room(tmp_path: Path, whole: Whole) -> None:
+    run, said = tmp_path / "run", tmp_path / "said"
+    writes = [at for at, op in enumerate(whole.operations) if op.kind == "create" and "config.json" in op.path.name]
+    assert train(run, faults=FaultInjector(run, writes[1], errno.ENOSPC), said=said) == 0
+    assert read_json(run / "config.json")["dataset"]["train"]["samples"] == 20
+    assert said.read_text().count("config.json cannot be written (No space left on device)") == 1
+    assert said.read_text().count("config.json can be written again") == 1
+    assert_ends_like(whole.path, run)
+
+
 @pytest.mark.parametrize("what", ["logs", "."])
 def test_a_folder_that_is_deleted_while_it_trains_costs_what_was_in_it(tmp_path: Path, whole: Whole, what: str) -> None:
     run, said = tmp_path / "run", tmp_path / "said"
