@@ -175,6 +175,34 @@ def test_a_script_that_is_killed_and_started_again_ends_the_same(
     assert logged("experiments") == logged("whole"), "no step twice, none missing"
 
 
+def run_in_order(die_at: int | None = None) -> dict[str, Any]:
+    """What one start of the script with a sampler does."""
+    names = run("own code", {})
+    exec("from expkit import *", names)
+    loss, calls = names["cross_entropy"], iter(range(1, 10_000))
+
+    def dying(*arguments: Any) -> Any:
+        if next(calls) == die_at:
+            raise KilledError
+        return loss(*arguments)
+
+    names["cross_entropy"] = dying
+    torch.manual_seed(1)
+    return run("sampler", names)
+
+
+def test_a_loader_with_a_sampler_goes_on_in_the_middle_of_an_epoch(folder: Path) -> None:
+    whole = run_in_order()
+    (folder / "experiments").rename(folder / "whole")
+    for die_at in (25, 30, 3):  # 30 batches are an epoch, and each 20th is saved
+        with pytest.raises(KilledError):
+            run_in_order(die_at)
+    stopped = run_in_order()
+    assert stopped["updates"] == whole["updates"] == 90
+    assert (stopped["sampler"].epoch, stopped["sampler"].consumed) == (3, 0)
+    assert torch.equal(stopped["net"].weight, whole["net"].weight)
+
+
 @pytest.mark.parametrize(("answer", "step"), [("y", 300), ("n", None)])
 def test_the_question_before_a_resume(
     folder: Path, monkeypatch: pytest.MonkeyPatch, answer: str, step: int | None

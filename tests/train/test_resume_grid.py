@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+import torch._dynamo  # what the first optimizer imports: here, and not in each child
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 from rich.console import Console
@@ -220,7 +221,9 @@ def test_the_chosen_cases_hold_every_pair_of_values() -> None:
     assert {case[:4] for case in full()} == {case[:4] for case in every_case()}
 
 
-@pytest.mark.parametrize(("optimizer", "precision"), [("adamw", "32"), ("sgd", "fp16")])
+@pytest.mark.parametrize(
+    ("optimizer", "precision"), [("adamw", "32"), pytest.param("sgd", "fp16", marks=pytest.mark.slow)]
+)
 def test_with_guards_that_never_object_it_is_the_run_without_them_stopped_or_not(
     tmp_path: Path, optimizer: str, precision: str
 ) -> None:

@@ -59,13 +59,14 @@ def optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, str]:
 def generators() -> dict[str, str]:
     """Return the texts of python's, numpy's, torch's and each CUDA device's global generator."""
     state = rng_state()
-    devices = {f"cuda:{number}": _tensor(each) for number, each in enumerate(state["cuda"])}
-    return {
-        "python": f"state #{_digest(repr(state['python']).encode())}",
-        "numpy": f"state #{_digest(repr(np.random.get_state(legacy=False)).encode())}",
-        "torch": f"state #{_digest(state['torch'].numpy().tobytes())}",
-        **devices,
+    (version, words, gauss), (name, keys, *rest) = state["python"], state["numpy"]
+    found = {
+        "python": np.asarray(words).tobytes() + repr((version, gauss)).encode(),
+        "numpy": keys.numpy().tobytes() + repr((name, rest)).encode(),
+        "torch": state["torch"].numpy().tobytes(),
     }
+    found |= {f"cuda:{number}": each.numpy().tobytes() for number, each in enumerate(state["cuda"])}
+    return {name: f"state #{_digest(content)}" for name, content in found.items()}
 
 
 def hidden_state(model: nn.Module, optimizer: Optimizer, scheduler: Any, objects: Mapping[str, Any]) -> dict[str, str]:
