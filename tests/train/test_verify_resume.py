@@ -25,8 +25,9 @@ import torch
 from expkit.errors import UserError
 from tests.conftest import SMALL, options, train_environment
 from train.verify import child, runs
+from train.verify.causes import cause_of_resume
 from train.verify.command import VerifyResumeCommand, describe
-from train.verify.compare import Recording, first_difference
+from train.verify.compare import Difference, Recording, first_difference
 from train.verify.fingerprint import fingerprint
 from train.verify.orders import kill_and_save
 
@@ -312,3 +313,52 @@ def test_a_torn_last_line_of_a_record_is_passed_over(tmp_path: Path) -> None:
     recording = Recording(file)
     assert (recording.start, list(recording.steps)) == (3, [4])
     assert first_difference(recording, recording) is None
+
+
+# --- docs/resume.md ---------------------------------------------------------------------------------------------------
+
+
+def test_the_data_set_that_the_page_shows_is_a_function_of_seed_epoch_and_index() -> None:
+    page = (ROOT / "docs" / "resume.md").read_text()
+    block = re.search(r"<!-- resume: keyed -->\n```python\n(.*?)```", page, re.DOTALL)
+    assert block
+    names: dict[str, Any] = {}
+    exec(block[1], names)
+    x, y = torch.zeros(3, 5), torch.arange(3)
+
+    def noise(epoch: int, index: int, seed: int = 0) -> torch.Tensor:
+        data = names["Noisy"](x, y, seed)
+        data.set_epoch(epoch)
+        return data[index][0]
+
+    assert torch.equal(noise(1, 2), noise(1, 2))
+    drawn = [noise(epoch, index, seed) for epoch in range(3) for index in range(3) for seed in range(3)]
+    assert len({tuple(each.tolist()) for each in drawn}) == len(drawn) == 27
+
+
+def test_the_page_shows_what_the_command_says() -> None:
+    page = (ROOT / "docs" / "resume.md").read_text()
+    ok, different = (
+        re.search(rf"<!-- resume: {name} -->\n```\n(.*?)```", page, re.DOTALL) for name in ("ok", "different")
+    )
+    assert ok
+    assert different
+    compared = {"batch": 15, "rng": 3, "loss": 2, "weights": 6, "optimizer": 31, "scheduler": 0, "journal": 4}
+    where = "in the middle of epoch 1, after batch 15 of it"
+    verdict = runs.Verdict(True, True, 30, 17, 15, where, compared)
+    assert describe(verdict) in ok[1]
+    found = Difference(
+        "loss",
+        17,
+        "loss",
+        "float32[] 1.6706688404083252 #067155bc3add",
+        "float32[] 1.6744580268859863 #c673792af798",
+        2,
+    )
+    whole, resumed = (Recording(ROOT / "nowhere") for _ in range(2))
+    resumed.start = 16
+    for recording, calls in ((whole, "22"), (resumed, "0")):
+        recording.steps[17] = {"hidden": {"model.1.calls": calls}}
+    cause, cure = cause_of_resume(found, whole, resumed)
+    where = "in the middle of epoch 4, after batch 1 of it"
+    assert describe(runs.Verdict(False, True, 30, 17, 16, where, compared, found, cause, cure)) in different[1]
