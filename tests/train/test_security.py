@@ -36,7 +36,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("WANDB_MODE", "offline")
-            assert main(train_command(outputs, "run.id=mine", "tracker=wandb", "plots=training", *SMALL)[2:]) == 0
+            assert main(train_command(outputs, "run.id=mine", "tracker=wandb", "plots=[]", *SMALL)[2:]) == 0
             CheckpointManager(outputs / "mine").rewind(40)
             assert main(train_command(outputs, "resume=mine", "tracker=[tensorboard]", "plots=[]")[2:]) == 0
     finally:
@@ -161,7 +161,7 @@ def test_there_are_files_of_every_kind(finished: Path) -> None:
     there = files(finished)
     for part in ("config.json", "results.json", "status.json", "metrics.jsonl", "delivery.json", ".hydra/config.yaml"):
         assert any(name.endswith(part) for name in there), there
-    for part in ("checkpoint_latest.pt", "checkpoint_best.pt", ".rewound", "wandb", "tensorboard", "resume_1", ".png"):
+    for part in ("checkpoint_latest.pt", "checkpoint_best.pt", ".rewound", "wandb", "tensorboard", "resume_1"):
         assert any(part in name for name in there), there
 
 
@@ -174,9 +174,12 @@ def test_a_pickle_in_any_file_is_not_executed_by_what_opens_runs(
     run = fresh(finished, outputs)
     for name in files(finished):
         of_checkpoints = ".pt" in name
-        for kind in kinds if of_checkpoints else ("pickle",):
+        of_kind = ("pickle",) if not of_checkpoints else kinds if all_ways else ("pickle", "checkpoint")
+        for kind in of_kind:
             plant(run, name, kinds[kind])
             ways = everything if all_ways else [way for way in everything if (way in OF_CHECKPOINTS) == of_checkpoints]
+            if name != "results.json" and not all_ways:
+                ways = [way for way in ways if way != "pictures"]  # they take a while, and read nothing else
             open_everywhere(run, marker, capfd, f"{kind} in {name}", ways)
             if of_checkpoints or all_ways or (finished / name).is_symlink():
                 run = fresh(finished, outputs)
@@ -246,10 +249,10 @@ def test_an_id_in_ones_own_loop_is_the_name_of_a_folder_too(tmp_path: Path, name
     assert not Path("/tmp/expkit-escaped").exists()
 
 
-@pytest.mark.parametrize("key", ["run.name", "run.group", "run.variant"])
-def test_a_name_or_a_group_cannot_lead_out_of_the_folder_of_runs(train: Train, outputs: Path, key: str) -> None:
+def test_a_name_or_a_group_cannot_lead_out_of_the_folder_of_runs(train: Train, outputs: Path) -> None:
     before = set(outputs.parent.iterdir())
-    done = train(f"{key}='../../escaped'", *SMALL, "trainer.max_steps=1", "tracker=[tensorboard]", "plots=[]")
+    names = [f"{key}='../../escaped'" for key in ("run.name", "run.group", "run.variant")]
+    done = train(*names, *SMALL, "trainer.max_steps=1", "tracker=[tensorboard]", "plots=[]")
     assert done.returncode == 0
     assert len(list(outputs.iterdir())) == 1
     assert set(outputs.parent.iterdir()) - before == {outputs}

@@ -43,7 +43,10 @@ def intact(run: Path) -> list[int]:
     return sorted(int(path.stem.rpartition("_")[2]) for path in files)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)],
+)
 def test_a_signal_saves_at_the_next_step_and_then_calls_the_handler_that_was_there(
     tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -65,7 +68,7 @@ def test_a_signal_saves_at_the_next_step_and_then_calls_the_handler_that_was_the
     assert "Traceback" not in process.said
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_the_second_ctrl_c_leaves_at_once_though_data_are_slow(tmp_path: Path, workers: int) -> None:
     def slow_data() -> None:
         fetch = DenoiseTask.train_data
@@ -268,7 +271,7 @@ def test_before_the_end_of_the_job_it_saves_and_trains_on_and_sigterm_saves_once
     assert process.said.count("a checkpoint is saved now") == 1
 
 
-@pytest.mark.parametrize("before", ["null", "1s"])
+@pytest.mark.parametrize("before", ["null", pytest.param("1s", marks=pytest.mark.slow)])
 def test_without_before_timeout_and_long_before_the_end_nothing_is_saved(
     tmp_path: Path, ending_job: None, before: str
 ) -> None:
