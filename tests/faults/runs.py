@@ -36,7 +36,8 @@ __all__ = [
 STEPS = 12
 REFUSED, INCOMPLETE = 1, 3
 
-#: Five updates an epoch; checkpoints of steps 3, 6, 9, 12, and of the best of each epoch.
+#: Five updates an epoch; checkpoints of steps 3, 6, 9, 12, and of the best of each epoch. The order of operations is
+#: the same every time only if training waits for each checkpoint.
 _TYPED = (
     *("task=tiny", "tracker=[]", "plots=[]", "trainer.batch_size=4", f"trainer.max_steps={STEPS}"),
     *("trainer.log_interval=1", "trainer.deterministic=true", "trainer.threads=1", "trainer.device=cpu"),
@@ -51,6 +52,7 @@ def train(
     said: Path | None = None,
     kill_after: float | None = None,
     at_step: Callable[[int], object] | None = None,
+    beside: bool = False,
 ) -> int:
     """Train in the directory `run`, in a process of its own.
 
@@ -61,12 +63,13 @@ def train(
         said: a file for what it says.
         kill_after: seconds until it gets a SIGKILL.
         at_step: called in the child after each update, before anything is written about it.
+        beside: save while training goes on.
 
     Returns:
         0; REFUSED, in one line; INCOMPLETE: it has trained to its end, and not all of that could be saved; 70 for
         anything else; negative if a signal ended it.
     """
-    composed = _composed("never" if resume is None else "latest")
+    composed = _composed("never" if resume is None else "latest", beside)
 
     def work() -> int:
         if at_step is not None:
@@ -103,19 +106,21 @@ def _train(config: DictConfig, run: Path, resume: str | Path | None) -> int:
 
 
 @functools.cache
-def _composed(resume: str) -> DictConfig:
+def _composed(resume: str, beside: bool) -> DictConfig:
     with tempfile.TemporaryDirectory() as folder:
         task = Path(folder) / "task"
         task.mkdir()
         (task / "tiny.yaml").write_text("_target_: tests.train.helpers.Regression\ndropout: 0.3\n")
         with hydra_with([folder]):
-            return compose([*_TYPED, *([] if resume == "never" else [f"resume={resume}"])])
+            typed = [*_TYPED, f"checkpoint.async_save={str(beside).lower()}"]
+            return compose([*typed, *([] if resume == "never" else [f"resume={resume}"])])
 
 
-def recorded(run: Path, resume: str | Path | None = None) -> list[Operation]:
+def recorded(run: Path, resume: str | Path | None = None, beside: bool = False) -> list[Operation]:
     """Train as `train` does, in this process, and return the operations below `run`."""
+    composed = copy.deepcopy(_composed("never" if resume is None else "latest", beside))
     with _signals_kept(), FaultInjector(run) as injector:
-        assert _train(copy.deepcopy(_composed("never" if resume is None else "latest")), run, resume) == 0
+        assert _train(composed, run, resume) == 0
     return injector.seen
 
 

@@ -25,7 +25,10 @@ def fill(disk: Path) -> None:
                 size //= 2
 
 
-def test_a_disk_that_is_full_for_a_time_costs_checkpoints_only(small_disk: Path, tmp_path: Path, whole: Whole) -> None:
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_disk_that_is_full_for_a_time_costs_checkpoints_only(
+    small_disk: Path, tmp_path: Path, whole: Whole, beside: bool
+) -> None:
     run, said = small_disk / "run", tmp_path / "said"
 
     def at_step(step: int) -> None:
@@ -34,7 +37,7 @@ def test_a_disk_that_is_full_for_a_time_costs_checkpoints_only(small_disk: Path,
         if step == 10:
             (small_disk / "ballast").unlink()
 
-    assert train(run, said=said, at_step=at_step) == 0, said.read_text()
+    assert train(run, said=said, at_step=at_step, beside=beside) == 0, said.read_text()
     assert_one_line(said, error=False)
     assert_ends_like(whole.path, run)
     text = said.read_text()

@@ -18,18 +18,18 @@ _SHARDS = 16
 def kill_and_resume(run: Path, whole: Whole, rng: random.Random, kills: int) -> int:
     """Train `run` to its end, killed up to `kills` times on the way; return how often it was."""
     said = run.with_name("said")
-    killed = 0
+    killed, beside = 0, rng.random() < 0.5
     while True:
         if not (run / "config.json").exists():  # killed before there was a run
             shutil.rmtree(run, ignore_errors=True)
         resume = run if run.exists() else None
         if killed == kills:
-            code = train(run, resume=resume, said=said)
+            code = train(run, resume=resume, said=said, beside=beside)
         elif rng.random() < 0.5:
-            code = train(run, resume=resume, said=said, kill_after=rng.uniform(0, 1.1 * whole.seconds))
+            code = train(run, resume=resume, said=said, beside=beside, kill_after=rng.uniform(0, 1.1 * whole.seconds))
         else:
             at = rng.randrange(len(whole.operations))
-            code = train(run, resume=resume, said=said, faults=FaultInjector(run, at, KILL))
+            code = train(run, resume=resume, said=said, beside=beside, faults=FaultInjector(run, at, KILL))
         if code != -signal.SIGKILL:
             break
         killed += 1

@@ -10,7 +10,7 @@ import pytest
 
 from expkit.checkpoints.storage import step_of
 from tests.faults.injector import Operation
-from tests.faults.runs import Whole
+from tests.faults.runs import Whole, recorded
 
 _STEP = re.compile(rb'"step":(\d+),')
 
@@ -52,10 +52,12 @@ def _is_line_until(step: int, operation: Operation) -> bool:
     return any(int(found) <= step for found in _STEP.findall(operation.data))
 
 
-def test_every_save_of_a_run_is_in_order(whole: Whole) -> None:
-    saved = [op.path.name for op in whole.operations if op.kind == "replace" and step_of(op.path) is not None]
+@pytest.mark.parametrize("beside", [False, True])
+def test_every_save_of_a_run_is_in_order(tmp_path: Path, whole: Whole, beside: bool) -> None:
+    operations = recorded(tmp_path / "run", beside=True) if beside else whole.operations
+    saved = [op.path.name for op in operations if op.kind == "replace" and step_of(op.path) is not None]
     assert len(saved) >= 5
-    assert violations(whole.operations) == []
+    assert violations(operations) == []
 
 
 @pytest.mark.parametrize("name", [".checkpoint_step_6.", "metrics.jsonl", "checkpoints"])
@@ -71,4 +73,5 @@ def test_a_rename_that_comes_too_early_would_be_noticed(whole: Whole) -> None:
     operations.insert(whole.index("create", ".checkpoint_step_6.") + 1, rename)
     assert violations(operations) == [
         "step 6 is renamed before what was written is fsynced",
+        "step 6 is renamed before its journal is fsynced",
     ]
