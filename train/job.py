@@ -160,8 +160,8 @@ class _Job:
             at_once = self.signals.at_once or isinstance(error, KeyboardInterrupt)
             if at_once:
                 kill_loaders()
-            elif self.manager is not None:
-                self.manager.wait()
+            if self.manager is not None:
+                self.manager.abandon() if at_once else self.manager.wait()
             self.status.stop("interrupted" if at_once else "failed")
             self.report.results([])
             self.parts.trackers.finish({}, failed=True, timeout=_PATIENCE if at_once else None)

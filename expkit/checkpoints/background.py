@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
+import weakref
 from collections.abc import Callable
 
 __all__ = ["Background"]
 
 
 class Background:
-    """Runs one piece of work at a time beside the caller. The interpreter's exit waits for it."""
+    """Runs one piece of work at a time beside the caller. The process ends only after it, unless it is abandoned."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._thread: threading.Thread | None = None
-
-    @property
-    def busy(self) -> bool:
-        """Whether the last piece is still being done."""
-        return self._thread is not None and self._thread.is_alive()
+        reference = weakref.WeakMethod(self.wait)
+        atexit.register(lambda: (wait := reference()) and wait())
 
     def submit(self, work: Callable[[], object]) -> None:
         """Wait for the piece before, and start `work`, which must handle its own errors."""
         self.wait()
-        # No daemon: a checkpoint that is being written is finished before the process ends.
-        thread = threading.Thread(target=work, name=self._name, daemon=False)
+        # A thread that is no daemon could not be abandoned: the interpreter would wait for it in any case.
+        thread = threading.Thread(target=self._holding, args=(work,), name=self._name, daemon=True)
         try:
             thread.start()
         except RuntimeError:  # the limit of threads, or the interpreter is on its way out
@@ -37,3 +36,10 @@ class Background:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
             self._thread = None
+
+    def abandon(self) -> None:
+        """Wait no more, not even at the end of the process: somebody wants to leave at once."""
+        self._thread = None
+
+    def _holding(self, work: Callable[[], object]) -> None:
+        work()  # the bound method keeps this object, and with it the wait at the end, alive until the work is done

@@ -164,6 +164,10 @@ class CheckpointManager:
         self._writer.wait()
         return self.saved_step
 
+    def abandon(self) -> None:
+        """Do not wait for the save in flight, not even at the end of the process: for who must leave at once."""
+        self._writer.abandon()
+
     @property
     def saved_step(self) -> int | None:
         """The step of the newest checkpoint that this manager has committed, or None."""

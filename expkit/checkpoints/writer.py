@@ -66,6 +66,10 @@ class CheckpointWriter:
         """Wait for the one that is being written, if any."""
         self._background.wait()
 
+    def abandon(self) -> None:
+        """Let the one that is being written be: it is not waited for. It gets its name only if it is complete."""
+        self._background.abandon()
+
     def _fits(self, state: Mapping[str, Any]) -> bool:
         """Whether a copy of `state` fits into memory beside it; buffers of earlier copies are there already."""
         missing = state_bytes(state) - self._staging.size

@@ -109,16 +109,22 @@ def test_without_memory_for_a_copy_training_waits_and_is_told_so_once(tmp_path, 
     assert "training waits for each checkpoint: there is no memory for a copy of 288 bytes" in record.message
 
 
-def test_the_end_of_the_process_waits_for_the_last_one(tmp_path):
+@pytest.mark.parametrize("then", ["", "del manager", "manager.abandon()"])
+def test_the_end_of_the_process_waits_for_the_last_one_unless_it_is_abandoned(tmp_path, then):
     code = f"""
-import torch
+import time, torch
 from expkit import CheckpointManager
-model = torch.nn.Linear(2000, 2000)
+from expkit.checkpoints import writer
+real = writer.write_checkpoint
+writer.write_checkpoint = lambda *arguments: (time.sleep(1), real(*arguments))
+model = torch.nn.Linear(200, 200)
 manager = CheckpointManager({str(tmp_path)!r}, async_save=True)
 manager.save_checkpoint(1, model, torch.optim.SGD(model.parameters(), lr=0.1), [], {{}})
+{then}
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
-    assert CheckpointManager(tmp_path).load_latest_checkpoint()["step"] == 1
+    saved = CheckpointManager(tmp_path).load_latest_checkpoint()
+    assert saved is None if "abandon" in then else saved["step"] == 1
 
 
 def test_the_copy_is_equal_shares_memory_where_the_state_does_and_is_made_into_the_same_buffers():
