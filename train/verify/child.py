@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,7 +73,7 @@ class Recorded(Runner):
 
     def _train_step(self, batches: StepBatches) -> None:
         epoch, number, step = self.progress.epoch, self.progress.batch, self.progress.step + 1
-        # A step that was trained twice is looked into where it came for the first time after the resume.
+        # Wanted at the first step after the resume: a run that is not stopped cannot know which one that will be.
         hidden = self._hidden() if step <= self._dies or step == self._resumed_at + 1 else {}
         several = len(batches.pieces) > 1
         before = {
@@ -123,13 +122,9 @@ class Recorded(Runner):
 
     def _die(self) -> None:
         """Die in the middle of a step, once the checkpoint to resume from is there: it may be written meanwhile."""
-        deadline = time.monotonic() + _PATIENCE
-        while self.save is not None and not any(RunDir(self.given.run).checkpoints.glob("checkpoint_step_*.pt")):
-            if time.monotonic() > deadline:
-                break
+        folder = RunDir(self.given.run).checkpoints
+        files = [folder / f"checkpoint_step_{step}.pt" for step in range(self._saves, self._dies)]
+        deadline = time.monotonic() + (_PATIENCE if self.save is not None else 0)
+        while not any(file.exists() for file in files) and time.monotonic() < deadline:
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
