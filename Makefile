@@ -17,7 +17,7 @@ train: $(VENV)/.installed  ## train the default task, or what ARGS says: make tr
 test: $(VENV)/.installed-dev  ## run the whole test suite, or TESTS=tests/train/test_resume.py
 	$(BIN)/python -m pytest -n auto $(TESTS)
 
-faults: $(VENV)/.installed-dev  ## the long tests of crashes, full disks and kills: about an hour on 2 cores
+faults: $(VENV)/.installed-dev  ## the long tests of crashes, full disks and kills: about 20 minutes on 2 cores
 	$(BIN)/python -m pytest -n auto -m slow tests/faults
 
 lint: $(VENV)/.installed-dev  ## ruff, mypy, import-linter

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,15 @@ class Trouble:
     def checkpoint_of_step(self) -> None:
         self.root.write_text("a file where the folder should be")
         assert self.save(1) is None
+
+    def lines_wait_in_memory(self) -> None:
+        logger = MetricsLogger(self.root)
+        shutil.rmtree(self.root)
+        self.root.write_text("a file where the folder should be")
+        logger.log_metrics(1, {"loss": 0.5})
+        self.root.unlink()
+        logger.log_metrics(2, {"loss": 0.5})
+        assert [entry["loss"] for entry in logger.load_metrics()] == [0.5, 0.5]
 
     def holds_checkpoints_of(self) -> None:
         self.save(200)
