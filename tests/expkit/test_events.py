@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 from pathlib import Path
@@ -13,6 +14,7 @@ from expkit.detectors import Detector, Event, Severity
 from expkit.events import EventLog
 from expkit.record import Record, make_record
 from expkit.trackers import Alert
+from tests.faults.injector import FaultInjector
 
 
 class High(Detector):
@@ -70,3 +72,15 @@ def test_without_detectors_there_is_no_file(tmp_path: Path) -> None:
     log.observe(make_record(1, {"loss": 9.0}))
     log.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_on_a_full_disk_events_wait(tmp_path: Path) -> None:
+    path, alerts = tmp_path / "events.jsonl", []
+    log = EventLog(path, {"high": High()}, alerts.append)
+    with FaultInjector(tmp_path, 0, errno.ENOSPC, lasting=True):
+        log.observe(make_record(1, {"loss": 3.0}))
+        assert log.trouble()["waiting"] == 1
+    log.observe(make_record(2, {"loss": 3.0}))
+    log.close()
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
+    assert len(alerts) == 2
