@@ -74,7 +74,7 @@ class Saver:
         self._journal = journal
         self._detectors = detectors
         self._saved_step = -1
-        self._monitored = False
+        self._monitored, self._durable = False, True
         checkpoints.before_commit(self._make_durable)
 
     def __call__(self, runner: Runner, moment: Moment) -> None:
@@ -125,11 +125,12 @@ class Saver:
     def _make_durable(self) -> None:
         try:
             self._journal.sync()
+            self._durable = True
         except OSError as error:
-            log.warning(
-                "the journal cannot be made durable (%s): the checkpoint is saved all the same",
-                error.strerror,
-            )
+            if self._durable:
+                what = "checkpoints are saved all the same"
+                log.warning("the journal cannot be made durable (%s): %s", error.strerror or error, what)
+            self._durable = False
 
     def _look_for_monitored(self, runner: Runner, moment: Moment) -> None:
         """Say so if the monitored metric does not come with the first evaluation, or at the end of an epoch."""
