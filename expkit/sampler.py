@@ -124,7 +124,7 @@ class ResumableSampler(Sampler[int]):
             self.seek(epoch + 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the place, as plain numbers: the same on all ranks, whatever their number."""
+        """Return the place, as plain numbers. Rank 0's is that of all ranks, whatever their number."""
         if self._drawn and not self._tracked:
             raise UserError(
                 "this ResumableSampler was not told what was consumed: iterate over sampler.track(loader), or call "

@@ -127,7 +127,11 @@ def note_resume(
         raise
     resumes = [*origin.stored.get("resumes", []), moment]
     ConfigTracker(origin.run).add_to_config(
-        config=plain_config, overrides=typed_overrides(), resumes=resumes, branch=branch
+        config=plain_config,
+        overrides=typed_overrides(),
+        first_overrides=origin.stored.get("first_overrides", origin.stored.get("overrides")),
+        resumes=resumes,
+        branch=branch,
     )
 
 

@@ -43,7 +43,7 @@ from train.restoring import check_continuity, go_back, is_exact, later_checkpoin
 from train.resume import Origin, check_same_kind, differences, find_origin, warn_if_other_data
 from train.runner import Runner
 from train.saving import Saver, make_manager
-from train.unfinished import newest_step
+from train.unfinished import is_of_this_job, newest_step
 
 __all__ = ["run"]
 
@@ -64,6 +64,9 @@ def run(config: DictConfig, console: Console) -> Outcome:
     if resume == "never" and was_requeued() and not any(each.startswith("resume=") for each in typed):
         resume = "auto"  # the scheduler has started this job again: it is to go on with its own run
     origin = find_origin(resume, config.run.outputs, config.run.id, typed)
+    if origin is not None and origin.step is not None and is_of_this_job(RunDir(origin.run)):
+        log.info("this SLURM job has gone on from step %d before: it takes the newest checkpoint now", origin.step)
+        origin = replace(origin, step=None)
     # What auto finds has the overrides of now, so that it may stand in a file.
     if origin is not None and resume != "auto" and not any(each.lstrip("+").startswith("resume=") for each in typed):
         raise ResumeError("resume belongs on the command line: in a file it would come after the run's own overrides")
@@ -217,7 +220,8 @@ class _Job:
     def _open(self, stack: ExitStack, runner: Runner) -> None:
         """Bring the run directory to where the runner is, and let the runner write to it."""
         files, parts, origin = self.files, self.parts, self.origin
-        changes = differences(origin.stored["config"], self.plain) if origin is not None else []
+        before = self.state if self.state is not None else origin.stored if origin is not None else None
+        changes = differences(before["config"], self.plain) if before is not None else []
         branch = int(origin.stored.get("branch", 0)) if origin is not None else 0
         later = self.state is not None and later_checkpoints(files, self.step)
         if (self.lost and not is_exact(changes)) or later:
@@ -271,6 +275,8 @@ class _Job:
         self.status.set("running")
         with self.display.showing(runner):
             finished = runner.fit()
+            if self.manager is not None:
+                self.manager.wait()
         state = "finished" if finished else self.signals.state
         self.status.stop(state)
         self.report.results(self.report.samples() if finished else [])

@@ -46,14 +46,20 @@ def make_probe(task: Task, model: nn.Module, update: Update, batch: Any) -> dict
 
 @torch.no_grad()
 def probe_loss(task: Task, model: nn.Module, update: Update, batch: Any) -> torch.Tensor:
-    """Return the loss of `model` in evaluation mode on `batch`, 0-dimensional; the generators stay as they are."""
-    training = model.training
+    """Return the loss of `model` in evaluation mode on `batch`, 0-dimensional.
+
+    Generators and the model's buffers are as before; what else a task or a model counts goes on as in an evaluation.
+    """
+    training, buffers = model.training, {name: buffer.clone() for name, buffer in model.named_buffers()}
     model.eval()
     try:
         with fixed_seed(0), update.autocast():
             return task.step(model, to_device(batch, update.device)).loss.detach().float()
     finally:
         model.train(training)
+        for name, buffer in model.named_buffers():
+            if name in buffers:
+                buffer.copy_(buffers[name])
 
 
 def _small(batch: Any) -> Any:

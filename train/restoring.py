@@ -92,7 +92,8 @@ def restore(
     Raises:
         ResumeError: it is not of such a model or optimizer.
     """
-    update, before = runner.update, origin.stored["config"]
+    # What the checkpoint was trained with: config.json may speak of a resume that ended before it saved anything.
+    update, before = runner.update, state["config"]
     try:
         load_model_state(runner.model, state["model_state_dict"])
         update.optimizer.load_state_dict(state["optimizer_state_dict"])

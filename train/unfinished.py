@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from expkit.config_tracker import ConfigTracker
-from expkit.environment import slurm_ids
+from expkit.environment import slurm_ids, was_requeued
 from expkit.errors import ResumeError, UserError
 from expkit.experiment import RunDir
 from expkit.secrets import mask_arguments
 from expkit.status import read_status
 from train.lock import is_free
 
-__all__ = ["Unfinished", "confirm", "find_same", "find_same_name", "newest_step", "unfinished_runs"]
+__all__ = ["Unfinished", "confirm", "find_same", "find_same_name", "is_of_this_job", "newest_step", "unfinished_runs"]
 
 _STEP = re.compile(r"checkpoint_step_(\d+)\.pt")
 
@@ -91,8 +91,9 @@ def find_same(outputs: Path, overrides: Sequence[str]) -> tuple[Unfinished | Non
     whose = f"of SLURM job {'_'.join(job)}" if job else "of these settings"
     alive = []
     for each in unfinished_runs(outputs):
-        stored = each.stored.get("overrides")
-        if not isinstance(stored, list) or _settings(map(str, stored)) != wanted:
+        # Those of the start, too: who resumed it once with others may go back to the command line that started it.
+        known = [each.stored.get(key) for key in ("overrides", "first_overrides")]
+        if not any(isinstance(stored, list) and _settings(map(str, stored)) == wanted for stored in known):
             continue
         if job and job not in (_job(each.status.get("slurm")), _job(each.stored.get("slurm"))):
             continue
@@ -101,6 +102,12 @@ def find_same(outputs: Path, overrides: Sequence[str]) -> tuple[Unfinished | Non
         alive.append(each.run.root.name)
     running = f"; still running: {', '.join(alive)}" if alive else ""
     return None, f"no unfinished run {whose} in {outputs}{running}"
+
+
+def is_of_this_job(run: RunDir) -> bool:
+    """Whether a run was last trained by the SLURM job that this process belongs to, before it was requeued."""
+    job = _job(slurm_ids())
+    return bool(job) and was_requeued() and _job(read_status(run.status).get("slurm")) == job
 
 
 def find_same_name(outputs: Path, name: str) -> Unfinished | None:

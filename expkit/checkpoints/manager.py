@@ -6,7 +6,7 @@ import contextlib
 import logging
 import operator
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -156,6 +156,7 @@ class CheckpointManager:
             UserError: `step` is no step, or a name in `extra` is one of the checkpoint's own.
         """
         step = _whole_number("step", step, at_least=0)
+        _check_metrics(extra.get("metrics"))
         state = collect_state(step, model, optimizer, loss_history, config, {"time": time.time()} | extra)
         return self._writer.write(step, state, is_best, verify)
 
@@ -165,7 +166,7 @@ class CheckpointManager:
         return self.saved_step
 
     def abandon(self) -> None:
-        """Do not wait for the save in flight, not even at the end of the process: for who must leave at once."""
+        """Give up the save in flight, and do not wait for it: for who must leave at once. The one before stays."""
         self._writer.abandon()
 
     @property
@@ -321,6 +322,14 @@ def _problem(path: Path) -> str | None:
         return checkpoint_error(path)
     except OSError as error:
         return f"it cannot be read ({error.strerror or error})"
+
+
+def _check_metrics(metrics: Any) -> None:
+    if metrics is None:
+        return
+    right = isinstance(metrics, Mapping) and all(type(value) in (int, float) for value in metrics.values())
+    if not right:
+        raise UserError(f"metrics={metrics!r}: it must be names and numbers, by which checkpoints are compared")
 
 
 def _whole_number(name: str, value: Any, at_least: int) -> int:

@@ -50,7 +50,16 @@ class Staging:
                 event.synchronize()
 
         self._storages = {}
+        self._drop_unused()
         return copied, wait
+
+    def _drop_unused(self) -> None:
+        """Forget buffers of sizes that this state does not have: batches of ever other lengths would pile up."""
+        for key, unused in self._free.items():
+            kept = [buffer for buffer in self._buffers[key] if all(buffer is not other for other in unused)]
+            self._buffers[key] = kept
+        self._buffers = {key: buffers for key, buffers in self._buffers.items() if buffers}
+        self._free = {}
 
     @property
     def size(self) -> int:

@@ -37,6 +37,9 @@ _LOCAL_HEADER = struct.Struct("<4sHHHHHIIIHH")
 _DATA_DESCRIPTOR = struct.Struct("<4sII")
 _REPEATED_BEHIND = 1 << 3
 
+#: Bytes that are written before anybody asks again whether to give up.
+_CHUNK = 1 << 24
+
 _NAME = re.compile(r"checkpoint_step_(0|[1-9]\d*)\.pt")
 
 
@@ -47,7 +50,11 @@ def step_of(path: Path) -> int | None:
 
 
 def write_checkpoint(
-    path: Path, state: Mapping[str, Any], verify: bool = True, before_commit: Callable[[], None] | None = None
+    path: Path,
+    state: Mapping[str, Any],
+    verify: bool = True,
+    before_commit: Callable[[], None] | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> None:
     """Write `state` to `path` atomically and durably.
 
@@ -57,12 +64,13 @@ def write_checkpoint(
         verify: read it back before it gets its name; what reads back wrong never gets it. Without, only its size is
             looked at.
         before_commit: called before it gets its name.
+        cancelled: asked now and then whether to give up.
 
     Raises:
-        OSError: the disk is full or broken. What was at `path` before is still there.
+        OSError: it was cancelled (ECANCELED), or the disk is full or broken. What was at `path` before is still there.
     """
     with atomic_writer(path) as file, _checksums():
-        output = _Output(file)
+        output = _Output(file, cancelled)
         _save(state, output)
         file.flush()
         written = Path(file.name)
@@ -179,18 +187,21 @@ def _checksums() -> Iterator[None]:
 class _Output:
     """A file that remembers what went wrong when it was written."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(self, file: BinaryIO, cancelled: Callable[[], bool]) -> None:
+        self._file, self._cancelled = file, cancelled
         self.error: OSError | None = None
         self.size = 0
 
     def write(self, data: memoryview) -> int:
-        self.size += len(data)
         try:
-            return self._file.write(data)
+            for start in range(0, len(data), _CHUNK):
+                if self._cancelled():
+                    raise OSError(errno.ECANCELED, "given up")
+                self.size += self._file.write(data[start : start + _CHUNK])
         except OSError as error:
             self.error = error
             raise
+        return len(data)
 
     def flush(self) -> None:
         self._file.flush()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from expkit.checkpoints.background import Background
 from expkit.checkpoints.folder import BEST_MARK, CheckpointFolder
 from expkit.checkpoints.staging import Staging, fits_in_memory, state_bytes
 from expkit.checkpoints.storage import checkpoint_size, write_checkpoint
+from expkit.errors import describe
 from expkit.files import free_gb, remove_stale_temporaries
 
 __all__ = ["CheckpointWriter"]
@@ -49,6 +51,7 @@ class CheckpointWriter:
         self._staging = Staging()
         self._background = Background("expkit checkpoint")
         self._said_memory = False
+        self._abandoned = threading.Event()
 
     def write(self, step: int, state: dict[str, Any], is_best: bool, verify: bool | None = None) -> Path | None:
         """Write `state`. Return its path, or None if that failed; in a thread, the path to be."""
@@ -56,9 +59,10 @@ class CheckpointWriter:
         if verify is None:
             verify = self._count % self._verify_every == 0
         self._count += 1
-        if not self._async or not self._fits(state):
+        staged = self._copy(state) if self._async else None
+        if staged is None:
             return self._write(step, state, is_best, verify)
-        copied, ready = self._staging.copy(state)
+        copied, ready = staged
         self._background.submit(lambda: self._write_beside(step, copied, is_best, verify, ready))
         return self._folder.file(step)
 
@@ -67,17 +71,23 @@ class CheckpointWriter:
         self._background.wait()
 
     def abandon(self) -> None:
-        """Let the one that is being written be: it is not waited for. It gets its name only if it is complete."""
+        """Give up the one that is being written, and do not wait until it has stopped."""
+        self._abandoned.set()
         self._background.abandon()
+        self._abandoned, self._staging = threading.Event(), Staging()  # the thread has the old ones still
 
-    def _fits(self, state: Mapping[str, Any]) -> bool:
-        """Whether a copy of `state` fits into memory beside it; buffers of earlier copies are there already."""
-        missing = state_bytes(state) - self._staging.size
-        fits = missing <= 0 or fits_in_memory(missing)
-        if not fits and not self._said_memory:
+    def _copy(self, state: dict[str, Any]) -> tuple[dict[str, Any], Callable[[], None]] | None:
+        """Return a copy of `state`, and what to call before it is read; None if there is no memory for it."""
+        missing = state_bytes(state) - self._staging.size  # buffers of earlier copies are there already
+        if missing <= 0 or fits_in_memory(missing):
+            try:
+                return self._staging.copy(state)
+            except (MemoryError, RuntimeError):  # how torch says that an allocation, pinned or not, has failed
+                self._staging = Staging()
+        if not self._said_memory:
             self._said_memory = True
             logger.warning("training waits for each checkpoint: there is no memory for a copy of %s bytes", missing)
-        return fits
+        return None
 
     def _write_beside(
         self, step: int, state: dict[str, Any], is_best: bool, verify: bool, ready: Callable[[], None]
@@ -90,16 +100,17 @@ class CheckpointWriter:
             logger.error("checkpoint of step %d not saved (%s: %s)", step, type(error).__name__, error)
 
     def _write(self, step: int, state: dict[str, Any], is_best: bool, verify: bool) -> Path | None:
-        folder, path = self._folder, self._folder.file(step)
+        folder, path, abandoned = self._folder, self._folder.file(step), self._abandoned
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
             remove_stale_temporaries(folder.path, prefix="checkpoint_")
             # The best that is saved once more (at the end, say) is the best still.
             if is_best or path == folder.best():
                 state[BEST_MARK] = True
-            write_checkpoint(path, state, verify, self.before_commit)
-            folder.wrote(path, state, verify)
+            write_checkpoint(path, state, verify, self.before_commit, abandoned.is_set)
         except OSError as error:
+            if abandoned.is_set():
+                return None
             logger.warning(
                 "checkpoint of step %d not saved (%s): %s bytes needed, %s bytes free in %s. The older ones "
                 "are kept, training goes on, and the next save tries again",
@@ -113,9 +124,10 @@ class CheckpointWriter:
             return None
         self.saved_step, self.failed_step = step, None
         try:
+            folder.wrote(path, state, verify)
             self._tidy(step)
-        except OSError as error:
-            logger.warning("the checkpoint folder %s cannot be tidied up: %s", folder.path, error)
+        except Exception as error:  # noqa: BLE001 - policies of a user's own may fail; the checkpoint is there
+            logger.warning("the checkpoint folder %s cannot be tidied up: %s", folder.path, describe(error))
         return path
 
 

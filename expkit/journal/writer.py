@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from expkit.troubles import WriteTrouble
 __all__ = ["Journal", "cut_journal", "cut_needs"]
 
 log = logging.getLogger("expkit")
+
+#: All journals of this process, so that a forked one, a loading process say, begins with locks that nobody holds.
+_journals: weakref.WeakSet[Journal] = weakref.WeakSet()
 
 #: Bytes that may wait in memory for a disk.
 _MAX_PENDING = 1 << 26
@@ -59,6 +63,7 @@ class Journal:
         self._inode: _Inode | None = None
         self._is_new = False
         self._closed = False
+        _journals.add(self)
         if must_open:
             self._descriptor = self._open()
 
@@ -212,6 +217,16 @@ class Journal:
             os.close(descriptor)
             raise
         return descriptor
+
+
+def _after_fork() -> None:
+    for journal in _journals:
+        journal._lock = threading.RLock()
+        journal._pending.clear()  # the parent writes them
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def cut_journal(path: Path | str, step: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -142,6 +143,28 @@ def test_a_schedule_chosen_now_goes_on_from_the_step_reached(train: Train, outpu
     middle = rates[rates.index(next(rate for rate in rates if rate < 0.003))]
     assert 0.0014 < middle < 0.0016, "half way through the whole run, not at its start"
     assert rates[-1] < 0.0001
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [(("optimizer.lr=0.05",), 0.05), (("scheduler=cosine", "scheduler.warmup=0"), None)],
+    ids=["lr", "scheduler"],
+)
+def test_what_was_typed_on_a_resume_that_was_killed_before_it_saved_counts_on_the_next(
+    train: Train, outputs: Path, tmp_path: Path, typed: tuple[str, ...], expected: float | None
+) -> None:
+    arguments = (*EXACT, "trainer.max_epochs=60", "trainer.log_interval=1")
+    train(*arguments, "trainer.max_steps=20", "run.id=stopped")
+    longer = (*typed, "trainer.max_steps=30", "checkpoint.save_interval=100000", "trainer.eval_interval=100000")
+    shutil.copytree(outputs / "stopped", outputs / "once")
+    train("resume=once", *longer)
+    start_and_signal(outputs, tmp_path, 25, signal.SIGKILL, "resume=stopped", *longer)
+    done = train("resume=stopped", *longer)
+    assert "resumed at step 20" in done.stderr
+    assert "changed: " in done.stderr
+    rates = [entry["learning_rate"] for entry in read_journal(outputs / "stopped" / "logs" / "metrics.jsonl")][20:]
+    assert rates == [entry["learning_rate"] for entry in read_journal(outputs / "once" / "logs" / "metrics.jsonl")][20:]
+    assert expected is None or set(rates) == {expected}
 
 
 def test_one_of_the_checkpoints_can_be_chosen(train: Train, outputs: Path) -> None:

@@ -155,3 +155,18 @@ def test_which_batches_become_a_probe(update: tuple[nn.Module, Update], batch: A
     inputs = probe["batch"]["x"] if isinstance(batch, dict) else probe["batch"][0]
     assert len(inputs) == samples
     assert torch.equal(probe_loss(_Sum(), model, step, probe["batch"]), probe["loss"])
+
+
+def test_a_probe_leaves_buffers_as_they_are(update: tuple[nn.Module, Update]) -> None:
+    class Counting(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(4, 1)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            self.calls = self.calls + 1
+            return super().forward(inputs)
+
+    model = Counting()
+    assert make_probe(_Sum(), model, update[1], (torch.ones(8, 4),)) is not None
+    assert model.calls == 0

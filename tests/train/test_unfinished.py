@@ -180,6 +180,32 @@ def test_a_requeued_slurm_job_goes_on_with_its_own_run_unless_told_otherwise(
     assert len(list(outputs.iterdir())) == 2
 
 
+def test_a_requeued_slurm_job_that_names_a_checkpoint_goes_back_to_it_only_once(
+    train: Train, outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(*SMALL, "checkpoint.save_interval=2", "checkpoint.keep_last_n=9")
+    (run,) = outputs.iterdir()
+    older = f"resume={run / 'checkpoints' / 'checkpoint_step_4.pt'}"
+    monkeypatch.setenv("SLURM_JOB_ID", "8")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+    assert "resumed at step 4" in train(older).stderr
+    say_stopped(run, slurm={"job_id": "8"})
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    again = train(older)
+    assert "this SLURM job has gone on from step 4 before: it takes the newest checkpoint now" in again.stderr
+    assert "resumed at step 6" in again.stderr
+
+
+def test_auto_knows_the_command_line_that_started_a_run_after_it_was_resumed_with_another(
+    train: Train, outputs: Path
+) -> None:
+    train(*SMALL)
+    (run,) = outputs.iterdir()
+    train(f"resume={run}", "trainer.max_steps=8")
+    say_stopped(run)
+    assert "resumed at step 8" in train(*SMALL, "resume=auto").stderr
+
+
 def test_auto_may_stand_in_a_configuration_file(train: Train, outputs: Path, tmp_path: Path) -> None:
     preset = tmp_path / "mine" / "experiment" / "preset.yaml"
     preset.parent.mkdir(parents=True)

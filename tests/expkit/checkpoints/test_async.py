@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch import nn
 
-from expkit.checkpoints import CheckpointManager
+from expkit.checkpoints import CheckpointManager, KeepPolicy
 from expkit.checkpoints import writer as writer_module
 from expkit.checkpoints.staging import Staging, state_bytes
+from expkit.errors import UserError
 from tests.faults.injector import FaultInjector
 from tests.faults.test_checkpoint_faults import assert_holds, state_of
 
@@ -116,7 +117,7 @@ import time, torch
 from expkit import CheckpointManager
 from expkit.checkpoints import writer
 real = writer.write_checkpoint
-writer.write_checkpoint = lambda *arguments: (time.sleep(1), real(*arguments))
+writer.write_checkpoint = lambda *arguments: (time.sleep(0.5), real(*arguments))
 model = torch.nn.Linear(200, 200)
 manager = CheckpointManager({str(tmp_path)!r}, async_save=True)
 manager.save_checkpoint(1, model, torch.optim.SGD(model.parameters(), lr=0.1), [], {{}})
@@ -125,6 +126,64 @@ manager.save_checkpoint(1, model, torch.optim.SGD(model.parameters(), lr=0.1), [
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
     saved = CheckpointManager(tmp_path).load_latest_checkpoint()
     assert saved is None if "abandon" in then else saved["step"] == 1
+
+
+@pytest.mark.parametrize("delay", [0.05, 0.2, 0.4])
+def test_who_leaves_at_once_in_the_midst_of_writing_leaves_cleanly(tmp_path, delay):
+    """The interpreter ends threads wherever they are: within torch's own code that would abort the process."""
+    code = f"""
+import sys, time, torch
+from expkit import CheckpointManager
+model = torch.nn.Linear(10_000, 8_000)
+manager = CheckpointManager({str(tmp_path)!r}, async_save=True)
+manager.save_checkpoint(1, model, torch.optim.SGD(model.parameters(), lr=0.1), [], {{}})
+time.sleep({delay})
+manager.abandon()
+sys.exit(130)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (130, "")
+    saved = CheckpointManager(tmp_path).load_latest_checkpoint()
+    assert saved is None or saved["step"] == 1
+
+
+def test_a_copy_for_which_memory_cannot_be_had_after_all_is_not_made(tmp_path, monkeypatch, caplog):
+    def refuse(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(Staging, "copy", refuse)
+    manager = CheckpointManager(tmp_path, async_save=True)
+    for step in (1, 2):
+        assert manager.save_checkpoint(step, *state_of(step), [float(step)], {}).exists()
+    assert caplog.text.count("there is no memory for a copy") == 1
+
+
+def test_buffers_of_sizes_that_no_longer_come_are_let_go():
+    staging = Staging()
+    for size in range(1, 50):
+        state = {"weight": torch.ones(100), "batch": torch.ones(size)}
+        staging.copy(state)
+        assert staging.size == state_bytes(state)
+
+
+@pytest.mark.parametrize("async_save", [False, True])
+def test_a_policy_that_fails_costs_no_checkpoint(tmp_path, caplog, async_save):
+    class Broken(KeepPolicy):
+        def keep(self, saved):
+            raise RuntimeError("no idea")
+
+    manager = CheckpointManager(tmp_path, keep_last_n=1, keep=Broken(), async_save=async_save)
+    for step in (1, 2):
+        manager.save_checkpoint(step, *state_of(step), [float(step)], {})
+    assert (manager.wait(), manager.failed_step) == (2, None)
+    assert "cannot be tidied up: RuntimeError: no idea" in caplog.text
+
+
+@pytest.mark.parametrize("metrics", [{"val_loss": None}, {"val_loss": "low"}, [0.3], {"val_loss": torch.ones(1)}])
+def test_metrics_are_numbers(tmp_path, metrics):
+    with pytest.raises(UserError, match="it must be names and numbers"):
+        CheckpointManager(tmp_path).save_checkpoint(1, *state_of(1), [], {}, metrics=metrics)
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_the_copy_is_equal_shares_memory_where_the_state_does_and_is_made_into_the_same_buffers():

@@ -375,3 +375,26 @@ def test_a_hundred_thousand_records(path: Path, capsys: pytest.CaptureFixture[st
     end = time.perf_counter()
     with capsys.disabled():
         print(f"\njournal: {count / (middle - began):,.0f} records/s written, {count / (end - middle):,.0f} read")
+
+
+def test_a_forked_process_finds_the_lock_free_and_does_not_write_the_lines_of_its_parent(path: Path) -> None:
+    """A loading process that is forked while another thread writes slowly."""
+    with Journal(path) as journal:
+        journal.write(make_record(1, {"loss": 1.0}), flush=False)
+        held, release = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with journal._lock:
+                held.set()
+                release.wait(30)
+
+        threading.Thread(target=hold).start()
+        assert held.wait(30)
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(10)  # ends it if it waits for the lock
+            journal.write(make_record(2, {"loss": 2.0}))
+            os._exit(0)
+        release.set()
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert sorted(entry["step"] for entry in read_journal(path)) == [1, 2]
