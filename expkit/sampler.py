@@ -138,6 +138,9 @@ class ResumableSampler(Sampler[int]):
         Raises:
             ResumeError: the data set had another number of samples.
         """
+        missing = {"seed", "epoch", "consumed", "length"} - state.keys()
+        if missing:
+            raise ResumeError(f"this is no state of a ResumableSampler: it lacks {', '.join(sorted(missing))}")
         if state["length"] != self.length:
             raise ResumeError(
                 f"the data set has {self.length} samples, and had {state['length']} when this place was saved: "

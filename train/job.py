@@ -246,6 +246,8 @@ class _Job:
         stack.callback(journal.close)
         events = EventLog(files.events, parts.detectors, parts.trackers.alert)
         stack.callback(events.close)
+        if self.manager is not None:
+            self.report.troubles["checkpoints"] = self.manager.trouble
         self.report.troubles |= {"logs/metrics.jsonl": journal.trouble, "logs/events.jsonl": events.trouble}
         self.recorder.connect(
             journal.write,

@@ -213,7 +213,7 @@ class Report:
         for name, trouble in self.troubles.items():
             found_trouble = trouble()
             waiting = found_trouble.get("waiting", 0)
-            if found_trouble.get("failing"):
+            if found_trouble.get("failing") and name != "checkpoints":
                 what = f"the last {waiting} line(s) of {name}" if waiting else name
                 missing.append(f"{what} could not be written ({found_trouble['last_error']})")
         return "; ".join(missing)

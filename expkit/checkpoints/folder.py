@@ -70,9 +70,15 @@ class CheckpointFolder:
         found = {step: path for path in self.path.iterdir() if (step := step_of(path)) is not None}
         return dict(sorted(found.items(), reverse=True))
 
-    def best(self) -> Path | None:
-        """Return the newest checkpoint that is marked as the best."""
-        return next((path for path in self.files().values() if (label := self.label(path)) and label.is_best), None)
+    def best(self, monitor: tuple[str, str] | None = None) -> Path | None:
+        """Return the newest checkpoint that is marked as the best; without a mark, that of the best score, if any."""
+        files = self.files()
+        for path in files.values():
+            if (label := self.label(path)) is not None and label.is_best:
+                return path
+        saved = [each for step, path in files.items() if (each := self._saved(step, path, monitor)) is not None]
+        scored = [(each.score, each.step) for each in saved if each.score is not None]
+        return files[min(scored)[1]] if scored else None
 
     def label(self, path: Path) -> Label | None:
         """Return what a checkpoint says of itself, without reading its tensors; None for one that is damaged."""
@@ -130,7 +136,7 @@ class CheckpointFolder:
                 f"{self.path} holds checkpoints of later steps than {step} (up to {max(later)}), probably of "
                 "an earlier training: they are left alone, but a resume would take them; move them away",
             )
-        best = self.best()
+        best = self.best(monitor)
         self._link("checkpoint_latest.pt", self.file(step))
         if best is not None:
             self._link("checkpoint_best.pt", best)

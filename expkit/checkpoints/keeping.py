@@ -163,6 +163,9 @@ def keep_also(
     Raises:
         UserError: (a ValueError) a number cannot be used, or one of `also` is no policy.
     """
+    for name, number, interval in (("steps", every_steps_n, every_steps), ("hours", every_hours_n, every_hours)):
+        if number is not None and interval is None:
+            raise UserError(f"every_{name}_n={number} has no effect without every_{name}")
     for policy in also:
         if not callable(getattr(policy, "keep", None)):
             raise UserError(f"also: a {type(policy).__name__} is no policy: it has no method keep(saved)")

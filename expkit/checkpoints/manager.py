@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import operator
 import time
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from expkit.checkpoints.folder import CheckpointFolder
 from expkit.checkpoints.keeping import KeepPolicy, keep_also
+from expkit.checkpoints.listing import CheckpointInfo, list_folder, problem_of
 from expkit.checkpoints.saving import AnyOf, EverySteps, Moment, SavePolicy, save_when
 from expkit.checkpoints.state import collect_state, load_model_state
 from expkit.checkpoints.storage import checkpoint_error, read_checkpoint
@@ -28,20 +27,6 @@ from expkit.timelimit import TimeLimit, duration
 __all__ = ["CheckpointInfo", "CheckpointManager"]
 
 logger = logging.getLogger("expkit")
-
-
-class CheckpointInfo(TypedDict):
-    """What `list_checkpoints` says of one: `size_mb` in MB of 1024^2 bytes, `modified` as local time."""
-
-    step: int
-    path: Path
-    size_mb: float
-    modified: str
-    valid: bool
-    problem: str | None
-    reason: str
-    metrics: dict[str, float]
-    is_best: bool
 
 
 class CheckpointManager:
@@ -84,6 +69,15 @@ class CheckpointManager:
         self.save_interval = save_interval
         self.keep_last_n = _whole_number("keep_last_n", keep_last_n, at_least=1)
         self.keep = keep if keep is not None else keep_also()
+        for name, policy, method in (("save", self.save, "reason"), ("keep", self.keep, "keep")):
+            if not callable(getattr(policy, method, None)):
+                raise UserError(
+                    f"{name}={policy!r} is no policy: give {name}_when(...)".replace("keep_when", "keep_also")
+                )
+        if async_save not in (True, False, "auto"):
+            raise UserError(f"async_save={async_save!r}: choose True, False or 'auto'")
+        if not loss_tolerance > 0:
+            raise UserError(f"loss_tolerance={loss_tolerance}: it must be more than 0")
         if mode not in ("min", "max", "auto"):
             raise UserError(f"mode={mode}: choose min, max or auto")
         self.monitor, self.loss_tolerance = str(monitor), loss_tolerance
@@ -179,6 +173,13 @@ class CheckpointManager:
         """The step of the newest checkpoint, if it could not be saved, or None."""
         return self._writer.failed_step
 
+    def trouble(self) -> dict[str, Any]:
+        """Return how many saves failed, why the last of these did, and whether the newest did; {} without a failure."""
+        if not self._writer.failures:
+            return {}
+        failing = self.failed_step is not None
+        return {"failures": self._writer.failures, "last_error": self._writer.last_error, "failing": failing}
+
     def before_commit(self, work: Callable[[], None]) -> None:
         """Do `work` before each checkpoint gets its name, in the thread that writes.
 
@@ -257,7 +258,7 @@ class CheckpointManager:
 
     def verify_checkpoint(self, path: Path | str) -> bool:
         """Whether the file at `path` is a valid checkpoint; if not, the reason is logged."""
-        problem = _problem(Path(path))
+        problem = problem_of(Path(path))
         if problem is not None:
             logger.warning("%s is no valid checkpoint: %s", path, problem)
         return problem is None
@@ -265,34 +266,15 @@ class CheckpointManager:
     def list_checkpoints(self) -> list[CheckpointInfo]:
         """Return what is known of each checkpoint, oldest step first; each is read whole, to verify it."""
         self.wait()
-        listing: list[CheckpointInfo] = []
-        for step, path in reversed(self._folder.files().items()):
-            with contextlib.suppress(FileNotFoundError):  # a training process may delete old ones meanwhile
-                stat = path.stat()
-                problem = _problem(path)
-                label = self._folder.label(path) if problem is None else None
-                listing.append(
-                    {
-                        "step": step,
-                        "path": path,
-                        "size_mb": stat.st_size / 1024**2,
-                        "modified": f"{datetime.fromtimestamp(stat.st_mtime):%Y-%m-%d %H:%M:%S}",
-                        "valid": problem is None,
-                        "problem": problem,
-                        "reason": label.reason if label is not None else "",
-                        "metrics": dict(label.metrics or {}) if label is not None else {},
-                        "is_best": label is not None and label.is_best,
-                    }
-                )
-        return listing
+        return list_folder(self._folder)
 
     def latest_path(self) -> Path | None:
         """Return the path of the newest valid checkpoint."""
-        return next((path for path in self._folder.files().values() if _problem(path) is None), None)
+        return next((path for path in self._folder.files().values() if problem_of(path) is None), None)
 
     def best_path(self) -> Path | None:
-        """Return the path of the newest checkpoint that was saved with `is_best`."""
-        return self._folder.best()
+        """Return the newest checkpoint that was saved with `is_best`; if there is none, the best by `monitor`."""
+        return self._folder.best((self.monitor, self.mode))
 
     def _tidy(self, step: int) -> None:
         self._folder.tidy(step, self.keep_last_n, self._protected, self.keep, (self.monitor, self.mode))
@@ -315,13 +297,6 @@ class CheckpointManager:
             aside.name,
         )
         return None
-
-
-def _problem(path: Path) -> str | None:
-    try:
-        return checkpoint_error(path)
-    except OSError as error:
-        return f"it cannot be read ({error.strerror or error})"
 
 
 def _check_metrics(metrics: Any) -> None:

@@ -186,6 +186,12 @@ def save_when(
     Raises:
         UserError: (a ValueError) an interval is not positive, or one of `also` is no policy.
     """
+    if every_minutes is not None:
+        _check_interval("every_minutes", every_minutes)
+    if every_epochs is not None:
+        _check_interval("every_epochs", every_epochs)
+    for step in at_steps:
+        _check_interval("at_steps", step)
     policies: list[SavePolicy] = [
         *([EveryMinutes(every_minutes)] if every_minutes is not None else ()),
         *([EveryEpochs(every_epochs)] if every_epochs is not None else ()),

@@ -33,6 +33,8 @@ class CheckpointWriter:
         before_commit: called before a file gets its name, in the thread that writes.
         saved_step: of the newest one that was committed, or None.
         failed_step: of the newest one, if it could not be written, or None.
+        failures: how many could not be written.
+        last_error: why the last of these could not.
     """
 
     def __init__(
@@ -45,6 +47,8 @@ class CheckpointWriter:
         self.before_commit: Callable[[], None] | None = None
         self.saved_step: int | None = None
         self.failed_step: int | None = None
+        self.failures = 0
+        self.last_error = ""
         self._folder, self._tidy = folder, tidy
         self._verify_every, self._async = verify_every, bool(async_save)
         self._count = 0
@@ -97,11 +101,15 @@ class CheckpointWriter:
             self._write(step, state, is_best, verify)
         except Exception as error:  # noqa: BLE001 - it has no caller who would hear of it
             self.failed_step = step
-            logger.error("checkpoint of step %d not saved (%s: %s)", step, type(error).__name__, error)
+            self.failures += 1
+            self.last_error = describe(error)
+            logger.error("checkpoint of step %d not saved (%s)", step, self.last_error)
 
     def _write(self, step: int, state: dict[str, Any], is_best: bool, verify: bool) -> Path | None:
         folder, path, abandoned = self._folder, self._folder.file(step), self._abandoned
         try:
+            if self.saved_step is not None and not folder.path.is_dir():
+                logger.warning("%s is gone, and the checkpoints in it: it is made anew", folder.path)
             folder.path.mkdir(parents=True, exist_ok=True)
             remove_stale_temporaries(folder.path, prefix="checkpoint_")
             # The best that is saved once more (at the end, say) is the best still.
@@ -109,19 +117,11 @@ class CheckpointWriter:
                 state[BEST_MARK] = True
             write_checkpoint(path, state, verify, self.before_commit, abandoned.is_set)
         except OSError as error:
-            if abandoned.is_set():
-                return None
-            logger.warning(
-                "checkpoint of step %d not saved (%s): %s bytes needed, %s bytes free in %s. The older ones "
-                "are kept, training goes on, and the next save tries again",
-                step,
-                error,
-                f"{checkpoint_size(state):,}",
-                _free_bytes(folder.path),
-                folder.path,
-            )
-            self.failed_step = step
+            if not abandoned.is_set():
+                self._failed(step, state, error)
             return None
+        if self.failed_step is not None:
+            logger.warning("checkpoint of step %d saved: %s can be written again", step, folder.path)
         self.saved_step, self.failed_step = step, None
         try:
             folder.wrote(path, state, verify)
@@ -129,6 +129,22 @@ class CheckpointWriter:
         except Exception as error:  # noqa: BLE001 - policies of a user's own may fail; the checkpoint is there
             logger.warning("the checkpoint folder %s cannot be tidied up: %s", folder.path, describe(error))
         return path
+
+    def _failed(self, step: int, state: dict[str, Any], error: OSError) -> None:
+        """Count a failure; say it, unless the one before failed too."""
+        first, self.failed_step = self.failed_step is None, step
+        self.failures += 1
+        self.last_error = error.strerror or str(error)
+        if first:
+            logger.warning(
+                "checkpoint of step %d not saved (%s): %s bytes needed, %s bytes free in %s. The older ones "
+                "are kept, training goes on, and the next save tries again",
+                step,
+                error,
+                f"{checkpoint_size(state):,}",
+                _free_bytes(self._folder.path),
+                self._folder.path,
+            )
 
 
 def _free_bytes(folder: Path) -> str:

@@ -92,7 +92,8 @@ def _refuse_shadow(name: str, module: str) -> None:
 
 def _help() -> str:
     names = sorted({*_COMMANDS, *_entries()})
-    lines = [f"  {name:<12} {_summary(name)}" for name in names]
+    width = max(map(len, names))
+    lines = [f"  {name:<{width}}  {_summary(name)}" for name in names]
     return "\n".join(
         [
             "usage: expkit COMMAND ...",

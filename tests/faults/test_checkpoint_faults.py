@@ -311,3 +311,25 @@ def test_the_injector_kills_where_it_is_told_to(tmp_path):
 
     assert run_in_child(work) == -signal.SIGKILL
     assert [file.name for file in tmp_path.iterdir()] == ["first"]
+
+
+def test_a_disk_that_refuses_for_a_time_is_said_once_and_once_more_when_it_takes_them_again(tmp_path, caplog):
+    manager = CheckpointManager(tmp_path)
+    assert manager.save_checkpoint(1, *state_of(1), [1.0], {}) is not None
+    with FaultInjector(tmp_path, 0, errno.ENOSPC, lasting=True):
+        assert [manager.save_checkpoint(step, *state_of(step), [], {}) for step in (2, 3, 4)] == [None] * 3
+    assert manager.trouble() == {"failures": 3, "last_error": "No space left on device", "failing": True}
+    assert manager.save_checkpoint(5, *state_of(5), [5.0], {}) is not None
+    said = [record.message for record in caplog.records]
+    assert len(said) == 2
+    assert said[0].startswith("checkpoint of step 2 not saved")
+    assert said[1] == f"checkpoint of step 5 saved: {tmp_path / 'checkpoints'} can be written again"
+    assert manager.trouble()["failing"] is False
+
+
+def test_checkpoints_that_are_deleted_meanwhile_are_missed(tmp_path, caplog):
+    manager = CheckpointManager(tmp_path)
+    assert manager.save_checkpoint(1, *state_of(1), [1.0], {}) is not None
+    shutil.rmtree(tmp_path / "checkpoints")
+    assert manager.save_checkpoint(2, *state_of(2), [2.0], {}) is not None
+    assert f"{tmp_path / 'checkpoints'} is gone, and the checkpoints in it: it is made anew" in caplog.text

@@ -102,6 +102,16 @@ def test_the_best_are_known_again_by_another_process(tmp_path):
     assert listed["metrics"] == {"val_accuracy": 0.8}
 
 
+def test_without_a_mark_the_best_is_that_of_the_best_metric(tmp_path):
+    manager = CheckpointManager(tmp_path, keep_last_n=1)
+    for step, loss in enumerate([0.5, 0.2, 0.4], start=1):
+        save(manager, step, metrics={"val_loss": loss})
+    assert manager.best_path() == tmp_path / "checkpoints" / "checkpoint_step_2.pt"
+    assert (tmp_path / "checkpoints" / "checkpoint_best.pt").resolve() == manager.best_path()
+    save(manager, 4, is_best=True)
+    assert manager.best_path() == tmp_path / "checkpoints" / "checkpoint_step_4.pt"
+
+
 def test_the_newest_that_was_read_back_stays_until_a_newer_one_was(tmp_path):
     manager = CheckpointManager(tmp_path, keep_last_n=1, verify_every=3)
     seen = []
@@ -154,6 +164,12 @@ def test_a_policy_of_ones_own(tmp_path):
         (lambda: EveryNSteps(1.5), "n=1.5"),
         (lambda: EveryNHours(0), "hours=0: it must be a number, more than 0"),
         (lambda: EveryNHours(1, 0), "newest=0"),
+        (lambda: keep_also(every_steps_n=2), "every_steps_n=2 has no effect without every_steps"),
+        (lambda: keep_also(every_hours_n=2), "every_hours_n=2 has no effect without every_hours"),
+        (lambda: CheckpointManager("run", keep=3), "keep=3 is no policy: give keep_also"),
+        (lambda: CheckpointManager("run", save=3), "save=3 is no policy: give save_when"),
+        (lambda: CheckpointManager("run", async_save="maybe"), "async_save='maybe': choose True, False or 'auto'"),
+        (lambda: CheckpointManager("run", loss_tolerance=-1), "loss_tolerance=-1: it must be more than 0"),
         (lambda: keep_also(also=["all"]), "also: a str is no policy: it has no method keep"),
     ],
 )

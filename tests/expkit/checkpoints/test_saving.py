@@ -106,7 +106,7 @@ def test_a_policy_of_ones_own():
         (lambda: EveryMinutes(-1), "minutes=-1"),
         (lambda: EveryEpochs(True), "epochs=True"),
         (lambda: AtSteps([5, 0]), "a listed step=0"),
-        (lambda: save_when(every_minutes=0), "minutes=0"),
+        (lambda: save_when(every_minutes=0), "every_minutes=0"),
         (lambda: save_when(also=[3]), "also: a int is no policy: it has no method reason"),
     ],
 )
