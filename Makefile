@@ -15,10 +15,10 @@ train: $(VENV)/.installed  ## train the default task, or what ARGS says: make tr
 	@$(BIN)/python -m train $(ARGS)
 
 test: $(VENV)/.installed-dev  ## run the whole test suite, or TESTS=tests/train/test_resume.py
-	$(BIN)/python -m pytest -n auto $(TESTS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(TESTS)
 
-faults: $(VENV)/.installed-dev  ## the long tests of crashes, full disks and kills: about 20 minutes on 2 cores
-	$(BIN)/python -m pytest -n auto -m slow tests/faults
+faults: $(VENV)/.installed-dev  ## the long tests of crashes, full disks, kills and resumes: about an hour on 2 cores
+	$(BIN)/python -m pytest -n auto --dist worksteal -m slow
 
 lint: $(VENV)/.installed-dev  ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,7 +46,8 @@ def make_manager(parts: Parts, section: DictConfig, files: RunDir) -> Checkpoint
     try:
         manager: CheckpointManager = parts.checkpoints(experiment_dir=files.root, **options)
     except (TypeError, ValueError) as error:
-        raise UserError(f"checkpoint: {error}") from error
+        where = "checkpoint." if re.match(r"\w+=", str(error)) else "checkpoint: "
+        raise UserError(f"{where}{error}") from error
     monitored = manager.monitor.removeprefix("val_").removeprefix("train_")
     if section.get("mode") == "auto" and monitored in parts.task.higher_is_better:
         manager.mode = "max"

@@ -18,9 +18,8 @@ class Background:
     def __init__(self, name: str) -> None:
         self._name = name
         self._thread: threading.Thread | None = None
-        self._abandoned: threading.Thread | None = None
-        reference = weakref.WeakMethod(self._at_exit)
-        atexit.register(lambda: (end := reference()) and end())
+        reference = weakref.WeakMethod(self.wait)
+        atexit.register(lambda: (wait := reference()) and wait())
 
     def submit(self, work: Callable[[], object]) -> None:
         """Wait for the piece before, and start `work`, which must handle its own errors."""
@@ -41,14 +40,11 @@ class Background:
             self._thread = None
 
     def abandon(self) -> None:
-        """Wait no more, and at the end of the process for a moment only: somebody wants to leave at once."""
-        self._abandoned, self._thread = self._thread, None
-
-    def _at_exit(self) -> None:
-        self.wait()
-        if self._abandoned is not None:
+        """Wait for a moment, in which work that has been told to give up does so, and never again."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
             # The interpreter ends its threads wherever they are, and within torch's own code that aborts the process.
-            self._abandoned.join(_MOMENT)
+            thread.join(_MOMENT)
 
     def _holding(self, work: Callable[[], object]) -> None:
         work()  # the bound method keeps this object, and with it the wait at the end, alive until the work is done

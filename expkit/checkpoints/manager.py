@@ -160,7 +160,7 @@ class CheckpointManager:
         return self.saved_step
 
     def abandon(self) -> None:
-        """Give up the save in flight, and do not wait for it: for who must leave at once. The one before stays."""
+        """Give up the save in flight: for who must leave at once. The one before stays."""
         self._writer.abandon()
 
     @property

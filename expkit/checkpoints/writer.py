@@ -75,7 +75,7 @@ class CheckpointWriter:
         self._background.wait()
 
     def abandon(self) -> None:
-        """Give up the one that is being written, and do not wait until it has stopped."""
+        """Give up the one that is being written; a disk that does not answer is waited for only for a moment."""
         self._abandoned.set()
         self._background.abandon()
         self._abandoned, self._staging = threading.Event(), Staging()  # the thread has the old ones still

@@ -57,8 +57,14 @@ def start_and_signal(outputs: Path, folder: Path, step: int, number: int, *argum
     return process.wait(timeout=60)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("step", [30, 69, 105])
+@pytest.mark.parametrize(
+    ("step", "workers"),
+    [
+        (69, 0),
+        (30, 2),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((30, 0), (105, 0), (69, 2), (105, 2))),
+    ],
+)
 def test_killed_in_mid_epoch_and_resumed_it_ends_bit_identical(
     train: Train, outputs: Path, tmp_path: Path, step: int, workers: int
 ) -> None:
@@ -86,7 +92,12 @@ def test_every_task_killed_in_mid_epoch_and_resumed_ends_bit_identical(
 
 
 @pytest.mark.parametrize(
-    ("number", "state"), [(signal.SIGTERM, "preempted"), (signal.SIGINT, "interrupted"), (signal.SIGUSR2, "preempted")]
+    ("number", "state"),
+    [
+        (signal.SIGTERM, "preempted"),
+        pytest.param(signal.SIGINT, "interrupted", marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR2, "preempted", marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_saves_and_the_rest_is_as_if_it_had_not_come(
     train: Train, outputs: Path, tmp_path: Path, number: int, state: str

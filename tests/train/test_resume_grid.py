@@ -172,7 +172,8 @@ class Runs:
         """Return the last checkpoint, without what differs by nature."""
         file = self.folder / run / "checkpoints" / f"checkpoint_step_{STEPS}.pt"
         state = torch.load(file, weights_only=True)
-        state["config"]["run"] = state["config"]["resume"] = state["sampler_state"]["elapsed"] = None
+        state["config"]["run"] = state["config"]["resume"] = state["sampler_state"]["elapsed"] = state["time"] = None
+        state["metrics"] = stable(state["metrics"])
         return dict(state)
 
     def journal(self, run: str) -> Path:

@@ -300,9 +300,9 @@ def test_retention_deletes_links_and_never_what_they_point_at(run: Path, tmp_pat
     manager = CheckpointManager(run, keep_last_n=1)
     model = torch.nn.Linear(1, 1)
     optimizer = torch.optim.SGD(model.parameters(), 1.0)
-    best = manager.best_path()
-    assert best is not None
-    shutil.copy(best, precious)
+    elsewhere = CheckpointManager(tmp_path / "elsewhere").save_checkpoint(5, model, optimizer, [], {})
+    assert elsewhere is not None
+    shutil.copy(elsewhere, precious)
     link = run / "checkpoints" / "checkpoint_step_5.pt"
     link.symlink_to(precious)
     folder = tmp_path / "precious"
