@@ -102,7 +102,9 @@ def faulty(verify: Callable[..., runs.Verdict], tmp_path: Path) -> Callable[...,
     return run
 
 
-@pytest.mark.parametrize("task", options("task"))
+@pytest.mark.parametrize(
+    "task", [task if task == "denoise" else pytest.param(task, marks=pytest.mark.slow) for task in options("task")]
+)
 def test_the_bundled_tasks_resume_exactly(verify: Callable[..., runs.Verdict], task: str) -> None:
     verdict = verify(*SMALL[task], "diagnostics=blob" if task == "denoise" else "diagnostics=[]")
     assert verdict.ok, describe(verdict)
@@ -200,6 +202,7 @@ def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_an_order_that_differs_from_process_to_process_is_found_by_real_processes(tmp_path: Path) -> None:
     (tmp_path / "conf" / "task").mkdir(parents=True)
     (tmp_path / "conf" / "task" / "mine.yaml").write_text("_target_: tests.train.faulty_tasks.SetOrderTask\n")

@@ -110,7 +110,7 @@ def test_without_memory_for_a_copy_training_waits_and_is_told_so_once(tmp_path, 
     assert "training waits for each checkpoint: there is no memory for a copy of 288 bytes" in record.message
 
 
-@pytest.mark.parametrize("then", ["", "del manager", "manager.abandon()"])
+@pytest.mark.parametrize("then", ["del manager", "manager.abandon()"])
 def test_the_end_of_the_process_waits_for_the_last_one_unless_it_is_abandoned(tmp_path, then):
     code = f"""
 import time, torch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,10 @@ def test_help_lists_every_command_with_one_line(arguments: list[str], capsys: py
     assert main(arguments) == 0
     said = capsys.readouterr().out
     assert said.startswith("usage: expkit COMMAND")
-    assert "  show         what a run was" in said
+    listed = [line for line in said.splitlines() if line.startswith("  ")]
+    assert any(re.match(r"  show +what a run was", line) for line in listed)
+    begins = {re.match(r"  \S+ +", line).end() for line in listed}  # type: ignore[union-attr]
+    assert len(begins) == 1, "what they do stands in one column"
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
