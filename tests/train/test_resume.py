@@ -317,8 +317,8 @@ def test_a_resume_that_is_refused_leaves_the_run_as_it_was(train: Train, outputs
 
 def test_of_two_resumes_at_once_one_is_refused(train_process: Train, outputs: Path, tmp_path: Path) -> None:
     train_process(*EXACT, "run.id=run", "trainer.max_epochs=1")
-    rarely = ("checkpoint.save_interval=100000", "diagnostics=[]")
-    command = train_command(outputs, "resume=run", "trainer.max_epochs=300", *rarely)
+    rarely = ("checkpoint.save_interval=100000", "checkpoint.save.on_best=false", "diagnostics=[]")
+    command = train_command(outputs, "resume=run", "trainer.max_epochs=150", *rarely)
     environment = train_environment(tmp_path)
     both = [
         subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)
