@@ -17,34 +17,36 @@ class Background:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._thread: threading.Thread | None = None
+        # Not the thread's own join: a Ctrl-C that interrupts it makes Python believe that the thread has ended.
+        self._done = threading.Event()
+        self._done.set()
         reference = weakref.WeakMethod(self.wait)
         atexit.register(lambda: (wait := reference()) and wait())
 
     def submit(self, work: Callable[[], object]) -> None:
         """Wait for the piece before, and start `work`, which must handle its own errors."""
         self.wait()
+        done = self._done = threading.Event()
         # A thread that is no daemon could not be abandoned: the interpreter would wait for it in any case.
-        thread = threading.Thread(target=self._holding, args=(work,), name=self._name, daemon=True)
+        thread = threading.Thread(target=self._run, args=(work, done), name=self._name, daemon=True)
         try:
             thread.start()
         except RuntimeError:  # the limit of threads, or the interpreter is on its way out
-            work()
-        else:
-            self._thread = thread
+            self._run(work, done)
 
     def wait(self) -> None:
         """Return once nothing is being done."""
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
-            self._thread = None
+        self._done.wait()
 
     def abandon(self) -> None:
         """Wait for a moment, in which work that has been told to give up does so, and never again."""
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            # The interpreter ends its threads wherever they are, and within torch's own code that aborts the process.
-            thread.join(_MOMENT)
+        # The interpreter ends its threads wherever they are, and within torch's own code that aborts the process.
+        self._done.wait(_MOMENT)
+        self._done = threading.Event()
+        self._done.set()
 
-    def _holding(self, work: Callable[[], object]) -> None:
-        work()  # the bound method keeps this object, and with it the wait at the end, alive until the work is done
+    def _run(self, work: Callable[[], object], done: threading.Event) -> None:
+        try:  # the bound method keeps this object, and with it the wait at the end, alive until the work is done
+            work()
+        finally:
+            done.set()

@@ -65,9 +65,10 @@ class CheckpointWriter:
         self._count += 1
         staged = self._copy(state) if self._async else None
         if staged is None:
-            return self._write(step, state, is_best, verify)
+            return self._write(step, state, is_best, verify, self._abandoned)
         copied, ready = staged
-        self._background.submit(lambda: self._write_beside(step, copied, is_best, verify, ready))
+        abandoned = self._abandoned
+        self._background.submit(lambda: self._write_beside(step, copied, is_best, verify, abandoned, ready))
         return self._folder.file(step)
 
     def wait(self) -> None:
@@ -94,19 +95,27 @@ class CheckpointWriter:
         return None
 
     def _write_beside(
-        self, step: int, state: dict[str, Any], is_best: bool, verify: bool, ready: Callable[[], None]
+        self,
+        step: int,
+        state: dict[str, Any],
+        is_best: bool,
+        verify: bool,
+        abandoned: threading.Event,
+        ready: Callable[[], None],
     ) -> None:
         try:
             ready()
-            self._write(step, state, is_best, verify)
+            self._write(step, state, is_best, verify, abandoned)
         except Exception as error:  # noqa: BLE001 - it has no caller who would hear of it
             self.failed_step = step
             self.failures += 1
             self.last_error = describe(error)
             logger.error("checkpoint of step %d not saved (%s)", step, self.last_error)
 
-    def _write(self, step: int, state: dict[str, Any], is_best: bool, verify: bool) -> Path | None:
-        folder, path, abandoned = self._folder, self._folder.file(step), self._abandoned
+    def _write(
+        self, step: int, state: dict[str, Any], is_best: bool, verify: bool, abandoned: threading.Event
+    ) -> Path | None:
+        folder, path = self._folder, self._folder.file(step)
         try:
             if self.saved_step is not None and not folder.path.is_dir():
                 logger.warning("%s is gone, and the checkpoints in it: it is made anew", folder.path)
