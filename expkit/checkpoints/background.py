@@ -17,7 +17,8 @@ class Background:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        # Not the thread's own join: a Ctrl-C that interrupts it makes Python believe that the thread has ended.
+        self._thread: threading.Thread | None = None
+        # A Ctrl-C that interrupts the thread's own join makes Python believe that it has ended: join comes after this.
         self._done = threading.Event()
         self._done.set()
         reference = weakref.WeakMethod(self.wait)
@@ -33,15 +34,21 @@ class Background:
             thread.start()
         except RuntimeError:  # the limit of threads, or the interpreter is on its way out
             self._run(work, done)
+        else:
+            self._thread = thread
 
     def wait(self) -> None:
         """Return once nothing is being done."""
         self._done.wait()
+        if self._thread is not None:
+            self._thread.join()  # it lets go of what it has held
 
     def abandon(self) -> None:
         """Wait for a moment, in which work that has been told to give up does so, and never again."""
         # The interpreter ends its threads wherever they are, and within torch's own code that aborts the process.
-        self._done.wait(_MOMENT)
+        if self._done.wait(_MOMENT):
+            self.wait()
+        self._thread = None
         self._done = threading.Event()
         self._done.set()
 
