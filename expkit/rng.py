@@ -55,7 +55,7 @@ def set_rng_state(state: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def fixed_seed(seed: int) -> Iterator[None]:
-    """Seed all generators for what is inside; afterwards they are as they were before."""
+    """Seed all generators for what is inside; afterwards those that `rng_state` knows are as they were before."""
     before = rng_state()
     random.seed(seed)
     np.random.seed(seed)

@@ -213,7 +213,7 @@ class Journal:
                 torn = stat.st_size and os.pread(descriptor, 1, stat.st_size - 1) != b"\n"
                 self._pending[:0] = (b"\n" if torn else b"") + self._torn
                 self._torn, self._inode, self._is_new = b"", _inode(stat), stat.st_size == 0
-        except BaseException:
+        except BaseException:  # whatever ends it, the descriptor is nobody's: it would stay open
             os.close(descriptor)
             raise
         return descriptor

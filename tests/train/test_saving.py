@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from expkit.checkpoints import CheckpointManager, read_checkpoint, write_checkpoint
+from expkit.checkpoints import CheckpointManager, Saved, read_checkpoint, write_checkpoint
 from expkit.journal import read_journal
 from tests.conftest import SMALL, Train
 from tests.train.helpers import CPU, same
@@ -70,6 +71,31 @@ def test_the_best_of_a_metric_of_which_a_high_value_is_good(train: Train, output
     assert results["best_checkpoint"] == f"checkpoints/checkpoint_step_{best}.pt"
     assert results["final_metrics"]["best_step"] == best
     assert (outputs / "run" / "checkpoints" / "checkpoint_best.pt").readlink() == Path(f"checkpoint_step_{best}.pt")
+
+
+def test_policies_of_ones_own_are_as_the_page_says(train: Train, outputs: Path, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text()
+    block = re.search(r"<!-- own policy: python -->\n```python\n# (\S+)\n(.*?)```", page, flags=re.DOTALL)
+    command = re.search(r"python -m train '(checkpoint\.save\.also=.*)'", page)
+    assert block is not None
+    assert command is not None
+    file = tmp_path / block[1]
+    file.parent.mkdir()
+    file.write_text(block[2])
+    keep = "checkpoint.keep.also=[{_target_: my_package.policies.Every1000th}]"
+    only = ("checkpoint.save.on_best=false", "checkpoint.keep_last_n=99")
+    train(*QUICK, *only, command[1].replace("below: 2.5", "below: 5"), keep, cwd=tmp_path)
+    losses = {
+        entry["step"]: entry["train_loss"]
+        for entry in read_journal(outputs / "run" / "logs" / "metrics.jsonl")
+        if "train_loss" in entry
+    }
+    low = {step: "low loss" for step, loss in losses.items() if loss < 5}
+    assert 1 < len(low) < len(losses)
+    assert saved(outputs / "run") == low | {92: "end, low loss"}
+    namespace: dict[str, Any] = {}
+    exec(block[2], namespace)
+    assert namespace["Every1000th"]().keep([Saved(2000), Saved(1500), Saved(1000)]) == {2000, 1000}
 
 
 def test_a_metric_that_does_not_exist_is_said_once(train: Train, outputs: Path) -> None:

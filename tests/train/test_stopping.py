@@ -135,6 +135,19 @@ def slow_saves(after: int) -> Callable[[], None]:
     return setup
 
 
+def never_ends(method: str, begun: Path) -> Callable[[], None]:
+    """Let a method of the task touch the file `begun`, and take longer than any test waits."""
+
+    def setup() -> None:
+        def wait(_: DenoiseTask) -> None:
+            begun.touch()
+            time.sleep(100)
+
+        setattr(DenoiseTask, method, wait)
+
+    return setup
+
+
 @pytest.mark.parametrize("saves", [0, 2])
 def test_the_second_ctrl_c_leaves_at_once_though_a_save_is_long(tmp_path: Path, saves: int) -> None:
     process = Forked(
@@ -161,15 +174,7 @@ def test_the_second_ctrl_c_leaves_at_once_though_a_save_is_long(tmp_path: Path, 
 
 
 def test_ctrl_c_twice_before_training_leaves_nothing(tmp_path: Path) -> None:
-    def slow_data() -> None:
-        def train_data(_: DenoiseTask) -> object:
-            (tmp_path / "loading").touch()
-            time.sleep(100)
-            raise NotImplementedError
-
-        DenoiseTask.train_data = train_data  # type: ignore[assignment,method-assign]
-
-    process = Forked(tmp_path, *SMALL, setup=slow_data)
+    process = Forked(tmp_path, *SMALL, setup=never_ends("train_data", tmp_path / "loading"))
     wait_for((tmp_path / "loading").exists, process)
     process.type("\x03")
     time.sleep(0.3)
@@ -180,15 +185,7 @@ def test_ctrl_c_twice_before_training_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_once_before_there_is_a_run_leaves_nothing(tmp_path: Path) -> None:
-    def slow_model() -> None:
-        def build_model(_: DenoiseTask) -> object:
-            (tmp_path / "building").touch()
-            time.sleep(100)
-            raise NotImplementedError
-
-        DenoiseTask.build_model = build_model  # type: ignore[assignment,method-assign]
-
-    process = Forked(tmp_path, *SMALL, setup=slow_model)
+    process = Forked(tmp_path, *SMALL, setup=never_ends("build_model", tmp_path / "building"))
     wait_for((tmp_path / "building").exists, process)
     process.type("\x03")
     assert process.end() == 130, process.said

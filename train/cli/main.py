@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
         sys.argv = [Path(argv[0]).name.replace("__main__.py", "train"), *arguments]
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and here an error becomes one line
         hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(job)()
-    except Exception as error:
+    except Exception as error:  # whatever Hydra makes of a mistake; anything else goes on up
         if not is_mistake(error):
             raise
         _say(error, "", arguments, argv[1:])

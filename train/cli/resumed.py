@@ -87,7 +87,7 @@ def _run_section(overrides: Sequence[str]) -> tuple[Path, object, str] | None:
             config = compose(overrides)
             HydraConfig.instance().set_config(config)
             return Path(config.run.outputs), config.run.id, str(config.run.name)
-    except Exception as error:
+    except Exception as error:  # whatever Hydra makes of a mistake; anything else goes on up
         if not is_mistake(error):
             raise
         return None

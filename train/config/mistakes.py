@@ -52,7 +52,7 @@ def one_line(overrides: Sequence[str]) -> Iterator[None]:
     """Let every mistake in this context be a UserError of one line. Where Hydra is set up."""
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # whatever Hydra makes of a mistake; anything else goes on up
         if not is_mistake(error):
             raise
         kind = type(error) if isinstance(error, UserError) else ConfigError
