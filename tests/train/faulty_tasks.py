@@ -126,14 +126,14 @@ class PrivateRandomTask(Regression):
 
 
 class SometimesDrawsTask(Regression):
-    """Draws from a global generator in the first step of each process only."""
+    """Draws from a global generator in the first step of training of each process only."""
 
     def __init__(self) -> None:
         super().__init__()
         self.ready = False
 
     def step(self, model: nn.Module, batch: Any) -> StepOutput:
-        if not self.ready:
+        if model.training and not self.ready:
             random.random()
             self.ready = True
         return super().step(model, batch)
