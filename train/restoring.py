@@ -15,7 +15,7 @@ from expkit.checkpoints import CheckpointManager
 from expkit.checkpoints.state import load_model_state
 from expkit.checkpoints.storage import step_of
 from expkit.detectors.base import Detector
-from expkit.errors import ResumeError
+from expkit.errors import ResumeError, describe
 from expkit.experiment import RunDir
 from expkit.journal import cut_journal
 from expkit.rng import set_rng_state
@@ -107,11 +107,18 @@ def restore(
     runner.load_state_dict(state["sampler_state"], state["loss_history"])
     for name, detector in detectors.items():
         if name in state["detector_state"]:
-            detector.load_state_dict(state["detector_state"][name])
+            _restore_detector(name, detector, state["detector_state"][name])
     for guard, saved in zip(update.guards, state["guard_state"], strict=False):
         guard.load_state_dict(saved)
     _warn_if_inexact(state, differences(before, config))
     set_rng_state(state["rng_state"])
+
+
+def _restore_detector(name: str, detector: Detector, saved: dict[str, Any]) -> None:
+    try:
+        detector.load_state_dict(saved)
+    except Exception as error:  # noqa: BLE001 - somebody's own, changed since then say: it is not worth a run
+        log.warning("detectors.%s begins anew: it does not take its own state (%s)", name, describe(error))
 
 
 def check_continuity(runner: Runner, state: Mapping[str, Any], tolerance: float) -> None:

@@ -172,3 +172,23 @@ def test_a_console_is_only_told(outputs: Path, compose: Callable[..., Any]) -> N
     outcome = job.run(compose("debug=smoke", "plots=[]", "run.id=run"), Console(stderr=True))
     assert outcome.state == "finished"
     assert outcome.dir == outputs / "run"
+
+
+def test_a_detector_that_does_not_take_its_own_state_begins_anew(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Forgetful(Detector):
+        def observe(self, record: Any) -> Any:
+            return []
+
+        def state_dict(self) -> dict[str, Any]:
+            return {"seen": 1}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            raise KeyError("window")
+
+    broken(monkeypatch, lambda parts: parts.detectors.update(mine=Forgetful()))
+    train(*FAST)
+    done = train("resume=latest", "trainer.max_steps=8")
+    assert done.returncode == 0 and done.stderr.count("detectors.mine begins anew") == 1
+    assert "KeyError: 'window'" in done.stderr
