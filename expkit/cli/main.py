@@ -19,6 +19,7 @@ __all__ = ["Command", "main"]
 _COMMANDS = {
     "checkpoints": "expkit.cli.checkpoints:CheckpointsCommand",
     "show": "expkit.cli.show:ShowCommand",
+    "wandb": "expkit.cli.wandb:WandbCommand",
 }
 
 

@@ -19,7 +19,7 @@ from expkit.trackers.base import Alert, RunInfo, Tracker
 if TYPE_CHECKING:
     import wandb
 
-__all__ = ["WandbTracker"]
+__all__ = ["WandbTracker", "missing_login"]
 
 log = logging.getLogger("expkit")
 
@@ -113,7 +113,7 @@ class WandbTracker(Tracker):
             group=run.group,
             tags=[tag[:64] for tag in run.tags] or None,
             notes=run.notes,
-            config=dict(run.config),
+            config={"run_name": name, **run.config},  # the name that people filter runs by
             settings=wandb.Settings(
                 silent=True,
                 console="off",
@@ -212,21 +212,29 @@ def _without_error_reports() -> None:
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 
 
-def _check_login() -> None:
-    # On a terminal wandb.init would ask for a key, in a thread that nobody watches.
+def missing_login() -> str | None:
+    """Return why W&B has no key to show to its server, or None if it has one. Never asks for one on the terminal."""
     _without_error_reports()
     import wandb
     from wandb.errors import AuthenticationError
     from wandb.sdk.lib import wbauth
 
     host = wandb.setup().settings.base_url
-    instead = "run `wandb login`, set WANDB_API_KEY, or choose tracker.wandb.mode=offline"
     try:
         found = wbauth.authenticate_session(host=host, source="expkit", prompt=False, update_session=False)
     except AuthenticationError as error:
-        raise ConfigError(f"tracker.wandb.mode is online, but {str(error).rstrip('.')}: {instead}") from None
-    if found is None:
-        raise ConfigError(f"tracker.wandb.mode is online, but there is no key for {host}: {instead}")
+        return str(error).rstrip(".")
+    return f"there is no key for {host}" if found is None else None
+
+
+def _check_login() -> None:
+    # On a terminal wandb.init would ask for a key, in a thread that nobody watches.
+    missing = missing_login()
+    if missing:
+        raise ConfigError(
+            f"tracker.wandb.mode is online, but {missing}: run `wandb login`, set WANDB_API_KEY, or choose "
+            "tracker.wandb.mode=offline"
+        )
 
 
 def _valid_id(run_id: str) -> str:

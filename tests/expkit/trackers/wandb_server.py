@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ class WandbServer(ThreadingHTTPServer):
         files: name -> content.
         hang: fall silent.
         refuse: take no key.
+        failures: how many requests to answer with an error of the server's own, before all is well again.
+        requests: how many GraphQL requests came.
     """
 
     daemon_threads, block_on_close = True, False
@@ -35,6 +38,7 @@ class WandbServer(ThreadingHTTPServer):
         self.exit_code: int | None = None
         self.files: dict[str, bytes] = {}
         self.hang = self.refuse = False
+        self.failures = self.requests = 0
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
     def handle_error(self, *args: Any) -> None:
@@ -94,10 +98,17 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path != "/graphql":
             self.server.stream(sent)
             self._reply({})
+            return
+        self.server.requests += 1
+        if self.server.failures > 0:
+            self.server.failures -= 1
+            self._reply({}, 500)
         elif self.server.refuse:
             self._reply({"errors": [{"message": "invalid key"}]}, 401)
         else:
-            self._reply({"data": self.server.answer(sent["operationName"], sent.get("variables", {}))})
+            named = re.search(r"(?:query|mutation)\s+(\w+)", sent["query"])
+            operation = sent["operationName"] or (named[1] if named else "")
+            self._reply({"data": self.server.answer(operation, sent.get("variables") or {})})
 
     def do_PUT(self) -> None:
         self.server.files[self.path.removeprefix("/file/")] = self.rfile.read(int(self.headers["Content-Length"]))
@@ -112,9 +123,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def wandb_server() -> Iterator[WandbServer]:
+def wandb_server(kind: type[WandbServer] = WandbServer) -> Iterator[Any]:
     """Run a server until the end of the block."""
-    with WandbServer() as server:
+    with kind() as server:
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield server
         server.hang = False

@@ -1,0 +1,229 @@
+"""The runs on a W&B server, through `wandb.Api`: reads only, asks again when the network fails, then says so."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any, TypeVar
+
+from expkit.errors import UserError
+from expkit.wandb_data.source import SYSTEM, Row
+
+__all__ = ["OnlineRun", "OnlineSource"]
+
+T = TypeVar("T")
+
+_TRIES = 3
+_PAUSE = 1.0  # seconds before the second try; twice as long before the third
+_SAMPLES = 10_000  # rows that a server is asked for at most: a day of a value every ten seconds
+_AT_ONCE = 8  # requests, one per key
+_LOCAL = "without a network, name a local run by its path"
+
+
+class OnlineSource:
+    """The runs of one project.
+
+    Args:
+        project: its name; None takes WANDB_PROJECT, which W&B reads.
+        entity: user or team; None takes WANDB_ENTITY, or the account's default.
+        timeout: seconds to wait for each answer.
+
+    Raises:
+        UserError: W&B is not installed, nobody is logged in, the key is refused, or the server does not answer.
+    """
+
+    def __init__(self, project: str | None, entity: str | None = None, timeout: int = 10) -> None:
+        _check_installed()
+        os.environ.setdefault("WANDB_SILENT", "true")  # read at import: no line about where the key was found
+        import wandb
+
+        from expkit.trackers.wandb import missing_login
+
+        project = project or os.environ.get("WANDB_PROJECT")
+        if not project:
+            raise UserError("which project? Say --project, or name a local run by its path")
+        missing = missing_login()
+        if missing:
+            raise UserError(f"{missing}: run `wandb login` or set WANDB_API_KEY; {_LOCAL}")
+        self.host = wandb.env.get_base_url(wandb.setup().settings.base_url) or "the W&B server"
+        self._said: set[str] = set()
+        self._given_up: str | None = None
+        api = self.ask(lambda: wandb.Api(overrides={"entity": entity} if entity else None, timeout=timeout))
+        self._api = api
+        owner = entity or self.ask(lambda: api.settings["entity"] or api.default_entity)
+        if not owner:
+            raise UserError(f"your account at {self.host} has no default entity: say --entity")
+        self.path = f"{owner}/{project}"
+
+    def runs(self, limit: int) -> list[OnlineRun]:
+        """Return at most `limit` runs, the newest first.
+
+        Raises:
+            UserError: there is no such project, or the server does not answer.
+        """
+        return self._query({}, limit, lazy=True)[0]
+
+    def find(self, name: str | None = None, run_id: str | None = None) -> OnlineRun:
+        """Return the newest run of this name or id; without either, the newest.
+
+        Raises:
+            UserError: there is none, or the server does not answer.
+        """
+        filters: dict[str, Any] = {}
+        if run_id is not None:
+            filters["name"] = run_id  # what W&B calls name is the id
+        if name is not None:
+            filters["$or"] = [{"displayName": name}, {"config.run_name": name}]
+        found, number = self._query(filters, 1)
+        if not found:
+            newest = ", ".join(run.name for run in self.runs(5))
+            asked = f"run of the id {run_id}" if run_id is not None else f"run of the name {name}" if name else "run"
+            raise UserError(f"there is no {asked} in {self.path}" + (f"; the newest: {newest}" if newest else ""))
+        if number > 1 and name is not None:
+            found[0].notes.append(f"{number} runs are called {name}; this is the newest (--run-id names one exactly)")
+        return found[0]
+
+    def ask(self, question: Callable[[], T]) -> T:
+        """Return what the server answers.
+
+        Raises:
+            UserError: it refuses, or did not answer several times.
+        """
+        import wandb
+        from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+
+        for attempt in range(1, _TRIES + 1):
+            if self._given_up:  # another question waited long enough
+                raise UserError(self._given_up)
+            try:
+                return question()
+            except (wandb.Error, WandbApiFailedError, ValueError) as error:
+                trouble = _trouble(error)
+                refusal = self._refusal(trouble, error)
+                if refusal:
+                    raise UserError(refusal) from None
+            if attempt < _TRIES:
+                self._say(f"{self.host} does not answer ({trouble}): trying again, {attempt + 1} of {_TRIES}")
+                time.sleep(_PAUSE * attempt)
+        self._given_up = f"{self.host} did not answer in {_TRIES} tries ({trouble}): check the network; {_LOCAL}"
+        raise UserError(self._given_up)
+
+    def _query(self, filters: dict[str, Any], limit: int, lazy: bool = False) -> tuple[list[OnlineRun], int]:
+        def asked() -> tuple[list[Any], int]:
+            self._api.flush()  # type: ignore[no-untyped-call]  # what it has cached of a run is old
+            # The default order is oldest first.
+            runs = self._api.runs(self.path, filters, order="-created_at", per_page=min(limit, 50), lazy=lazy)
+            first = list(islice(runs, limit))
+            return first, len(runs)
+
+        found, number = self.ask(asked)
+        return [OnlineRun(self, run) for run in found], number
+
+    def _refusal(self, trouble: str, error: BaseException) -> str | None:
+        """Return what to tell the user, None for what may be over in a moment."""
+        answer = _answer(error)
+        if answer is None and isinstance(error, ValueError):
+            if "Could not find project" in trouble:
+                return f"{self.host} has no project {self.path}: check --entity and --project"
+            return f"{self.host} answers what W&B does not understand: is it a W&B server? ({trouble})"
+        status = getattr(answer, "http_status", 0)
+        if status in (401, 403):
+            return f"{self.host} refuses the key or the request ({trouble}): check `wandb login` and --entity"
+        if (400 <= status < 500 and status not in (408, 429)) or trouble.startswith("input:"):
+            return f"{self.host} refuses the request: {trouble}"
+        return None
+
+    def _say(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            print(text, file=sys.stderr)
+
+
+class OnlineRun:
+    """One run on the server; see `QueriedRun`."""
+
+    local = False
+
+    def __init__(self, source: OnlineSource, run: Any) -> None:
+        self.notes: list[str] = []
+        self._source = source
+        self._run = run
+        self.id: str = run.id
+        self.name: str = run.name or run.id
+        self.state: str = run.state
+        self.created: str = getattr(run, "created_at", None) or ""
+        self.place: str = run.url
+
+    @property
+    def system(self) -> Iterator[Row]:
+        """The system stream, at most as many rows as a server is asked for."""
+        for row in self._source.ask(lambda: self._run.history(stream="system", samples=_SAMPLES, pandas=False)):
+            yield {key.removeprefix(SYSTEM): value for key, value in row.items()}
+
+    def metric_names(self) -> list[str]:
+        """Return all names of metrics, those of the system stream with their prefix."""
+        system = {key for row in self.system for key in row if not key.startswith("_")}
+        return sorted({*self._counts(), *(SYSTEM + key for key in system)})
+
+    def metrics(self, keys: Sequence[str]) -> list[Row]:
+        """Return the rows of the history that have any of `keys`, in order of their steps."""
+        counts = self._counts()
+        rows: dict[int, dict[str, Any]] = {}
+        # One request per key: asked for several, W&B leaves out the rows that lack one of them.
+        with ThreadPoolExecutor(_AT_ONCE) as threads:
+            answers = list(threads.map(self._values, keys))
+        for key, answer in zip(keys, answers, strict=True):
+            if len(answer) < (counts.get(key) or 0):
+                self._note_sample(len(answer), counts[key])
+            for row in answer:
+                rows.setdefault(row["_step"], {"_step": row["_step"]})[key] = row.get(key)
+        return [rows[step] for step in sorted(rows)]
+
+    def _values(self, key: str) -> list[dict[str, Any]]:
+        answer: list[dict[str, Any]] = self._source.ask(
+            lambda: self._run.history(keys=[key], samples=_SAMPLES, pandas=False)
+        )
+        return answer
+
+    def _counts(self) -> dict[str, int]:
+        """Return the names in the history, and how many values each has, 0 if the server does not say."""
+        known = (getattr(self._run, "history_keys", None) or {}).get("keys") or {}
+        return {key: sum(each.get("count", 0) for each in about.get("typeCounts", ())) for key, about in known.items()}
+
+    def _note_sample(self, got: int, of: int) -> None:
+        text = f"the server gave a sample of {got} out of {of} rows: averages and maxima are of that"
+        if text not in self.notes:
+            self.notes.append(text)
+
+
+def _check_installed() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("wandb") is None:
+        raise UserError("W&B is not installed: pip install wandb")
+
+
+def _answer(error: BaseException | None) -> Any:
+    """Return what the server said to W&B's core process, which lies below some layers of exceptions; None for nothing.
+
+    Silence of the server is an answer of the core, without a response: then an empty object is returned.
+    """
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+
+    while error is not None:
+        if isinstance(error, WandbApiFailedError):
+            return error.response if error.response is not None else object()
+        error = error.__cause__
+    return None
+
+
+def _trouble(error: BaseException) -> str:
+    answer = _answer(error)
+    text = getattr(answer, "message", "") or str(error)
+    if "did not respond in time" in text:
+        return "no answer in time"
+    return " ".join(text.split())[:200]
