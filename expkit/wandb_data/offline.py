@@ -179,12 +179,14 @@ def offline_runs(path: Path | str) -> list[OfflineRun]:
         UserError: there is none, or a file is no transaction log.
     """
     path = Path(path)
-    parts: dict[str, list[tuple[str, float, Path]]] = {}
+    parts: dict[tuple[Path, str], list[tuple[str, float, Path]]] = {}
     for file in _files(path):
         about = first_run(file)
         # The folder's name has whole seconds, and is there even if the time in the file is not.
         moment = re.search(r"\d{8}_\d{6}", file.parent.name)
-        parts.setdefault(about.run_id, []).append((moment[0] if moment else "", seconds(about.start_time), file))
+        # Ids are unique in one wandb folder only: a copy of a run directory is another run.
+        run = parts.setdefault((file.parent.parent, about.run_id), [])
+        run.append((moment[0] if moment else "", seconds(about.start_time), file))
     if not parts:
         if not path.exists():
             raise UserError(f"{path} is not there: name a run directory, or a wandb folder")

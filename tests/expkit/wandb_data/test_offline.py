@@ -43,7 +43,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that W&B itself has written, of several blocks, with all that a row can hold."""
     import wandb
 
-    folder = tmp_path_factory.mktemp("recorded")
+    folder = tmp_path_factory.mktemp("outputs") / "recorded"
+    folder.mkdir()
     settings = wandb.Settings(silent=True, console="off", x_disable_meta=True, x_stats_sampling_interval=0.2)
     config = {"run_name": "mine", "optimizer": {"lr": 0.1}}
     run = wandb.init(
@@ -164,6 +165,16 @@ def test_damage_costs_no_more_than_its_block(place: int, torn: Path) -> None:
     assert found[:9] == list(range(9)) and found[-8:] == list(range(19, 27))
     assert set(range(9, 27)) - set(found) <= set(range(9, 19))
     assert read_offline(torn).torn >= 1
+
+
+def test_copies_and_links_of_a_run_are_not_taken_for_more_of_it(tmp_path: Path) -> None:
+    records = [log_writer.run("abc"), log_writer.history(1, {"x": 1})]
+    for name in ("a", "b"):
+        log_writer.write_log(tmp_path / name / "wandb" / "offline-run-20260101_000000-abc" / "run-abc.wandb", records)
+    (tmp_path / "latest").symlink_to("a")
+    (tmp_path / "a" / "wandb" / "latest-run-x").symlink_to("offline-run-20260101_000000-abc")
+    assert [len(list(run.history)) for run in offline_runs(tmp_path)] == [1, 1]
+    assert len(list(read_offline(tmp_path / "a").history)) == 1
 
 
 def test_a_file_that_only_just_began_is_a_run_without_rows(tmp_path: Path) -> None:
