@@ -189,15 +189,13 @@ class _Server:
 
 def _no_gpu(run: QueriedRun, system: bool) -> str:
     """Return what was found instead of GPU metrics, and what to do."""
-    keys = run.metric_names()
-    asked = [key for key in keys if key.startswith(SYSTEM) == system]
-    asked = [key for key in asked if not key.startswith("_")]
+    names = [SYSTEM + name for name in run.system_names()] if system else run.names()
+    asked = [name for name in names if not name.startswith("_")]
     shown = ", ".join(asked[:_SHOWN]) + (f" and {len(asked) - _SHOWN} more" if len(asked) > _SHOWN else "")
-    where = "system stream" if system else "training history"
-    instead = ""
+    where, instead = "system stream" if system else "training history", ""
     if system and history_keys(run):
         instead = "; the training history has some: leave out --system"
-    elif not system and any(key.startswith(f"{SYSTEM}gpu.") for key in keys):
+    elif not system and any(name.startswith("gpu.") for name in run.system_names()):
         instead = "; the system stream has some: --system"
     return f"no GPU metrics in the {where} of {run.name} ({run.id}); it has {shown or 'nothing'}{instead}"
 

@@ -72,7 +72,7 @@ class Report:
 
 def keys_report(run: QueriedRun) -> Report:
     """Return the names of a run's metrics by group."""
-    keys = run.metric_names()
+    keys = sorted([*run.names(), *(SYSTEM + name for name in run.system_names())])
     groups: dict[str, list[str]] = {group: [] for group in _GROUPS}
     for key in keys:
         groups[_group(key)].append(key)

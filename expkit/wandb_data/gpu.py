@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 
-from expkit.wandb_data.source import SYSTEM, QueriedRun, Row
+from expkit.wandb_data.source import QueriedRun, Row
 
 __all__ = ["GpuFigures", "Stats", "history_keys", "read_gpus"]
 
@@ -86,7 +86,7 @@ class GpuFigures:
 
 def history_keys(run: QueriedRun) -> list[str]:
     """Return the names of GPU metrics in the training history of a run."""
-    return [key for key in run.metric_names() if not key.startswith(SYSTEM) and _METRIC.fullmatch(key)]
+    return [name for name in run.names() if _METRIC.fullmatch(name)]
 
 
 def read_gpus(run: QueriedRun, system: bool = False, single: bool = True) -> GpuFigures:

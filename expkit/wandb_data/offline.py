@@ -17,7 +17,7 @@ from expkit.errors import UserError
 from expkit.experiment import RunDir
 from expkit.wandb_data.log_file import LogFile
 from expkit.wandb_data.records import decode, dotted, first_run, parsed, records, seconds, update
-from expkit.wandb_data.source import SYSTEM, Row
+from expkit.wandb_data.source import Row
 
 __all__ = ["OfflineRun", "OfflineSource", "offline_runs", "read_offline"]
 
@@ -33,7 +33,7 @@ class OfflineRun:
 
     Attributes:
         parts: these files.
-        id, name, project, entity: as the run was given them; a name that was not given is the id.
+        id, name, project, entity: as the run was given them last; a name that was not given is the id.
         created: when it began, ISO 8601; empty if that is lost.
         state: finished, failed (an exit code that is not 0), or unfinished: it still goes on, or was killed.
         config, summary: nested dictionaries.
@@ -47,12 +47,14 @@ class OfflineRun:
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.parts = tuple(files)
-        about = first_run(self.parts[0])
-        self.id: str = about.run_id
-        self.name: str = about.display_name or self.id
-        self.project: str = about.project
-        self.entity: str = about.entity
-        self.began = seconds(about.start_time)
+        abouts = [first_run(part) for part in self.parts]
+        self.id: str = abouts[0].run_id
+        self.name, self.project, self.entity = (
+            next((getattr(about, name) for about in reversed(abouts) if getattr(about, name)), "")
+            for name in ("display_name", "project", "entity")
+        )
+        self.name = self.name or self.id
+        self.began = seconds(abouts[0].start_time)
         self.history: Iterable[dict[str, Any]] = _Rows(self._rows_of_history)
         self.system: Iterable[dict[str, Any]] = _Rows(self._rows_of_system)
 
@@ -91,14 +93,17 @@ class OfflineRun:
         """What a reader of the figures has to know."""
         if not self.torn:
             return []
-        trouble = "the run was killed, or goes on just now" if self.state == "unfinished" else "damage"
-        return [f"{self.torn} record(s) in {self.parts[-1].parent} cannot be read: {trouble}"]
+        return [f"{self.torn} record(s) cannot be read: a run that was killed, that goes on just now, or damage"]
 
-    def metric_names(self) -> list[str]:
-        """Return all names of metrics, those of the system stream with their prefix."""
-        keys = self._content.keys
-        media = tuple(key.removesuffix("_type") for key in keys if key.endswith("._type"))  # a picture is one metric
-        return sorted({key for key in keys if not key.startswith(media)} | {prefix[:-1] for prefix in media})
+    def names(self) -> list[str]:
+        """Return the names of all metrics in the history."""
+        names = self._content.names
+        media = tuple(name.removesuffix("_type") for name in names if name.endswith("._type"))  # of a picture, say
+        return sorted({name for name in names if not name.startswith(media)} | {prefix[:-1] for prefix in media})
+
+    def system_names(self) -> list[str]:
+        """Return the names of all metrics in the system stream."""
+        return sorted(self._content.system_names)
 
     def metrics(self, keys: Sequence[str]) -> Iterator[Row]:
         """Yield the rows of the history that have any of `keys`, and of them only these and `_step`."""
@@ -215,7 +220,8 @@ class _Content:
     state: str = "unfinished"
     config: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
-    keys: set[str] = field(default_factory=set)
+    names: set[str] = field(default_factory=set)
+    system_names: set[str] = field(default_factory=set)
     torn: int = 0
 
 
@@ -236,9 +242,9 @@ def _read_content(parts: Sequence[Path]) -> _Content:
         for record in parsed(file):
             kind = record.WhichOneof("record_type")
             if kind == "history":
-                content.keys.update(map(dotted, record.history.item))
+                content.names.update(map(dotted, record.history.item))
             elif kind == "stats":
-                content.keys.update(SYSTEM + item.key for item in record.stats.item)
+                content.system_names.update(item.key for item in record.stats.item)
             elif kind == "run":
                 update(content.config, record.run.config)
                 update(content.summary, record.run.summary)

@@ -18,7 +18,7 @@ __all__ = ["OnlineRun", "OnlineSource"]
 T = TypeVar("T")
 
 _TRIES = 3
-_PAUSE = 1.0  # seconds before the second try; twice as long before the third
+_PAUSE = 0.5  # seconds before the second try, twice as long before the third; W&B itself asks again within each
 _SAMPLES = 10_000  # rows that a server is asked for at most: a day of a value every ten seconds
 _AT_ONCE = 8  # requests, one per key
 _LOCAL = "without a network, name a local run by its path"
@@ -161,13 +161,19 @@ class OnlineRun:
     @property
     def system(self) -> Iterator[Row]:
         """The system stream, at most as many rows as a server is asked for."""
-        for row in self._source.ask(lambda: self._run.history(stream="system", samples=_SAMPLES, pandas=False)):
+        rows = self._source.ask(lambda: self._run.history(stream="system", samples=_SAMPLES, pandas=False))
+        if len(rows) >= _SAMPLES:
+            self._note(f"the system stream may have more than these {len(rows)} rows: they may be a sample")
+        for row in rows:
             yield {key.removeprefix(SYSTEM): value for key, value in row.items()}
 
-    def metric_names(self) -> list[str]:
-        """Return all names of metrics, those of the system stream with their prefix."""
-        system = {key for row in self.system for key in row if not key.startswith("_")}
-        return sorted({*self._counts(), *(SYSTEM + key for key in system)})
+    def names(self) -> list[str]:
+        """Return the names of all metrics in the history."""
+        return sorted(self._counts())
+
+    def system_names(self) -> list[str]:
+        """Return the names of all metrics in the system stream, without their prefix."""
+        return sorted({key for row in self.system for key in row if not key.startswith("_")})
 
     def metrics(self, keys: Sequence[str]) -> list[Row]:
         """Return the rows of the history that have any of `keys`, in order of their steps."""
@@ -178,7 +184,8 @@ class OnlineRun:
             answers = list(threads.map(self._values, keys))
         for key, answer in zip(keys, answers, strict=True):
             if len(answer) < (counts.get(key) or 0):
-                self._note_sample(len(answer), counts[key])
+                sample = f"a sample of {len(answer)} out of {counts[key]} rows"
+                self._note(f"the server gave {sample}: averages and maxima are of that")
             for row in answer:
                 rows.setdefault(row["_step"], {"_step": row["_step"]})[key] = row.get(key)
         return [rows[step] for step in sorted(rows)]
@@ -194,8 +201,7 @@ class OnlineRun:
         known = (getattr(self._run, "history_keys", None) or {}).get("keys") or {}
         return {key: sum(each.get("count", 0) for each in about.get("typeCounts", ())) for key, about in known.items()}
 
-    def _note_sample(self, got: int, of: int) -> None:
-        text = f"the server gave a sample of {got} out of {of} rows: averages and maxima are of that"
+    def _note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
 

@@ -10,7 +10,7 @@ __all__ = ["SYSTEM", "QueriedRun", "Row", "Source"]
 #: One row of history or of the system stream: name -> value. `_step` or `_timestamp` says when.
 Row = Mapping[str, Any]
 
-#: What W&B puts before a name of the system stream, where names of both streams are listed together.
+#: What W&B's server puts before the names of the system stream; they are listed so, and asked for without it.
 SYSTEM = "system."
 
 
@@ -42,8 +42,12 @@ class QueriedRun(Protocol):
     @property
     def system(self) -> Iterable[Row]: ...
 
-    def metric_names(self) -> list[str]:
-        """Return all names of metrics, those of the system stream with their prefix."""
+    def names(self) -> list[str]:
+        """Return the names of all metrics in the history."""
+        ...
+
+    def system_names(self) -> list[str]:
+        """Return the names of all metrics in the system stream, without their prefix."""
         ...
 
     def metrics(self, keys: Sequence[str]) -> Iterable[Row]:

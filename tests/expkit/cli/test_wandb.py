@@ -305,7 +305,7 @@ def test_a_torn_end_is_said_beside_the_figures(tmp_path: Path, ask: Ask) -> None
     (file,) = make_run(tmp_path, "abc", TWO_GPUS * 4).glob("wandb/*/*")
     file.write_bytes(file.read_bytes()[:-30])
     assert "State: unfinished" in ask("gpu", tmp_path)
-    assert ask.said.startswith("note: 1 record(s) in ") and "cannot be read" in ask.said
+    assert ask.said.startswith("note: 1 record(s) ") and "cannot be read" in ask.said
 
 
 @pytest.mark.parametrize(

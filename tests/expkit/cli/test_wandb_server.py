@@ -160,9 +160,8 @@ def test_a_server_that_fails_is_asked_again(server: QueryServer, impatient: None
     assert f"{server.url} does not answer (no answer in time): trying again, 2 of 3\n" in ask.said
 
 
-@pytest.mark.parametrize("operation", ["Runs", "RunSampledHistory"])
-def test_a_server_that_falls_silent_is_given_up(operation: str, server: QueryServer, impatient: None, ask: Ask) -> None:
-    server.silent_on = operation
+def test_a_server_that_falls_silent_is_given_up_at_once_for_all(server: QueryServer, impatient: None, ask: Ask) -> None:
+    server.silent_on = "RunSampledHistory"
     server.add("many", "many", [{"_step": 1, **{f"gpu/{index}/compute_util": 1.0 for index in range(20)}}])
     began = time.monotonic()
     ask("gpu", *IN_P, "--timeout", "1", code=1)
@@ -199,11 +198,11 @@ def test_without_a_login_it_says_how(tmp_path: Path) -> None:
     )
 
 
-def test_without_a_network_it_ends_in_bounded_time(tmp_path: Path) -> None:
-    environment = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": KEY}
+def test_a_server_that_never_answers_costs_a_bounded_time(server: QueryServer, tmp_path: Path) -> None:
+    server.hang = True
+    environment = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
     code, said, took = outside("gpu", *IN_P, "--timeout", "1", folder=tmp_path, **environment)
     assert code == 1 and took < 15
     *again, last = said.splitlines()
     assert len(again) == 2 and all("trying again" in line for line in again)
-    assert last.startswith("error: http://127.0.0.1:9 did not answer in 3 tries")
-    assert "Traceback" not in said
+    assert last.startswith(f"error: {server.url} did not answer in 3 tries")
