@@ -17,6 +17,7 @@ __all__ = ["Comparison", "Report", "compare_report", "gpu_report", "keys_report"
 
 _MISSING = "n/a"
 _TRAINING = ("loss", "perplexity", "accuracy", "learning_rate", "gradient", "sparsity", "epoch", "_per_sec")
+_TRAINING_PREFIXES = ("train_", "train/", "val_", "val/", "test_", "test/", "final/")
 _GROUPS = {
     "gpu": "GPU-related keys",
     "training": "Training metrics keys",
@@ -186,7 +187,7 @@ def _group(key: str) -> str:
         return "gpu"
     if key.startswith((SYSTEM, "cpu/", "memory/", "process/")):
         return "system"
-    if key == "lr" or key.startswith("final/") or any(part in key.lower() for part in _TRAINING):
+    if key == "lr" or key.startswith(_TRAINING_PREFIXES) or any(part in key.lower() for part in _TRAINING):
         return "training"
     return "other"
 

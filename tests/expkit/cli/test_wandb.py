@@ -214,7 +214,7 @@ def test_without_gpu_metrics_it_says_what_there_is(
 
 
 def test_keys_are_listed_by_group(tmp_path: Path, ask: Ask) -> None:
-    row = {"learning_rate": 0.1, "val_loss": 1, "final/best_val_loss": 1, "process/rss_gb": 1, "mine": 1}
+    row = {"learning_rate": 0.1, "val_psnr": 1, "final/best_val_loss": 1, "process/rss_gb": 1, "mine": 1}
     media = {"samples._type": "image-file", "samples.path": "media/x.png"}
     run = make_run(tmp_path, "abc", [{**row, **media, "gpu/compute_util_avg": 2}], [gpu_system(0, 1.0) | {"cpu": 1}])
     text = ask("keys", run)
@@ -224,7 +224,7 @@ def test_keys_are_listed_by_group(tmp_path: Path, ask: Ask) -> None:
     listed = {group.splitlines()[0]: group.split("\n  - ")[1:] for group in groups[1:]}
     assert [*listed] == ["GPU-related keys:", "Training metrics keys:", "System metrics keys:", "Other keys:"]
     assert listed["GPU-related keys:"][:2] == ["gpu/compute_util_avg", "system.gpu.0.enforcedPowerLimitWatts"]
-    assert listed["Training metrics keys:"] == ["final/best_val_loss", "learning_rate", "val_loss"]
+    assert listed["Training metrics keys:"] == ["final/best_val_loss", "learning_rate", "val_psnr"]
     assert listed["System metrics keys:"] == ["process/rss_gb", "system.cpu"]
     assert [key.strip() for key in listed["Other keys:"]] == ["_step", "mine", "samples"]
     assert json.loads(ask("keys", run, "--json"))["count"] == 16
