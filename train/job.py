@@ -23,6 +23,7 @@ from expkit.errors import ResumeError, UserError
 from expkit.events import EventLog
 from expkit.experiment import RunDir
 from expkit.journal import Journal
+from expkit.lock import run_lock
 from expkit.recorder import Recorder
 from expkit.schedule import auto_intervals
 from expkit.secrets import mask_arguments, mask_secrets
@@ -35,7 +36,6 @@ from train.config.build import plain
 from train.data import kill_loaders
 from train.directory import check_room, fresh_directory, may_refuse, note_resume, remove_fresh, reopen, typed_overrides
 from train.display import Display, file_logging
-from train.lock import run_lock
 from train.parts import Parts, assemble
 from train.pictures import Pictures
 from train.report import Outcome, Report, dataset_info, resume_command

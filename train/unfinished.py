@@ -14,9 +14,9 @@ from expkit.config_tracker import ConfigTracker
 from expkit.environment import slurm_ids, was_requeued
 from expkit.errors import ResumeError, UserError
 from expkit.experiment import RunDir
+from expkit.lock import is_free
 from expkit.secrets import mask_arguments
 from expkit.status import read_status
-from train.lock import is_free
 
 __all__ = ["Unfinished", "confirm", "find_same", "find_same_name", "is_of_this_job", "newest_step", "unfinished_runs"]
 

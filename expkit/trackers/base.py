@@ -67,16 +67,33 @@ class Tracker:
         """
 
     def start(self, run: RunInfo) -> int | None:
-        """Open the run. Return the last step that the tool already holds of it, or None if unknown.
+        """Open the run. Return the last step that the tool already holds of it, -1 for none, or None if unknown.
 
-        Records and pictures up to that step are not sent again.
+        Records up to that step are not sent again. After another call has failed, the run is opened anew: whatever is
+        left of before is to be closed here.
         """
         return None
+
+    def holds(self, run: RunInfo) -> int | None:
+        """Return the last step that the tool holds of a run that is not open, -1 for none, or None if unknown.
+
+        Nothing is changed: `expkit replay` asks it first, and opens the run only if something is lacking.
+        """
+        return None
+
+    def set_aside(self, run: RunInfo) -> bool:
+        """Set aside what the tool holds, if it is better to send all of a run again than to go on where it stopped.
+
+        Return whether that was done. Only `expkit replay` asks for it, of a run that is not open.
+        """
+        return False
 
     def log(self, record: Record) -> None:
         """Take one record. Steps never decrease, and each step comes once.
 
         Within a second it should be where a kill of this process does not lose it: a resume does not send it again.
+        A record that fails comes again once the run has been opened again, and is left out if that fails too although
+        the next one is taken.
         """
 
     def image(self, name: str, path: Path, step: int) -> None:

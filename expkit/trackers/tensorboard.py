@@ -48,15 +48,19 @@ class TensorBoardTracker(Tracker):
         self._step = 0
         self._written: set[str] = set()  # metrics of the last step
 
+    def holds(self, run: RunInfo) -> int:
+        """Return the last step that the run's files hold, or -1."""
+        return self._look_into(_files_of(run))
+
     def start(self, run: RunInfo) -> int:
         """Open a new file. Return the last step that the run's earlier files hold, or -1."""
-        folder = run.dir / "tensorboard"
-        if run.id != run.dir.absolute().name:
-            folder /= run.id
-        folder.mkdir(parents=True, exist_ok=True)
-        earlier = sorted(folder.glob("events.out.tfevents.*"))
+        if self._file is not None:
+            self._file.close()
+        earlier = _files_of(run)
         held = self._look_into(earlier)
         self._step = max(self._step, run.resumed_step)
+        folder = _folder(run)
+        folder.mkdir(parents=True, exist_ok=True)
         moment, host = int(time.time()), socket.gethostname()
         # Readers take files in the order of their names.
         self._file = _EventFile(folder / f"events.out.tfevents.{moment:010d}.{host}.{os.getpid()}.{next(_files):03d}")
@@ -118,6 +122,15 @@ class TensorBoardTracker(Tracker):
         assert self._file is not None
         messages = _messages()
         self._file.write(messages.Event(wall_time=when, step=step, summary=messages.Summary(value=values)))
+
+
+def _folder(run: RunInfo) -> Path:
+    folder = run.dir / "tensorboard"
+    return folder if run.id == run.dir.absolute().name else folder / run.id
+
+
+def _files_of(run: RunInfo) -> list[Path]:
+    return sorted(_folder(run).glob("events.out.tfevents.*"))
 
 
 class _EventFile:

@@ -18,6 +18,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -77,23 +78,35 @@ class TrackioTracker(Tracker):
         self._rows = 0
         self._step = 0
         self._written: set[str] = set()  # metrics of the last step
+        self._times: dict[int, str] = {}  # step -> when its record was made, while the row waits in trackio's queue
 
-    def start(self, run: RunInfo) -> int | None:
-        """Open the run. Return the last step that the database holds of it, or None.
+    def holds(self, run: RunInfo) -> int | None:
+        """Return the last step that the database holds of the run, -1 for none, or None where rows are elsewhere.
 
         Raises:
             ConfigError: trackio does not take the project's name, or uses another folder than `dir` already.
         """
-        if self.dir is not None:
-            _use_folder(Path(self.dir).expanduser().absolute())
+        project = self._project(run)
+        from trackio.sqlite_storage import SQLiteStorage
+
+        if not self._in_database():
+            return None
+        held: int | None = SQLiteStorage.get_max_step_for_run(project, run.id, run_id=run.id)
+        return -1 if held is None else held
+
+    def start(self, run: RunInfo) -> int | None:
+        """Open the run. Return the last step that the database holds of it, -1 for none, or None.
+
+        Raises:
+            ConfigError: as `holds` does.
+        """
+        project = self._project(run)
         import trackio
         from trackio.sqlite_storage import SQLiteStorage
 
-        project = self.project or run.project
-        try:
-            SQLiteStorage.validate_project_name(project)
-        except ValueError as error:
-            raise ConfigError(f"tracker.trackio.project: {error}") from None
+        if self._run is not None:
+            with contextlib.suppress(Exception), self._inside(strict=False):
+                self._run.finish()
         self._say_ignored()
         with self._inside(strict=False):
             # In an empty context, because trackio.init ends the run that it finds in its context.
@@ -115,11 +128,11 @@ class TrackioTracker(Tracker):
         # trackio finds a run to resume in the database only, which lags behind on a network file system. With
         # an id of ours it is the same run in any case.
         self._run.id = run.id
-        if not self._in_database():
-            return None
-        self._rows = self._stored_rows()
-        held: int | None = SQLiteStorage.get_max_step_for_run(project, run.id, run_id=run.id)
+        self._set_times()
+        held = self.holds(run)
         if held is not None:
+            self._rows = self._stored_rows()
+        if held is not None and held >= 0:
             self._step = held
             self._written = set(SQLiteStorage.get_snapshot(project, run.id, step=held, run_id=run.id))
         return held
@@ -129,6 +142,7 @@ class TrackioTracker(Tracker):
         row: dict[str, Any] = {_valid_key(name): value for name, value in record.metrics.items()}
         if record.epoch:
             row["epoch"] = record.epoch
+        self._times[record.step] = datetime.fromtimestamp(record.time, UTC).isoformat()
         self._log(row, record.step)
         self._step, self._written = record.step, set(row)
 
@@ -172,6 +186,35 @@ class TrackioTracker(Tracker):
             return url.partition("?")[0]  # what may follow is the key to write there
         folder = f"TRACKIO_DIR={self.dir} " if self.dir else ""
         return f'{folder}trackio show --project "{self.project or run.project}"'
+
+    def _project(self, run: RunInfo) -> str:
+        """Return the project's name, with trackio ready to be imported for its folder."""
+        if self.dir is not None:
+            _use_folder(Path(self.dir).expanduser().absolute())
+        from trackio.sqlite_storage import SQLiteStorage
+
+        project = self.project or run.project
+        try:
+            SQLiteStorage.validate_project_name(project)
+        except ValueError as error:
+            raise ConfigError(f"tracker.trackio.project: {error}") from None
+        return project
+
+    def _set_times(self) -> None:
+        """Have rows carry the time of their records. By itself trackio gives a batch the time when it is written."""
+        stamped: Any = getattr(self._run, "_stamped_records", None)
+        if stamped is None:
+            return
+
+        def with_times(rows: list[dict[str, Any]]) -> Any:
+            for row in rows:
+                if (when := self._times.get(row.get("step", -1))) is not None:
+                    row.setdefault("timestamp", when)
+            for step in [step for step in self._times if step < max(row.get("step") or 0 for row in rows)]:
+                del self._times[step]
+            return stamped(rows)
+
+        self._run._stamped_records = with_times
 
     @property
     def _local(self) -> bool:

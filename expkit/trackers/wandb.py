@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import logging
 import math
 import netrc
@@ -15,6 +17,7 @@ from urllib.parse import urlsplit
 from expkit.errors import ConfigError
 from expkit.record import Record
 from expkit.trackers.base import Alert, RunInfo, Tracker
+from expkit.wandb_data.records import first_run, records
 
 if TYPE_CHECKING:
     import wandb
@@ -88,8 +91,23 @@ class WandbTracker(Tracker):
         if self.mode == "online" and not _has_key():
             _check_login()
 
+    def holds(self, run: RunInfo) -> int | None:
+        """Return the last step that the files of an offline run hold, -1 for none; None if it is not offline."""
+        if self.mode != "offline":
+            return None
+        return _last_step(self._files(run))
+
+    def set_aside(self, run: RunInfo) -> bool:
+        """Rename the folders of an offline run, so that all of it is in one. What is uploaded already stays."""
+        if self.mode != "offline":
+            return False
+        waiting = [file.parent for file in self._files(run) if not file.with_name(f"{file.name}.synced").exists()]
+        for folder in waiting:
+            folder.rename(folder.with_name(f"superseded-{folder.name}"))
+        return bool(waiting)
+
     def start(self, run: RunInfo) -> int | None:
-        """Open the run. Return the last step that the server holds of it, -1 for none; None offline.
+        """Open the run. Return the last step that its files, or the server, hold of it, -1 for none.
 
         Raises:
             ConfigError: nobody is logged in to an online run.
@@ -98,6 +116,9 @@ class WandbTracker(Tracker):
         _without_error_reports()
         import wandb
 
+        if self._run is not None:
+            self._let_go(self._run)
+        held = self.holds(run)
         project, run_id, name = self.project or run.project, _valid_id(run.id), run.name or run.id
         _say_ignored(WANDB_MODE=self.mode, WANDB_PROJECT=project, WANDB_RUN_ID=run_id, WANDB_NAME=name)
         trouble = self._ask_server() if self.mode == "online" else None
@@ -130,7 +151,7 @@ class WandbTracker(Tracker):
             folder = self._run.settings.sync_dir
             log.warning("wandb: %s: this run is written offline, and `wandb sync %s` uploads it", trouble, folder)
         if self._run.offline or self._run.disabled:
-            return None
+            return held
         self._address = self._run.url
         return self._run.starting_step - 1 if self._run.resumed else -1
 
@@ -173,6 +194,27 @@ class WandbTracker(Tracker):
         if self._run is None or self._run.disabled:
             return None
         return self._address or f"wandb leet inspect --summary {run.dir}/wandb"
+
+    def _files(self, run: RunInfo) -> list[Path]:
+        """Return the files of the offline runs of this id and project, the oldest first."""
+        run_id, project = _valid_id(run.id), self.project or run.project
+        files = sorted((run.dir / "wandb").glob(f"offline-run-*/run-{glob.escape(run_id)}.wandb"))
+        # A file that was torn before it said its project is of this one, as far as anybody knows.
+        return [file for file in files if first_run(file).project in ("", project)]
+
+    def _let_go(self, run: wandb.Run) -> None:
+        """Close a run in which a call has failed, so that it can be opened again."""
+        import wandb
+
+        self._run = None
+        try:
+            run.finish(exit_code=1)
+        except TimeoutError:
+            return
+        except Exception:  # noqa: BLE001 - whatever W&B raises once its service process is gone
+            # Every run of this process has lost that process; a new one is started once this one is forgotten.
+            with contextlib.suppress(Exception):
+                wandb.teardown(exit_code=1)
 
     def _ask_server(self) -> str | None:
         """Return why an online run cannot be, or None. Asked before `wandb.init`, which leaves its run's id in use."""
@@ -240,6 +282,21 @@ def _check_login() -> None:
 def _valid_id(run_id: str) -> str:
     # The end of a long id is kept: it is what makes it unique.
     return re.sub(r"[:;,#?/'\\\s]", "-", run_id)[-128:]
+
+
+def _last_step(files: list[Path]) -> int:
+    """Return the last step of a row that has a metric, or -1: pictures may come in a row of their own, a step later."""
+    held = -1
+    for record in records(files, "history"):
+        row = record.history
+        if row.step.num > held and any(_is_metric(item) for item in row.item):
+            held = row.step.num
+    return held
+
+
+def _is_metric(item: Any) -> bool:
+    name = item.key or item.nested_key[0]
+    return len(item.nested_key) <= 1 and not name.startswith("_") and not item.value_json.startswith("{")
 
 
 def _valid_key(name: str) -> str:

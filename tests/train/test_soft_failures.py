@@ -174,9 +174,7 @@ def test_a_console_is_only_told(outputs: Path, compose: Callable[..., Any]) -> N
     assert outcome.dir == outputs / "run"
 
 
-def test_a_detector_that_does_not_take_its_own_state_begins_anew(
-    train: Train, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_detector_that_does_not_take_its_own_state_begins_anew(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     class Forgetful(Detector):
         def observe(self, record: Any) -> Any:
             return []

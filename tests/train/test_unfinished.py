@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from expkit.experiment import RunDir
+from expkit.lock import run_lock
 from tests.conftest import Train
 from tests.train.forked import Forked
-from train.lock import run_lock
 from train.unfinished import find_same, find_same_name
 
 SMALL = (

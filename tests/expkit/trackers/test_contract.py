@@ -64,5 +64,5 @@ def test_a_tracker_lives_through_a_run_and_a_resume_in_silence(
     *lives, delivered = stdout.splitlines()
     place = ["str"] if kind.where is not Tracker.where else []  # there is nothing to look at before it has begun
     assert lives == [f"{{}} [] {place}"] * 2
-    assert delivered == "{'a': {'it': 5}}"
+    assert delivered == "{'a': {'it': {'step': 5, 'image': 5, 'alert': 5, 'finished': True}}}"
     assert stderr == ""

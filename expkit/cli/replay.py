@@ -1,0 +1,174 @@
+"""`expkit replay RUN --to wandb,trackio`: sends what trackers lack of a run, after the fact."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+from rich.console import Console
+from rich.progress import Progress
+
+from expkit.cli.show import find
+from expkit.errors import UserError
+from expkit.experiment import RunDir
+from expkit.files import read_json
+from expkit.lock import run_lock
+from expkit.replay import Replay, run_info
+from expkit.secrets import MASK
+from expkit.trackers.known import make_tracker, parameters
+
+__all__ = ["ReplayCommand"]
+
+_EXAMPLES = """examples:
+  expkit replay RUN                                     to the trackers that the run has itself
+  expkit replay RUN --to wandb,trackio                  to these, whatever it was trained with
+  expkit replay RUN --to wandb wandb.mode=online        to the server; settings are those of tracker=...
+  expkit replay RUN --to trackio --project shared       another project: a copy of its own
+  expkit replay outputs/* --to wandb --dry-run          what would be sent
+
+Nothing is sent twice. A W&B run that is not complete on this machine is written anew, as one folder to upload;
+what there was of it is kept beside it as superseded-*, which `wandb sync` and `expkit sync` leave alone."""
+
+
+class ReplayCommand:
+    """Sends journals to trackers."""
+
+    summary = "send a run's journal, pictures and events to trackers, after the fact"
+
+    def run(self, arguments: Sequence[str]) -> int:
+        """Send and say what was sent. The exit code is 1 if a tracker of a run has failed; the others go on."""
+        parser = argparse.ArgumentParser(
+            prog="expkit replay",
+            description="Send what trackers lack of a run: metrics with their steps and times, configuration, summary, "
+            "pictures, events.",
+            epilog=_EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        parser.add_argument("run", nargs="*", help="run directories, or ids of runs in outputs; the newest without one")
+        parser.add_argument("--to", metavar="TRACKERS", help="tracker,tracker; or package.module:Class of your own")
+        parser.add_argument("--project", help="another project than the run's")
+        parser.add_argument("--dry-run", action="store_true", help="only say what would be sent")
+        parser.add_argument("--json", action="store_true", help="one JSON object for each run and tracker")
+        options = parser.parse_intermixed_args(arguments)
+        settings = _settings([each for each in options.run if "=" in each and not Path(each).exists()])
+        names = [each for each in options.run if "=" not in each or Path(each).exists()]
+        runs = [find(name, Path("outputs")) for name in names] or [find(None, Path("outputs"))]
+        failed = 0
+        for run in runs:
+            own = _own(run)
+            targets = [name for name in options.to.split(",") if name] if options.to else list(own)
+            if not targets:
+                raise UserError(f"{run.root} was trained without a tracker: name one, --to wandb say")
+            unused = sorted(settings.keys() - set(targets))
+            if unused:
+                raise UserError(f"{unused[0]}.{next(iter(settings[unused[0]]))} is set, but --to has no {unused[0]}")
+            for name in targets:
+                try:
+                    said = self._one(run, name, own.get(name), settings.get(name, {}), options)
+                except UserError as error:
+                    failed += 1
+                    print(f"error: {run.root}: {error}", file=sys.stderr)
+                    continue
+                _say(said, options.json)
+        return int(failed > 0)
+
+    def _one(
+        self, run: RunDir, name: str, own: Mapping[str, Any] | None, settings: Mapping[str, Any], options: Any
+    ) -> dict[str, Any]:
+        """Replay one run to one tracker; return what there is to say of it."""
+        arguments = {**(own or {}), **settings}
+        if options.project is not None and "project" in parameters(name):
+            arguments["project"] = options.project
+        tracker = make_tracker(name, arguments)
+        changes = {"project": options.project} if options.project is not None else {}
+        with run_lock(run):
+            replay = Replay(run, _key(name, own, arguments), tracker, run_info(run, **changes))
+            said = {
+                "run": str(run.root),
+                "tracker": name,
+                "held": replay.held,
+                "records": replay.records,
+                "images": replay.images,
+                "alerts": replay.alerts,
+                "complete": replay.complete,
+                "sent": False,
+                "where": None,
+            }
+            if not (replay.complete or options.dry_run):
+                total = replay.held + replay.records
+                with Progress(console=Console(stderr=True), transient=True) as progress:
+                    bar = progress.add_task(f"{name} {run.id}", total=total)
+                    replay.send(lambda: progress.advance(bar))
+                said |= {"sent": True, "where": tracker.where(replay.info)}
+        return said
+
+
+def _own(run: RunDir) -> dict[str, dict[str, Any]]:
+    """Return the settings of the trackers that `run` was trained with, as far as they can be used here."""
+    config = read_json(run.config).get("config")
+    group = config.get("tracker") if isinstance(config, dict) else None
+    found = {}
+    for name, node in group.items() if isinstance(group, dict) else ():
+        try:
+            known = parameters(name)
+        except UserError:
+            continue  # one of the user's own: what a run directory names is never imported
+        kept = node.items() if isinstance(node, dict) else ()
+        found[name] = {key: value for key, value in kept if key in known and not _is_secret(value)}
+    return found
+
+
+def _is_secret(value: Any) -> bool:
+    return isinstance(value, str) and (MASK in value or value.startswith("${"))
+
+
+def _settings(typed: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return `wandb.mode=online` as {"wandb": {"mode": "online"}}."""
+    settings: dict[str, dict[str, Any]] = {}
+    for each in typed:
+        key, _, text = each.partition("=")
+        tracker, dot, name = key.removeprefix("tracker.").rpartition(".")
+        if not (tracker and dot and name):
+            raise UserError(f"{each}: settings have the form TRACKER.KEY=VALUE, wandb.mode=online say")
+        settings.setdefault(tracker, {})[name] = _value(text)
+    return settings
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _key(name: str, own: Mapping[str, Any] | None, arguments: Mapping[str, Any]) -> str:
+    """Return what the copy is called in the ledger: another place is another copy."""
+    base = {"mode": "offline"} if name == "wandb" else {}
+    usual = {**base, **(own or {})}
+    places = {
+        key: str(value).partition("?")[0]  # what may follow is a key
+        for key, value in arguments.items()
+        if key in ("project", "entity", "mode", "dir", "space_id", "server_url") and value != usual.get(key)
+    }
+    return " ".join([name, *(f"{key}={places[key]}" for key in sorted(places))])
+
+
+def _say(said: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        sys.stdout.buffer.write(orjson.dumps(said, option=orjson.OPT_APPEND_NEWLINE))
+        return
+    counted = [(said["records"], "record"), (said["images"], "picture"), (said["alerts"], "alert")]
+    what = ", ".join(f"{number} {name}{'s' if number != 1 else ''}" for number, name in counted if number)
+    if said["complete"]:
+        print(f"{said['run']}: {said['tracker']} has all {said['held']} records: nothing sent")
+    elif not said["sent"]:
+        print(f"{said['run']}: {what or 'its end'} would be sent to {said['tracker']}")
+    else:
+        print(f"{said['run']}: {what or 'its end'} sent to {said['tracker']}")
+        if said["where"]:
+            print(f"  look: {said['where']}")
