@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from expkit.errors import UserError
@@ -32,6 +34,9 @@ class OnlineSource:
         entity: user or team; None takes WANDB_ENTITY, or the account's default.
         timeout: seconds to wait for each answer.
 
+    Attributes:
+        given_up: why nothing more is asked; None while all is well.
+
     Raises:
         UserError: W&B is not installed, nobody is logged in, the key is refused, or the server does not answer.
     """
@@ -51,7 +56,7 @@ class OnlineSource:
             raise UserError(f"{missing}: run `wandb login` or set WANDB_API_KEY; {_LOCAL}")
         self.host = wandb.env.get_base_url(wandb.setup().settings.base_url) or "the W&B server"
         self._said: set[str] = set()
-        self._given_up: str | None = None
+        self.given_up: str | None = None
         api = self.ask(lambda: wandb.Api(overrides={"entity": entity} if entity else None, timeout=timeout))
         self._api = api
         owner = entity or self.ask(lambda: api.settings["entity"] or api.default_entity)
@@ -97,8 +102,8 @@ class OnlineSource:
         from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
         for attempt in range(1, _TRIES + 1):
-            if self._given_up:  # another question waited long enough
-                raise UserError(self._given_up)
+            if self.given_up is not None:  # another question waited long enough
+                raise UserError(self.given_up)
             try:
                 return question()
             except (wandb.Error, WandbApiFailedError, ValueError) as error:
@@ -106,11 +111,11 @@ class OnlineSource:
                 refusal = self._refusal(trouble, error)
                 if refusal:
                     raise UserError(refusal) from None
-            if attempt < _TRIES:
+            if attempt < _TRIES and self.given_up is None:
                 self._say(f"{self.host} does not answer ({trouble}): trying again, {attempt + 1} of {_TRIES}")
                 time.sleep(_PAUSE * attempt)
-        self._given_up = f"{self.host} did not answer in {_TRIES} tries ({trouble}): check the network; {_LOCAL}"
-        raise UserError(self._given_up)
+        self.given_up = f"{self.host} did not answer in {_TRIES} tries ({trouble}): check the network; {_LOCAL}"
+        raise UserError(self.given_up)
 
     def _query(self, filters: dict[str, Any], limit: int, lazy: bool = False) -> tuple[list[OnlineRun], int]:
         def asked() -> tuple[list[Any], int]:
@@ -180,8 +185,11 @@ class OnlineRun:
         counts = self._counts()
         rows: dict[int, dict[str, Any]] = {}
         # One request per key: asked for several, W&B leaves out the rows that lack one of them.
-        with ThreadPoolExecutor(_AT_ONCE) as threads:
-            answers = list(threads.map(self._values, keys))
+        try:
+            answers = _at_once(self._values, keys)
+        except KeyboardInterrupt:
+            self._source.given_up = "interrupted"  # the threads that still wait have nothing more to say
+            raise
         for key, answer in zip(keys, answers, strict=True):
             if len(answer) < (counts.get(key) or 0):
                 sample = f"a sample of {len(answer)} out of {counts[key]} rows"
@@ -204,6 +212,33 @@ class OnlineRun:
     def _note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
+
+
+def _at_once(question: Callable[[str], T], keys: Sequence[str]) -> list[T]:
+    """Return the answers to a question about each key, asked in several threads."""
+    waiting: SimpleQueue[str] = SimpleQueue()
+    done: SimpleQueue[tuple[str, T | None, BaseException | None]] = SimpleQueue()
+
+    def work() -> None:
+        with contextlib.suppress(Empty):
+            while True:
+                key = waiting.get_nowait()
+                try:
+                    done.put((key, question(key), None))
+                except BaseException as error:  # noqa: BLE001  # raised again by the thread that waits for it
+                    done.put((key, None, error))
+
+    for key in keys:
+        waiting.put(key)
+    for _ in range(min(_AT_ONCE, len(keys))):
+        threading.Thread(target=work, daemon=True).start()  # Ctrl-C must not wait for them, as an executor would
+    answers: dict[str, Any] = {}
+    for _ in keys:
+        key, answer, error = done.get()
+        if error is not None:
+            raise error
+        answers[key] = answer
+    return [answers[key] for key in keys]
 
 
 def _check_installed() -> None:

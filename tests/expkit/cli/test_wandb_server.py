@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -206,3 +207,20 @@ def test_a_server_that_never_answers_costs_a_bounded_time(server: QueryServer, t
     *again, last = said.splitlines()
     assert len(again) == 2 and all("trying again" in line for line in again)
     assert last.startswith(f"error: {server.url} did not answer in 3 tries")
+
+
+def test_ctrl_c_ends_the_wait_at_once(server: QueryServer, tmp_path: Path) -> None:
+    server.silent_on = "RunSampledHistory"
+    environment = clean_environment(HOME=str(tmp_path), WANDB_BASE_URL=server.url, WANDB_API_KEY=KEY)
+    command = [sys.executable, "-m", "expkit", "wandb", "gpu", *IN_P, "--run-id", "aaa"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=environment, cwd=tmp_path, text=True, **pipes) as process:
+        try:
+            while "RunSampledHistory" not in server.asked:
+                assert process.poll() is None
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            assert process.communicate(timeout=5) == ("", "")
+            assert process.returncode == 130
+        finally:
+            process.kill()
