@@ -5,6 +5,7 @@ The one reader of these files. It streams: what is in memory is a run's configur
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from expkit.wandb_data.records import decode, dotted, first_run, parsed, records
 from expkit.wandb_data.source import Row
 
 __all__ = ["OfflineRun", "OfflineSource", "offline_runs", "read_offline"]
+
+log = logging.getLogger("expkit")
 
 
 class OfflineRun:
@@ -185,8 +188,15 @@ def offline_runs(path: Path | str) -> list[OfflineRun]:
     """
     path = Path(path)
     parts: dict[tuple[Path, str], list[tuple[str, float, Path]]] = {}
-    for file in _files(path):
-        about = first_run(file)
+    files = _files(path)
+    for file in files:
+        try:
+            about = first_run(file)
+        except UserError as error:
+            if len(files) == 1:
+                raise
+            log.warning("left out: %s", error)  # one bad file must not hide the runs beside it
+            continue
         # The folder's name has whole seconds, and is there even if the time in the file is not.
         moment = re.search(r"\d{8}_\d{6}", file.parent.name)
         # Ids are unique in one wandb folder only: a copy of a run directory is another run.

@@ -28,6 +28,7 @@ def first_run(path: Path) -> Any:
 
 
 def records(parts: Sequence[Path], kind: str) -> Iterator[Any]:
+    """Yield the records of one kind (`run`, `history`, `stats`, ...) in these files, in order."""
     for path in parts:
         for record in parsed(LogFile(path)):
             if record.WhichOneof("record_type") == kind:
@@ -35,6 +36,7 @@ def records(parts: Sequence[Path], kind: str) -> Iterator[Any]:
 
 
 def parsed(file: LogFile) -> Iterator[Any]:
+    """Yield all records of a file as protobuf messages; what cannot be understood is counted in `file.torn`."""
     from google.protobuf.message import DecodeError
 
     record_type = _record_type()
@@ -57,6 +59,7 @@ def _record_type() -> Any:
 
 
 def seconds(time: Any) -> float:
+    """Return a protobuf timestamp as seconds since 1970."""
     return float(time.seconds + time.nanos / 1e9)
 
 
@@ -65,10 +68,12 @@ def _path(item: Any) -> list[str]:
 
 
 def dotted(item: Any) -> str:
+    """Return the name of a value: `key`, or the parts of a nested one with dots between."""
     return ".".join(_path(item))
 
 
 def update(target: dict[str, Any], record: Any) -> None:
+    """Set and remove in a nested dictionary what a record of the configuration or the summary says."""
     for item in record.update:
         *folders, name = _path(item)
         place = target
@@ -87,6 +92,7 @@ def update(target: dict[str, Any], record: Any) -> None:
 
 
 def decode(text: str) -> Any:
+    """Return a value that W&B wrote as JSON."""
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:

@@ -206,6 +206,17 @@ def test_another_file_is_refused(content: bytes, said: str, tmp_path: Path) -> N
         read_offline(path)
 
 
+def test_one_bad_file_does_not_hide_the_runs_beside_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("good", "bad"):
+        folder = tmp_path / "wandb" / f"offline-run-20260101_000000-{name}"
+        file = log_writer.write_log(folder / f"run-{name}.wandb", [log_writer.run(name)])
+    file.write_bytes(bytes(5000))  # what a power cut may leave
+    assert [run.id for run in offline_runs(tmp_path)] == ["good"]
+    assert [entry.getMessage() for entry in caplog.records] == [
+        f"left out: {file} is no W&B transaction log: its first bytes are others"
+    ]
+
+
 def test_where_there_is_no_run_it_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not there"):
         read_offline(tmp_path / "nothing")
