@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from expkit.errors import ConfigError
 from expkit.record import Record
 from expkit.trackers.base import Alert, RunInfo, Tracker
+from expkit.wandb_data.offline import SUPERSEDED
 from expkit.wandb_data.records import first_run, records
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class WandbTracker(Tracker):
             return False
         waiting = [file.parent for file in self._files(run) if not file.with_name(f"{file.name}.synced").exists()]
         for folder in waiting:
-            folder.rename(folder.with_name(f"superseded-{folder.name}"))
+            folder.rename(folder.with_name(f"{SUPERSEDED}{folder.name}"))
         return bool(waiting)
 
     def start(self, run: RunInfo) -> int | None:

@@ -20,7 +20,10 @@ from expkit.wandb_data.log_file import LogFile
 from expkit.wandb_data.records import decode, dotted, first_run, parsed, records, seconds, update
 from expkit.wandb_data.source import Row
 
-__all__ = ["OfflineRun", "OfflineSource", "offline_runs", "read_offline"]
+__all__ = ["SUPERSEDED", "OfflineRun", "OfflineSource", "offline_runs", "read_offline"]
+
+#: How the name of a folder begins whose run `expkit replay` has written anew.
+SUPERSEDED = "superseded-"
 
 log = logging.getLogger("expkit")
 
@@ -217,7 +220,8 @@ def _files(path: Path) -> list[Path]:
         return [path]
     for pattern in ("run-*.wandb", "*run-*/run-*.wandb", "wandb/*run-*/run-*.wandb", "*/wandb/*run-*/run-*.wandb"):
         # Links to runs (W&B's latest-run, one's own) lead to files that are there already.
-        found = {file.resolve(): file for file in sorted(path.glob(pattern), reverse=True)}
+        files = [file for file in path.glob(pattern) if not file.parent.name.startswith(SUPERSEDED)]
+        found = {file.resolve(): file for file in sorted(files, reverse=True)}
         if found:
             return sorted(found.values())
     return []
