@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 _WHERE = {
     "CheckpointManager": "expkit.checkpoints",
     "ConfigTracker": "expkit.config_tracker",
+    "GPUSampler": "expkit.machine",
     "JournalReader": "expkit.journal",
     "MetricsLogger": "expkit.metrics_logger",
     "ResumableSampler": "expkit.sampler",
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from expkit.experiment import generate_experiment_id as generate_experiment_id
     from expkit.journal import JournalReader as JournalReader
     from expkit.journal import read_journal as read_journal
+    from expkit.machine import GPUSampler as GPUSampler
     from expkit.metrics_logger import MetricsLogger as MetricsLogger
     from expkit.sampler import ResumableSampler as ResumableSampler
     from expkit.visualization import VisualizationManager as VisualizationManager

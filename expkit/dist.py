@@ -6,6 +6,7 @@ group, and decisions through a gloo group, so that they never wait for a GPU.
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,14 @@ class Dist:
     def is_main(self) -> bool:
         """Whether this process writes the journal, trackers and checkpoints."""
         return self.rank == 0
+
+    @property
+    def is_first_of_node(self) -> bool:
+        """Whether this process is the one that says, for all processes of its node, how the machine is doing."""
+        if self.world_size == 1:
+            return True
+        local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID"))  # torchrun's, srun's
+        return self.is_main if local is None else local == "0"
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the sum of `tensor` over all ranks, in place."""

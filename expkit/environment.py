@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from expkit.machine.visible import torch_uuids
+
 __all__ = ["git_state", "hardware", "packages", "slurm_ids", "was_requeued"]
 
 _PACKAGES = (
@@ -50,14 +52,16 @@ def git_state(folder: Path | str = ".") -> dict[str, Any]:
 
 
 def hardware() -> dict[str, Any]:
-    """Return gpu_model, gpu_uuids, gpu_count, cpu, cpu_count, memory_gb (1024^3 bytes), host, threads."""
+    """Return gpu_model, gpu_uuids (as CUDA numbers the GPUs), gpu_count, cpu, cpu_count, memory_gb, host, threads.
+
+    A GB has 1024^3 bytes.
+    """
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    properties = [torch.cuda.get_device_properties(index) for index in range(count)]
     return {
-        "gpu_model": properties[0].name if properties else None,
-        "gpu_uuids": [str(getattr(each, "uuid", "unknown")) for each in properties],
+        "gpu_model": torch.cuda.get_device_properties(0).name if count else None,  # it initialises CUDA
+        "gpu_uuids": torch_uuids() or [],
         "gpu_count": count,
         "cpu": _cpu_model(),
         "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),

@@ -267,6 +267,8 @@ class _Job:
         self.report.begin(self.config, self.step if origin is not None else None, changes)
         if self.state is not None and self.manager is not None:
             check_continuity(runner, self.state, self.manager.loss_tolerance)
+        if parts.sampler is not None and self.dist.is_first_of_node:
+            stack.enter_context(parts.sampler(lambda sample: self.recorder.add(sample, late=True)))
         self.info = self._run_info(branch)
         parts.trackers.start(self.info)
 

@@ -20,11 +20,13 @@ from expkit.detectors import Detector
 from expkit.diagnostics import Diagnostic
 from expkit.dist import Dist
 from expkit.errors import ConfigError, UserError
+from expkit.machine import GPUSampler
 from expkit.plots import Plot
 from expkit.rng import seed_all
 from expkit.trackers import Delivery, Tracker
 from train.config.blame import told
 from train.config.build import MULTI_SELECT, build, build_named, call_with_known
+from train.config.gpu import make_sampler
 from train.config.trainer import TrainerConfig
 from train.data import Batches
 from train.tasks.base import Task
@@ -35,7 +37,7 @@ __all__ = ["Parts", "assemble"]
 log = logging.getLogger("expkit")
 
 _ANY_STEPS = 1000
-_SECTIONS = (*MULTI_SELECT, "run", "trainer", "task", "optimizer", "scheduler", "checkpoint")
+_SECTIONS = (*MULTI_SELECT, "run", "trainer", "gpu", "task", "optimizer", "scheduler", "checkpoint")
 
 
 @dataclasses.dataclass
@@ -49,6 +51,7 @@ class Parts:
         trackers: behind their queues, not started yet.
         diagnostics, detectors, plots: name -> component.
         checkpoints: makes the checkpoint manager of a run directory; None for a run without checkpoints.
+        sampler: makes what samples the machine, of a function that takes a sample; None for a run without.
     """
 
     task: Task
@@ -61,6 +64,7 @@ class Parts:
     detectors: dict[str, Detector]
     plots: dict[str, Plot]
     checkpoints: Callable[..., Any] | None
+    sampler: Callable[..., GPUSampler] | None
 
     def update(self, total_steps: int) -> Update:
         """Return what does one optimizer update, in a run of `total_steps`."""
@@ -115,6 +119,7 @@ def assemble(config: DictConfig) -> Parts:
             raise ConfigError(f"{section}={config.get(section)}: this is a whole section; set {section}.KEY=... in it")
     _check_packages(config)
     trainer = TrainerConfig.from_mapping(cast("dict[str, Any]", OmegaConf.to_container(config.trainer, resolve=True)))
+    sampler = make_sampler(config.get("gpu"))
     trackers = build_named(config, "tracker", Tracker)
     for tracker in trackers.values():
         tracker.check()
@@ -161,6 +166,7 @@ def assemble(config: DictConfig) -> Parts:
         detectors,
         plots,
         checkpoints,
+        sampler,
     )
 
 

@@ -26,6 +26,7 @@ from expkit.checkpoints import Moment
 from expkit.diagnostics import Diagnostic, DiagnosticSuite
 from expkit.dist import Control, Dist
 from expkit.errors import ConfigError
+from expkit.machine import PeakMemory
 from expkit.record import Record
 from expkit.recorder import Recorder
 from expkit.schedule import Every, Progress, auto_intervals
@@ -103,11 +104,13 @@ class Runner:
         self._eval = Every(epochs=1) if by_epoch else Every(steps=int(config.eval_interval))
         self.save, self.plot, self._on_record = save, plot, on_record
         self.watch = Stopwatch()
+        self.peak = PeakMemory(update.device)
 
     def fit(self) -> bool:
         """Train to the end. Return False if a stop was requested before it; everything is saved then."""
         self.model.train()
         self.watch.start()
+        self.peak.start()
         while not self.done:
             epoch = self.progress.epoch
             for batches in self.train.epoch(epoch, skip=self.progress.batch):
@@ -155,6 +158,8 @@ class Runner:
         if (progress.epoch_ended or last) and self.diagnostics:
             with self.watch.paused(), torch.no_grad():
                 self.recorder.add(*self.diagnostics.measure(self.model))
+        if progress.epoch_ended or last:
+            self.recorder.add(self.peak.take(), late=True)
         is_best, metrics = False, _NOTHING
         if self.recorder.pending():
             metrics = self.recorder.collected()
