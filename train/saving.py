@@ -15,7 +15,7 @@ from expkit.checkpoints import CheckpointManager, Moment
 from expkit.detectors.base import Detector
 from expkit.errors import ConfigError, UserError
 from expkit.experiment import RunDir
-from expkit.journal import Journal
+from expkit.journal import Journal, is_volatile
 from expkit.rng import rng_state
 from train.parts import Parts
 from train.probe import make_probe
@@ -142,7 +142,7 @@ class Saver:
         if monitor in moment.metrics or not late or (monitor == "val_loss" and runner.val is None):
             return
         close = difflib.get_close_matches(monitor, moment.metrics, n=1)
-        there = ", ".join(moment.metrics) or "none"
+        there = ", ".join(name for name in moment.metrics if not is_volatile(name)) or "none"
         hint = f"did you mean {close[0]}?" if close else f"there are {there}"
         log.warning("checkpoint.monitor=%s: there is no such metric, so no checkpoint is the best; %s", monitor, hint)
 

@@ -9,7 +9,7 @@ import pytest
 
 import expkit
 
-HEAVY = ("torch", "numpy", "wandb", "trackio", "matplotlib", "sklearn", "hydra", "omegaconf")
+HEAVY = ("torch", "pynvml", "psutil", "numpy", "wandb", "trackio", "matplotlib", "sklearn", "hydra", "omegaconf")
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,7 @@ HEAVY = ("torch", "numpy", "wandb", "trackio", "matplotlib", "sklearn", "hydra",
         "from expkit import JournalReader, read_journal, MetricsLogger, check_disk_space, generate_experiment_id",
         "import expkit.detectors, expkit.events, expkit.recorder, expkit.schedule, expkit.status, expkit.results",
         "import expkit.trackers, expkit.plots, expkit.config_tracker, expkit.dist, expkit.stopping, expkit.secrets",
+        "import expkit.machine, expkit.environment",
     ],
 )
 def test_importing_loads_nothing_heavy(statement: str) -> None:

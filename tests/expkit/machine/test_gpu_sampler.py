@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import re
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
@@ -140,3 +142,15 @@ def test_a_closed_sampler_can_be_started_again() -> None:
         with sampler:
             assert "gpu/0/temp_c" in samples.get(timeout=5)
     sampler.close()
+
+
+def test_the_page_shows_what_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "gpu.md").read_text()
+    blocks = dict(re.findall(r"<!-- gpu: (\w+) -->\n```python\n(.*?)```", page, re.DOTALL))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("expkit.machine.machine._installed", lambda *_: None)
+    names: dict[str, Any] = {}
+    for block in blocks.values():
+        exec(block, names)
+    assert [entry["loss"] for entry in names["metrics_logger"].load_metrics()][:2] == [1 / 10, 1 / 20]
+    assert len(blocks) == page.count("```python") == 2
