@@ -72,9 +72,11 @@ def test_a_run_that_is_sampled_and_resumed_is_bit_for_bit_one_that_is_neither(
 
 def test_without_a_driver_a_run_says_one_line_and_goes_on(train: Train, outputs: Path, two_gpus: FakeNvml) -> None:
     two_gpus.init_error = 12
-    said = train(*SMALL, "trainer.max_steps=60", "run.id=cpu").stderr
+    said = train(*SMALL, "trainer.max_steps=60", "run.id=cpu", "checkpoint.monitor=nothing").stderr
     assert said.count("GPU") == 1
     assert "no NVIDIA driver here (NVML Shared Library Not Found): there are no GPU metrics" in said.splitlines()
+    assert "; there are train_loss, " in said
+    assert "cpu/percent" not in said, "nobody means these"
     last = entries(outputs / "cpu")[-1]
     assert last["memory/percent"] == 40
     assert not [name for name in last if name.startswith("gpu/")]
