@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from expkit.files import remove_stale_temporaries
-from expkit.journal import JournalReader
+from expkit.journal import JournalReader, is_volatile
 from expkit.plots.base import Plot, PlotContext
 from expkit.plots.curve import Curve
 from expkit.plots.drawing import ThemeName, draw_panels, find_theme, save_figure
@@ -17,8 +17,8 @@ from expkit.record import RESERVED
 
 __all__ = ["TrainingPlot"]
 
-_UNINTERESTING = ("samples", "memory_allocated_mb")
-_DULL = ("loss_on", "loss_off", "scaled_loss", "coder_mean", "n_noise_points", "_per_sec", "_time_ms")
+_UNINTERESTING = ("samples", "learning_rate")
+_DULL = ("loss_on", "loss_off", "scaled_loss", "coder_mean", "n_noise_points")
 
 
 class TrainingPlot(Plot):
@@ -78,7 +78,8 @@ class _JournalCurves:
         for name, values in series.items():  # one value for each step up to this one
             self._curves.setdefault(name, Curve()).extend(range(step - len(values) + 1, step + 1), values)
         for name, value in entry.items():
-            if name not in RESERVED and name not in series and isinstance(value, int | float):
+            known = name in RESERVED or name in series or is_volatile(name)  # what the machine does is no training
+            if not known and isinstance(value, int | float):
                 self._curves.setdefault(name, Curve()).extend((step,), (value,))
 
     def _clear_if_anew(self) -> None:
@@ -110,6 +111,6 @@ def _most_telling(groups: Mapping[str, Sequence[str]]) -> list[str]:
         found = (place for place, prefix in enumerate(order) if any(name.startswith(prefix) for name in groups[title]))
         return next(found, len(order)), title
 
-    wanted = sorted((title for title in groups if title not in (*_UNINTERESTING, "learning_rate")), key=rank)
+    wanted = sorted((title for title in groups if title not in _UNINTERESTING), key=rank)
     telling = [title for title in wanted if not title.endswith(_DULL)]
     return [*telling[:2], "learning_rate"] if "learning_rate" in groups else telling[:3]

@@ -92,6 +92,13 @@ def test_what_is_validated_is_shown_beside_its_training_value(context: PlotConte
     }
 
 
+def test_what_the_machine_did_takes_no_panel_from_training(context: PlotContext, figures: list[Figure]) -> None:
+    machine = {"cpu/percent": [1.0, 2.0], "gpu/0/temp_c": [40.0, 50.0], "samples_per_sec": [1.0, 9.0]}
+    write(context, **machine, train_loss=[3.0, 2.0], sparsity=[0.1, 0.2], wave_ratio=[5.0, 6.0])
+    draw(context)
+    assert shown(figures[0]).keys() == {"loss", "sparsity", "wave_ratio"}
+
+
 def test_a_copy_of_a_loss_is_not_shown_again(context: PlotContext, figures: list[Figure]) -> None:
     write(context, train_loss=[2.0, 1.0], train_scaled=[2.0, 1.0], gradient_norm=[1.0, 3.0])
     draw(context)
