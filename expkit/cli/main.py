@@ -20,6 +20,7 @@ _COMMANDS = {
     "checkpoints": "expkit.cli.checkpoints:CheckpointsCommand",
     "replay": "expkit.cli.replay:ReplayCommand",
     "show": "expkit.cli.show:ShowCommand",
+    "sync": "expkit.cli.sync:SyncCommand",
     "wandb": "expkit.cli.wandb:WandbCommand",
 }
 

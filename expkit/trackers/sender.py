@@ -154,7 +154,6 @@ class Sender:
             self._done = max(self._ledger.last(self._name), self._taken) if held is None else held
             self._behind = True
             self._ledger.begin(self._name)
-            self._send_again()
         return not self.abandoned
 
     def advance(self, until: int, last: Record | None = None, gap: int = 0) -> bool:
@@ -182,6 +181,7 @@ class Sender:
                 self._behind = False
                 # No journal, or a disk that has not taken all of it.
                 self._tally.lost(max(0, gap - found))
+                self._send_again()  # after the records of their steps, by which a tool says what it holds
                 break
         return True
 

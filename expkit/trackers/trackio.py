@@ -78,7 +78,7 @@ class TrackioTracker(Tracker):
         self._rows = 0
         self._step = 0
         self._written: set[str] = set()  # metrics of the last step
-        self._times: dict[int, str] = {}  # step -> when its record was made, while the row waits in trackio's queue
+        self._times: dict[int, str] = {}
 
     def holds(self, run: RunInfo) -> int | None:
         """Return the last step that the database holds of the run, -1 for none, or None where rows are elsewhere.
@@ -128,7 +128,7 @@ class TrackioTracker(Tracker):
         # trackio finds a run to resume in the database only, which lags behind on a network file system. With
         # an id of ours it is the same run in any case.
         self._run.id = run.id
-        self._set_times()
+        self._times = _times.setdefault(run.id, {})
         held = self.holds(run)
         if held is not None:
             self._rows = self._stored_rows()
@@ -200,22 +200,6 @@ class TrackioTracker(Tracker):
             raise ConfigError(f"tracker.trackio.project: {error}") from None
         return project
 
-    def _set_times(self) -> None:
-        """Have rows carry the time of their records. By itself trackio gives a batch the time when it is written."""
-        stamped: Any = getattr(self._run, "_stamped_records", None)
-        if stamped is None:
-            return
-
-        def with_times(rows: list[dict[str, Any]]) -> Any:
-            for row in rows:
-                if (when := self._times.get(row.get("step", -1))) is not None:
-                    row.setdefault("timestamp", when)
-            for step in [step for step in self._times if step < max(row.get("step") or 0 for row in rows)]:
-                del self._times[step]
-            return stamped(rows)
-
-        self._run._stamped_records = with_times
-
     @property
     def _local(self) -> bool:
         return not (self.space_id or self.server_url)
@@ -268,6 +252,9 @@ class _Call:
 
 
 _OUTSIDE = _Call(False, [])
+
+#: Run id -> step -> when the record was made, while the row waits in trackio's queue.
+_times: dict[str, dict[int, str]] = {}
 _current = threading.local()  # .call: the call that this thread is in; absent outside
 
 
@@ -307,6 +294,19 @@ def _install() -> None:
         # It looks into matplotlib, and fails while another thread is in the middle of importing that.
         return not hasattr(_current, "call") and is_figure(value)
 
+    def bulk_log(*args: Any, **options: Any) -> None:
+        # By itself trackio gives all rows that it writes at once the time of that moment.
+        times, steps = _times.get(options.get("run_id") or ""), options.get("steps")
+        if times and steps and options.get("timestamps") is None:
+            now = datetime.now(UTC).isoformat()
+            options["timestamps"] = [times.get(step, now) for step in steps]
+            for step in [step for step in list(times) if step < min(steps)]:
+                times.pop(step, None)
+        write(*args, **options)
+
+    storage: Any = trackio.run.SQLiteStorage  # type: ignore[attr-defined]
+    write = storage.bulk_log
+    storage.bulk_log = staticmethod(bulk_log)
     for name, module in list(sys.modules.items()):
         if name == "trackio" or name.startswith("trackio."):
             # A global name hides the builtin in that module only. Redirecting stdout would silence all threads.

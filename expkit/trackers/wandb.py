@@ -122,7 +122,10 @@ class WandbTracker(Tracker):
         held = self.holds(run)
         project, run_id, name = self.project or run.project, _valid_id(run.id), run.name or run.id
         _say_ignored(WANDB_MODE=self.mode, WANDB_PROJECT=project, WANDB_RUN_ID=run_id, WANDB_NAME=name)
-        trouble = self._ask_server() if self.mode == "online" else None
+        trouble = None
+        if self.mode == "online":
+            _check_login()
+            trouble = server_trouble(self.init_timeout)  # first, because a failed `wandb.init` leaves the id in use
         self._run = wandb.init(
             project=project,
             entity=self.entity,
@@ -217,18 +220,6 @@ class WandbTracker(Tracker):
             with contextlib.suppress(Exception):
                 wandb.teardown(exit_code=1)
 
-    def _ask_server(self) -> str | None:
-        """Return why an online run cannot be, or None. Asked before `wandb.init`, which leaves its run's id in use."""
-        import wandb
-        from wandb.errors import AuthenticationError
-
-        _check_login()
-        try:
-            wandb.Api(timeout=math.ceil(self.init_timeout))
-        except AuthenticationError as error:
-            return f"the server cannot be reached or refuses the key ({' '.join(str(error).split())})"
-        return None
-
 
 def _say_ignored(**decided: str) -> None:
     for variable, value in decided.items():
@@ -268,6 +259,18 @@ def missing_login() -> str | None:
     except AuthenticationError as error:
         return str(error).rstrip(".")
     return f"there is no key for {host}" if found is None else None
+
+
+def server_trouble(timeout: float) -> str | None:
+    """Return why the W&B server cannot be used with the key that there is, or None. Waits so many seconds at most."""
+    import wandb
+    from wandb.errors import AuthenticationError
+
+    try:
+        wandb.Api(timeout=math.ceil(timeout))
+    except AuthenticationError as error:
+        return f"the server cannot be reached or refuses the key ({' '.join(str(error).split())})"
+    return None
 
 
 def _check_login() -> None:

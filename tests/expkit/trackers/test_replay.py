@@ -1,0 +1,204 @@
+"""`expkit replay`: a run's journal, pictures and events in any tracker, once, whatever was there before."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from expkit.cli.main import main
+from expkit.experiment import RunDir
+from expkit.lock import run_lock
+from expkit.replay import Replay
+from tests.expkit.trackers import replay_stores as stores
+from tests.expkit.trackers.test_recovery import Tool
+
+ALL = "wandb,trackio,tensorboard"
+
+
+@pytest.fixture
+def replay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Call as `replay(RUN, "--to", ...)`: what `expkit replay` prints, with trackio's database in `tmp_path/db`."""
+    monkeypatch.chdir(tmp_path)
+    # trackio reads its folder once per process: the tests take the one of this process, and a project each.
+    monkeypatch.setenv("WANDB_SILENT", "true")
+
+    def call(*arguments: Any, code: int = 0) -> str:
+        capfd.readouterr()
+        assert main(["replay", *map(str, arguments)]) == code
+        said = capfd.readouterr()
+        return said.err if code else said.out
+
+    return call
+
+
+def trackio_of(query: Any, project: str, run: Path, tmp_path: Path) -> Any:
+    """Return what the database of a project holds of a run."""
+    folder = tmp_path / "copied"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for file in Path(os.environ["TRACKIO_DIR"]).glob(f"{project}.db*"):
+        shutil.copy(file, folder)
+    return stores.trackio(query, folder, run.name)
+
+
+def same(stored: stores.Stored, wanted: stores.Stored, single: bool = False) -> bool:
+    """Whether values and times are those of the journal; `single` precision is TensorBoard's."""
+    assert sorted(stored) == sorted(wanted)
+    for step, metrics in wanted.items():
+        assert stored[step].keys() == metrics.keys(), step
+        for name, (value, when) in metrics.items():
+            found, then = stored[step][name]
+            exact = float(np.float32(value)) if single else value
+            assert found == exact or (found != found and value != value), (step, name)
+            assert then == pytest.approx(when, abs=0.001), (step, name)
+    return True
+
+
+def test_every_value_step_and_time_arrives_once_in_each_tool(
+    replay: Any, tmp_path: Path, trackio_query: Any, tensorboard_events: Any
+) -> None:
+    run = stores.make_run(tmp_path / "outputs", "whole", project="whole")
+    said = replay(run, "--to", ALL)
+    assert said.count("40 records, 2 pictures, 1 alert sent to") == 3
+    wanted, others = stores.journal_of(run), {"images": 2, "alerts": 1}
+    ledger = json.loads((run / "logs" / "delivery.json").read_text())
+    assert all(ledger["whole"][name]["finished"] for name in ALL.split(","))
+    for again in (False, True):
+        if again:
+            said = replay(run, "--to", ALL)
+            assert said.count("has all 40 records: nothing sent") == 3
+        held, counts = trackio_of(trackio_query, "whole", run, tmp_path)
+        assert same(held, wanted) and counts == others
+        held, counts = stores.tensorboard(tensorboard_events, run / "tensorboard")
+        assert same(held, wanted, single=True) and counts == others
+        held, counts = stores.wandb(run)
+        assert same(held, wanted) and counts == others
+    assert len(list((run / "wandb").glob("offline-run-*"))) == 1
+
+
+def test_what_is_there_in_part_is_completed(
+    replay: Any, tmp_path: Path, trackio_query: Any, tensorboard_events: Any
+) -> None:
+    short = stores.make_run(tmp_path / "short", "part", range(1, 16), project="part")
+    (short / "visualizations" / "samples_step_40.png").unlink()
+    replay(short, "--to", ALL)
+    whole = stores.make_run(tmp_path / "outputs", "part", project="part")
+    for name in ("wandb", "tensorboard"):
+        shutil.copytree(short / name, whole / name, symlinks=True)
+    assert "25 records" in replay(whole, "--to", ALL, "--dry-run")
+    replay(whole, "--to", ALL)
+    wanted = stores.journal_of(whole)
+    late = {"final/best_loss"}  # of the short run, at its end
+    held, _ = trackio_of(trackio_query, "part", whole, tmp_path)
+    for stored in (held, stores.tensorboard(tensorboard_events, whole / "tensorboard")[0]):
+        assert {step: row.keys() - late for step, row in stored.items()} == {
+            step: row.keys() - late for step, row in wanted.items()
+        }
+    assert same(stores.wandb(whole)[0], wanted)  # anew, and whole
+    assert len(list((whole / "wandb").glob("superseded-offline-run-*"))) == 1
+    assert len(list((whole / "wandb").glob("offline-run-*"))) == 1
+
+
+def test_a_torn_wandb_folder_is_superseded_unless_it_was_uploaded(replay: Any, tmp_path: Path) -> None:
+    run = stores.make_run(tmp_path / "outputs", "torn")
+    replay(run, "--to", "wandb")
+    (file,) = (run / "wandb").glob("offline-run-*/run-torn.wandb")
+    file.write_bytes(file.read_bytes()[:-300])
+    said = replay(run, "--to", "wandb")
+    if "nothing sent" in said:  # the tear was behind the last row: cut deeper
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        replay(run, "--to", "wandb")
+    assert same(stores.wandb(run)[0], stores.journal_of(run))
+    (kept,) = (run / "wandb").glob("superseded-offline-run-*")
+    assert (kept / file.name).exists()
+    (new,) = (run / "wandb").glob("offline-run-*/run-torn.wandb")
+    new.write_bytes(new.read_bytes()[: new.stat().st_size // 2])
+    new.with_name(f"{new.name}.synced").touch()
+    replay(run, "--to", "wandb")
+    assert len(list((run / "wandb").glob("superseded-*"))) == 1, "what is uploaded stays"
+    assert same(stores.wandb(run)[0], stores.journal_of(run))
+
+
+def test_data_that_a_tool_has_lost_are_sent_again(replay: Any, tmp_path: Path, tensorboard_events: Any) -> None:
+    run = stores.make_run(tmp_path / "outputs", "lost")
+    replay(run, "--to", "tensorboard")
+    shutil.rmtree(run / "tensorboard")
+    assert "40 records, 2 pictures, 1 alert sent" in replay(run, "--to", "tensorboard")
+    assert same(stores.tensorboard(tensorboard_events, run / "tensorboard")[0], stores.journal_of(run), single=True)
+
+
+def test_a_tracker_that_fails_goes_on_from_there_the_next_time(tmp_path: Path) -> None:
+    run = RunDir(stores.make_run(tmp_path / "outputs", "fails"))
+    tool = Tool(lambda call, step: call == "log" and step > 12)
+    with pytest.raises(Exception, match=r"^tool: log: ConnectionError: the tool is gone; try again later"):
+        Replay(run, "tool", tool).send()
+    assert tool.steps == list(range(1, 13))
+    tool.fails = lambda call, step: False
+    again = Replay(run, "tool", tool)
+    assert (again.held, again.records, again.images, again.alerts) == (12, 28, 1, 1)
+    again.send()
+    assert tool.steps == list(range(1, 41))
+    assert tool.others == [("samples", 10), ("loss_spike", 25), ("samples", 40)]
+    assert tool.summary == {"final/best_loss": 0.5}
+    assert Replay(run, "tool", tool).complete
+
+
+def test_the_order_is_that_of_the_run(tmp_path: Path) -> None:
+    run = RunDir(stores.make_run(tmp_path / "outputs", "order"))
+    order: list[tuple[str, int]] = []
+    tool = Tool(lambda call, step: order.append((call, step)))  # type: ignore[func-returns-value, return-value]
+    Replay(run, "tool", tool).send()
+    assert order[9:13] == [("log", 9), ("log", 10), ("image", 10), ("log", 11)]
+    assert order[-2:] == [("image", 40), ("finish", 0)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--to", "wandbb"], "there is no tracker 'wandbb': choose from tensorboard, trackio, wandb"),
+        (["--to", "wandb", "wandb.mod=online"], "wandb.mod: wandb has no such setting; it has project, entity, mode"),
+        (["--to", "wandb", "wandb.mode=onlin"], "tracker.wandb.mode is 'onlin'"),
+        (["--to", "wandb", "trackio.dir=x"], "trackio.dir is set, but --to has no trackio"),
+        (["--to", "json:loads"], "json:loads is no tracker"),
+        (["--to", "wandb", "mode=online"], "mode=online: settings have the form TRACKER.KEY=VALUE"),
+        ([], "was trained without a tracker: name one, --to wandb say"),
+    ],
+)
+def test_a_mistake_is_one_line(replay: Any, tmp_path: Path, arguments: list[str], says: str) -> None:
+    run = stores.make_run(tmp_path / "outputs", "mistake")
+    said = replay(run, *arguments, code=1)
+    assert says in said and said.count("\n") == 1 and "Traceback" not in said
+    assert not (run / "wandb").exists() and not (run / "logs" / "delivery.json").exists()
+
+
+def test_a_run_that_goes_on_is_left_alone(replay: Any, tmp_path: Path) -> None:
+    run = stores.make_run(tmp_path / "outputs", "busy")
+    script = """
+import sys, time
+from expkit.experiment import RunDir
+from expkit.lock import run_lock
+with run_lock(RunDir(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+    import subprocess
+    import sys
+
+    other = subprocess.Popen([sys.executable, "-c", script, str(run)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout is not None and other.stdout.readline() == "locked\n"
+        said = replay(run, "--to", "tensorboard", code=1)
+    finally:
+        other.kill()
+        other.wait()
+    assert "is still running" in said and said.count("\n") == 1
+    assert not (run / "tensorboard").exists()
+    with run_lock(RunDir(run)):
+        pass
