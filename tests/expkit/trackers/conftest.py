@@ -125,7 +125,7 @@ def wandb_files() -> Callable[[Path], list[WandbFile]]:
     """Read all runs in a run directory, the oldest first."""
 
     def read(run_dir: Path) -> list[WandbFile]:
-        paths = (run_dir / "wandb").glob("*run-*/*.wandb")
+        paths = [*(run_dir / "wandb").glob("run-*/*.wandb"), *(run_dir / "wandb").glob("offline-run-*/*.wandb")]
         return [WandbFile(path) for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns)]
 
     return read
