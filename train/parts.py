@@ -26,7 +26,7 @@ from expkit.rng import seed_all
 from expkit.trackers import Delivery, Tracker
 from train.config.blame import told
 from train.config.build import MULTI_SELECT, build, build_named, call_with_known
-from train.config.gpu import make_sampler
+from train.config.sections import make_delivery, make_sampler
 from train.config.trainer import TrainerConfig
 from train.data import Batches
 from train.tasks.base import Task
@@ -37,7 +37,7 @@ __all__ = ["Parts", "assemble"]
 log = logging.getLogger("expkit")
 
 _ANY_STEPS = 1000
-_SECTIONS = (*MULTI_SELECT, "run", "trainer", "gpu", "task", "optimizer", "scheduler", "checkpoint")
+_SECTIONS = (*MULTI_SELECT, "run", "trainer", "gpu", "delivery", "task", "optimizer", "scheduler", "checkpoint")
 
 
 @dataclasses.dataclass
@@ -123,6 +123,7 @@ def assemble(config: DictConfig) -> Parts:
     trackers = build_named(config, "tracker", Tracker)
     for tracker in trackers.values():
         tracker.check()
+    delivery = make_delivery(config.get("delivery"), trackers)
     diagnostics = build_named(config, "diagnostics", Diagnostic)
     detectors = build_named(config, "detectors", Detector)
     for name, detector in detectors.items():
@@ -161,7 +162,7 @@ def assemble(config: DictConfig) -> Parts:
         optimizer,
         scheduler,
         trainer,
-        Delivery(trackers),
+        delivery,
         diagnostics,
         detectors,
         plots,

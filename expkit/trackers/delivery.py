@@ -9,12 +9,13 @@ The threads are daemons, not those of a ThreadPoolExecutor, which waits for a hu
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from expkit.errors import describe
+from expkit.errors import UserError, describe
 from expkit.record import Record
 from expkit.trackers.base import Alert, RunInfo, Tracker
 from expkit.trackers.channel import Channel
@@ -30,11 +31,15 @@ class Delivery:
 
     Args:
         trackers: name -> tracker; the names appear in messages and in `logs/delivery.json`.
-        queue_size: records, pictures and alerts that may wait for one tracker; more are not delivered.
+        queue_size: records, pictures and alerts that may wait for one tracker. Records beyond come from the journal
+            later; pictures and alerts beyond are not delivered.
         start_timeout: seconds that `start` waits for all trackers together: by default not at all, because
             importing them takes as long as many steps of training. One that takes longer goes on
             starting in its thread and finds its records in the queue.
         finish_timeout: seconds that `finish` waits for all trackers together before it abandons the rest.
+
+    Raises:
+        UserError: a number that cannot be.
     """
 
     def __init__(
@@ -45,6 +50,15 @@ class Delivery:
         start_timeout: float = 0.0,
         finish_timeout: float = 30.0,
     ) -> None:
+        if not isinstance(queue_size, int) or isinstance(queue_size, bool) or queue_size < 1:
+            raise UserError(f"queue_size={queue_size}: it must be a whole number of at least 1")
+        for name, seconds in (("start_timeout", start_timeout), ("finish_timeout", finish_timeout)):
+            if (
+                isinstance(seconds, bool)
+                or not isinstance(seconds, int | float)
+                or not 0 <= seconds < threading.TIMEOUT_MAX
+            ):
+                raise UserError(f"{name}={seconds}: it must be a number of seconds, at least 0")
         self._channels = [Channel(name, tracker, queue_size) for name, tracker in trackers.items()]
         self._start_timeout = start_timeout
         self._finish_timeout = finish_timeout

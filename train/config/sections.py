@@ -1,0 +1,60 @@
+"""The sections `gpu` and `delivery` of the configuration, checked."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+
+from expkit.errors import ConfigError, UserError
+from expkit.machine import GPUSampler
+from expkit.trackers import Delivery, Tracker
+
+__all__ = ["make_delivery", "make_sampler"]
+
+
+def make_sampler(section: Any) -> Callable[..., GPUSampler] | None:
+    """Return what makes the sampler of the machine, of a function that takes a sample; None if none is wanted.
+
+    Raises:
+        ConfigError: a value that cannot work, or a key that does not exist.
+    """
+    values = _values("gpu", section, ("enabled", "interval"), "gpu.enabled=false switches it off")
+    enabled = values.pop("enabled", True)
+    if not isinstance(enabled, bool):
+        raise ConfigError(f"gpu.enabled={enabled}: it must be true or false")
+    make = functools.partial(GPUSampler, **values)
+    _try("gpu", make)
+    return make if enabled else None
+
+
+def make_delivery(section: Any, trackers: Mapping[str, Tracker]) -> Delivery:
+    """Return what brings records to `trackers`, not started yet.
+
+    Raises:
+        ConfigError: a value that cannot work, or a key that does not exist.
+    """
+    keys = ("queue_size", "start_timeout", "finish_timeout")
+    values = _values("delivery", section, keys, "set delivery.KEY=... in it")
+    made: Delivery = _try("delivery", functools.partial(Delivery, trackers, **values))
+    return made
+
+
+def _values(name: str, section: Any, keys: Sequence[str], instead: str) -> dict[str, Any]:
+    if not isinstance(section, DictConfig):
+        shown = {None: "null", True: "true", False: "false"}.get(section, section)
+        raise ConfigError(f"{name}={shown}: this is a whole section; {instead}")
+    values = cast("dict[str, Any]", OmegaConf.to_container(section, resolve=True))
+    for key in values:
+        if key not in keys:
+            raise ConfigError(f"there is no {name}.{key}: {name} has {', '.join(keys)}")
+    return values
+
+
+def _try(name: str, make: Callable[[], Any]) -> Any:
+    try:
+        return make()
+    except UserError as error:
+        raise ConfigError(f"{name}.{error}".replace("=None:", "=null:")) from error
