@@ -245,4 +245,6 @@ def test_a_signal_is_as_the_page_says_and_nothing_is_lost(outputs: Path, tmp_pat
     step = json.loads((outputs / "mine" / "status.json").read_text())["step"]
     last = [entry["step"] for entry in read_journal(outputs / "mine" / "logs" / "metrics.jsonl")][-1]
     assert (outputs / "mine" / "checkpoints" / f"checkpoint_step_{step}.pt").exists()
-    assert json.loads((outputs / "mine" / "logs" / "delivery.json").read_text()) == {"mine": {"trackio": {"step": last, "finished": True}}}
+    assert json.loads((outputs / "mine" / "logs" / "delivery.json").read_text()) == {
+        "mine": {"trackio": {"step": last, "finished": True}}
+    }
