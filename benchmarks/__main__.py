@@ -1,4 +1,4 @@
-"""`python -m benchmarks [loop|checkpoint|start]`: measure, and put the results into docs/benchmarks.md."""
+"""`python -m benchmarks [loop|checkpoint|trackers|start]`: measure, and put the results into docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import re
 from pathlib import Path
 
-from benchmarks import checkpoint, loop, start
+from benchmarks import checkpoint, loop, start, trackers
 from benchmarks.harness import header
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
@@ -23,6 +23,7 @@ taken within each round; the table has their median and quartiles.
 BENCHMARKS = {
     "loop": ("A training step", loop, ()),
     "checkpoint": ("Checkpoints", checkpoint, ()),
+    "trackers": ("A record", trackers, ("wandb", "trackio", "tensorboard")),
     "start": ("The first step", start, ("hydra-core", "trackio")),
 }
 

@@ -23,15 +23,17 @@ _NAMES = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 def encode(record: Record) -> bytes:
     """Return the journal line of `record`, with its newline."""
-    entry: dict[str, Any] = {"step": record.step, "epoch": record.epoch, "time": record.time}
-    entry.update(record.metrics)
-    if record.details:
-        entry["details"] = record.details
-    if record.series:
-        entry["series"] = {name: list(values) for name, values in record.series.items()}
-    nonfinite = dict(_nonfinite(record))
-    if nonfinite:
-        entry["nonfinite"] = nonfinite
+    metrics, details, series = record.metrics, record.details, record.series
+    entry: dict[str, Any] = {"step": record.step, "epoch": record.epoch, "time": record.time, **metrics}
+    if details:
+        entry["details"] = details
+    if series:
+        entry["series"] = {name: list(values) for name, values in series.items()}
+    # One sum instead of a test per value: it is finite unless a value is not (or they overflow together).
+    if details or series or not math.isfinite(sum(metrics.values())):
+        nonfinite = dict(_nonfinite(record))
+        if nonfinite:
+            entry["nonfinite"] = nonfinite
     return orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE)
 
 
@@ -85,7 +87,6 @@ def _nonfinite(record: Record) -> Iterator[tuple[str, str]]:
         if not math.isfinite(value):
             yield name, _word(value)
     for name, values in record.series.items():
-        # One sum instead of a test per value: it is finite unless a value is not (or they overflow together).
         if not math.isfinite(sum(values)):
             yield from _nonfinite_leaves(values, f"/series/{_escape(name)}")
     if record.details:

@@ -1,4 +1,4 @@
-"""Writing a journal: append a line and flush it; cut the file back when a run resumes from an earlier step."""
+"""Writing a journal: append a line and flush it, whatever becomes of the file and the disk."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import errno
 import logging
 import os
 import threading
+import time
 import weakref
 from pathlib import Path
 from typing import Any
 
-from expkit.files import atomic_writer, fsync_folder, write_bytes
-from expkit.journal.format import decode, encode
+from expkit.files import fsync_folder
+from expkit.journal.format import encode
 from expkit.journal.reader import parts_of
 from expkit.record import Record
 from expkit.troubles import WriteTrouble
 
-__all__ = ["Journal", "cut_journal", "cut_needs"]
+__all__ = ["Journal"]
 
 log = logging.getLogger("expkit")
 
@@ -26,6 +27,9 @@ _journals: weakref.WeakSet[Journal] = weakref.WeakSet()
 
 #: Bytes that may wait in memory for a disk.
 _MAX_PENDING = 1 << 26
+
+#: Of the lines within so many seconds, so many look whether the file is still there.
+_BURST, _LOOKS = 0.005, 10
 
 _Inode = tuple[int, int]
 
@@ -62,6 +66,7 @@ class Journal:
         self._descriptor = -1
         self._inode: _Inode | None = None
         self._is_new = False
+        self._window, self._looks = -1.0, 0
         self._closed = False
         _journals.add(self)
         if must_open:
@@ -76,23 +81,12 @@ class Journal:
         with self._lock:
             self._pending += line
             if flush or len(self._pending) > _MAX_PENDING:
-                self.flush()
+                self._flush()
 
     def flush(self) -> None:
         """Hand everything to the operating system. What it does not take waits for the next flush."""
         with self._lock:
-            if self._closed or not (self._pending or self._trouble.error):
-                return
-            try:
-                self._reach()
-                while self._pending:
-                    self._took(os.write(self._descriptor, self._pending))
-            except OSError as error:
-                self._drop_oldest()
-                self._trouble.failed(error)
-            else:
-                lost, self._said_lost = self.lost - self._said_lost, self.lost
-                self._trouble.worked(f"{lost} line(s), the oldest, are lost" if lost else "nothing was lost")
+            self._flush()
 
     def sync(self) -> None:
         """Flush, and make it survive a power cut. Called before a checkpoint commits, not per line.
@@ -116,11 +110,13 @@ class Journal:
     def rotate(self) -> Path:
         """Move the file to the next numbered part and go on in a new one. Readers join the parts."""
         with self._lock:
+            self._looks = 0
             self._reach()
             self.flush()
             number = max((int(part.suffixes[-2][1:]) for part in parts_of(self.path)), default=0) + 1
             part = self.path.with_name(f"{self.path.stem}.{number:04d}{self.path.suffix}")
             os.replace(self.path, part)
+            self._looks = 0
             self._reach()
             return part
 
@@ -152,6 +148,22 @@ class Journal:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def _flush(self) -> None:
+        if self._closed or not (self._pending or self._trouble.error):
+            return
+        try:
+            self._reach()
+            while self._pending:
+                self._took(os.write(self._descriptor, self._pending))
+        except OSError as error:
+            self._drop_oldest()
+            self._trouble.failed(error)
+        else:
+            if self._trouble.error is None:
+                return
+            lost, self._said_lost = self.lost - self._said_lost, self.lost
+            self._trouble.worked(f"{lost} line(s), the oldest, are lost" if lost else "nothing was lost")
+
     def _waiting(self, end: int | None = None) -> int:
         """Return how many lines wait, or how many of the first `end` bytes; a newline in front ends a torn one."""
         return self._pending.count(b"\n", 0, end) - self._pending.startswith(b"\n")
@@ -180,7 +192,16 @@ class Journal:
         self._torn = b""
 
     def _reach(self) -> None:
-        """Have an open file that is the one at `path`: ours may have been moved away, deleted, or lost by a server."""
+        """Have an open file that is the one at `path`: ours may have been moved away, deleted, or lost by a server.
+
+        A burst of lines looks now and then only, because a look takes as long as all the rest.
+        """
+        now = time.monotonic()
+        if now - self._window >= _BURST:
+            self._window, self._looks = now, 0
+        self._looks += 1
+        if self._looks > _LOOKS and self._descriptor >= 0 and self._trouble.error is None:
+            return
         try:
             here = _inode(self.path.stat())
         except OSError:
@@ -229,77 +250,5 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def cut_journal(path: Path | str, step: int) -> int:
-    """Cut a journal back to the entries up to and including `step`, and return how many lines were cut off.
-
-    What is cut off is kept beside it, in `metrics.cut-N.jsonl`, and written first: a crash in between loses nothing,
-    and cutting again completes it. The shortened file is a new one, whose inode tells followers to begin anew.
-
-    Raises:
-        OSError: the disk refuses. No line is lost, and cutting again completes it.
-    """
-    path = Path(path)
-    kept, tail = _divide(path, step)
-    if not kept:
-        return 0
-    number = 1
-    while (aside := path.with_name(f"{path.stem}.cut-{number}{path.suffix}")).exists():
-        number += 1
-    write_bytes(aside, tail)
-    for file, end in reversed(kept):  # newest first: a crash leaves no hole
-        if end or len(kept) == 1:
-            with file.open("rb") as old, atomic_writer(file) as new:
-                new.write(old.read(end))
-        else:
-            file.unlink()
-            fsync_folder(file.parent)
-    if not path.exists():  # made anew last of all: that is when followers begin anew
-        write_bytes(path, b"")
-    return _lines(tail)
-
-
-def cut_needs(path: Path | str, step: int) -> tuple[int, int]:
-    """Return how many lines `cut_journal` would cut off, and how many bytes it would write."""
-    kept, tail = _divide(Path(path), step)
-    return (_lines(tail), len(tail) + sum(end for _, end in kept)) if kept else (0, 0)
-
-
-def _divide(path: Path, step: int) -> tuple[list[tuple[Path, int]], bytes]:
-    """Return the files to shorten, each with the length to keep, oldest first; and what is cut off of them."""
-    kept: list[tuple[Path, int]] = []
-    tail = b""
-    cutting = False
-    for file in [*parts_of(path), path]:
-        data = file.read_bytes() if file.exists() else b""
-        end = 0 if cutting else _prefix_length(data, step)
-        cutting = cutting or end < len(data)
-        if cutting and file.exists():
-            kept.append((file, end))
-            tail += data[end:]
-    return kept, tail
-
-
-def _lines(data: bytes) -> int:
-    return data.count(b"\n") + (not data.endswith(b"\n"))
-
-
 def _inode(stat: os.stat_result) -> _Inode:
     return stat.st_dev, stat.st_ino
-
-
-def _prefix_length(data: bytes, step: int) -> int:
-    """Return the length of the lines of `data` before the first whose step is later than `step`."""
-    position = 0
-    while position < len(data):
-        newline = data.find(b"\n", position)
-        end = newline + 1 if newline >= 0 else len(data)
-        try:
-            entry = decode(data[position:end])
-        except ValueError:
-            if newline < 0:
-                return position  # a torn line at the end
-        else:
-            if entry["step"] > step:
-                return position
-        position = end  # a broken line stays where it is
-    return position
