@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import resource
 import subprocess
 from pathlib import Path
@@ -43,7 +44,10 @@ def test_a_disk_that_is_full_for_a_time_costs_checkpoints_only(
     text = said.read_text()
     assert text.count("not saved") == 1, "of step 5, the best; that of step 6 failed too, which is not said again"
     assert f"{run / 'checkpoints'} can be written again" in text
-    assert "bytes needed, 0 bytes free" in text
+    sizes = re.search(r"([\d,]+) bytes needed, ([\d,]+) bytes free", text)
+    assert sizes is not None, text
+    needed, free = (int(number.replace(",", "")) for number in sizes.groups())
+    assert free < needed  # mostly 0; a file that is just being replaced may free some
     assert text.count("results.json cannot be written") <= 1
     assert status(run)["state"] == "finished"
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from expkit.journal import Journal, JournalReader, read_journal, writer
+from expkit.journal import Journal, JournalReader, cut_journal, read_journal, writer
 from expkit.record import make_record
 
 
@@ -300,7 +300,7 @@ def test_a_file_replaced_by_another_is_continued(path: Path) -> None:
     journal = Journal(path)
     for step in (1, 2, 3):
         journal.write(make_record(step, {}))
-    writer.cut_journal(path, 1)
+    cut_journal(path, 1)
     journal.write(make_record(2, {}))
     assert steps(path) == [1, 2]
 
