@@ -139,7 +139,7 @@ class WandbTracker(Tracker):
             tags=[tag[:64] for tag in run.tags] or None,
             notes=run.notes,
             config={"run_name": name, **run.config},  # the name that people filter runs by
-            settings=wandb.Settings(
+            settings=_settings(
                 silent=True,
                 console="off",
                 disable_git=True,
@@ -219,6 +219,17 @@ class WandbTracker(Tracker):
             # Every run of this process has lost that process; a new one is started once this one is forgotten.
             with contextlib.suppress(Exception):
                 wandb.teardown(exit_code=1)
+
+
+def _settings(**wanted: Any) -> wandb.Settings:
+    """Return W&B's settings. Private ones (`x_...`) may go away: what this W&B does not know is said and left out."""
+    import wandb
+
+    known = wandb.Settings.model_fields
+    for name in [name for name in wanted if name.startswith("x_") and name not in known]:
+        log.warning("wandb %s has no setting %s any more: see docs/trackers.md", wandb.__version__, name)
+        del wanted[name]
+    return wandb.Settings(**wanted)
 
 
 def _say_ignored(**decided: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from expkit.errors import ConfigError
 from expkit.trackers import Alert, Delivery, RunInfo
+from expkit.trackers import wandb as wandb_module
 from expkit.trackers.wandb import WandbTracker
 
 KEY = "0123456789abcdef" * 2 + "01234567"
@@ -155,3 +156,12 @@ def test_the_configuration_wins_over_the_environment(run, records, wandb_files, 
 def test_bad_values_are_refused_at_once(arguments, said):
     with pytest.raises(ConfigError, match=said):
         WandbTracker(**arguments)
+
+
+def test_a_private_setting_that_has_gone_away_is_said_and_left_out(caplog):
+    settings = wandb_module._settings(silent=True, x_disable_meta=True, x_gone_with_the_wind=0.5)
+    assert settings.silent and settings.x_disable_meta
+    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "has no setting x_gone_with_the_wind any more" in said
+    with pytest.raises(ValueError, match="misspelt"):
+        wandb_module._settings(misspelt=True)
