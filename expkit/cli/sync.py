@@ -21,6 +21,7 @@ from expkit.errors import UserError
 from expkit.experiment import RunDir
 from expkit.lock import is_free
 from expkit.wandb_data import OfflineRun, offline_runs
+from expkit.wandb_data.login import missing_login, server_trouble
 
 __all__ = ["SyncCommand"]
 
@@ -114,8 +115,6 @@ def _waiting(place: Path) -> list[_Waiting]:
 def _check_server(timeout: float) -> None:
     """Raise UserError if nothing could be uploaded."""
     os.environ.setdefault("WANDB_SILENT", "true")
-    from expkit.trackers.wandb import missing_login, server_trouble
-
     missing = missing_login()
     if missing:
         raise UserError(f"{missing}: run `wandb login`, or set WANDB_API_KEY; nothing was uploaded")

@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 import glob
 import logging
-import math
-import netrc
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from expkit.errors import ConfigError
 from expkit.record import Record
 from expkit.trackers.base import Alert, RunInfo, Tracker
+from expkit.wandb_data.login import has_key, missing_login, server_trouble, without_error_reports
 from expkit.wandb_data.offline import SUPERSEDED
 from expkit.wandb_data.records import first_run, records
 
@@ -30,8 +28,6 @@ log = logging.getLogger("expkit")
 _MODES = ("offline", "online", "disabled")
 _LEVELS = {"INFO": "INFO", "WARNING": "WARN", "CRITICAL": "ERROR"}
 _OWN_KEYS = frozenset({"_step", "_timestamp", "_runtime", "_wandb"})  # a metric of that name would break the row
-_HOSTS = ("api.forge.coreweave.com", "api.wandb.ai")  # of W&B's own server, as `wandb login` writes it down
-_KEY_LENGTH = 40  # W&B refuses what is shorter
 _FINISH_TIMEOUT = 20.0  # seconds for the last upload; below Delivery's own, so that the run is closed and not left
 
 
@@ -89,7 +85,7 @@ class WandbTracker(Tracker):
         Raises:
             ConfigError: there is none, or it cannot be one.
         """
-        if self.mode == "online" and not _has_key():
+        if self.mode == "online" and not has_key():
             _check_login()
 
     def holds(self, run: RunInfo) -> int | None:
@@ -114,7 +110,7 @@ class WandbTracker(Tracker):
             ConfigError: nobody is logged in to an online run.
             wandb.Error: the server took the key, but not the run.
         """
-        _without_error_reports()
+        without_error_reports()
         import wandb
 
         if self._run is not None:
@@ -237,51 +233,6 @@ def _say_ignored(**decided: str) -> None:
         asked = os.environ.get(variable, value)
         if asked != value:
             log.warning("%s=%s has no effect: the configuration says %s", variable, asked, value)
-
-
-def _has_key() -> bool:
-    """Whether a key is where most people have it, seen without importing W&B, which takes a second."""
-    key = os.environ.get("WANDB_API_KEY")
-    if not key:
-        host = urlsplit(os.environ.get("WANDB_BASE_URL", "")).netloc
-        try:
-            machines = netrc.netrc(Path(os.environ.get("NETRC") or "~/.netrc").expanduser()).hosts
-        except (OSError, netrc.NetrcParseError):
-            return False
-        key = next((machines[name][2] for name in ([host] if host else _HOSTS) if name in machines), None)
-    return key is not None and len(key) >= _KEY_LENGTH
-
-
-def _without_error_reports() -> None:
-    # They go over the network. Without one they hold up the interpreter's exit for 10 seconds. Read at import.
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-
-
-def missing_login() -> str | None:
-    """Return why W&B has no key to show to its server, or None if it has one. Never asks for one on the terminal."""
-    _without_error_reports()
-    import wandb
-    from wandb.errors import AuthenticationError
-    from wandb.sdk.lib import wbauth
-
-    host = wandb.setup().settings.base_url
-    try:
-        found = wbauth.authenticate_session(host=host, source="expkit", prompt=False, update_session=False)
-    except AuthenticationError as error:
-        return str(error).rstrip(".")
-    return f"there is no key for {host}" if found is None else None
-
-
-def server_trouble(timeout: float) -> str | None:
-    """Return why the W&B server cannot be used with the key that there is, or None. Waits so many seconds at most."""
-    import wandb
-    from wandb.errors import AuthenticationError
-
-    try:
-        wandb.Api(timeout=math.ceil(timeout))
-    except AuthenticationError as error:
-        return f"the server cannot be reached or refuses the key ({' '.join(str(error).split())})"
-    return None
 
 
 def _check_login() -> None:

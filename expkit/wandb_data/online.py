@@ -13,6 +13,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from expkit.errors import UserError
+from expkit.wandb_data.login import missing_login
 from expkit.wandb_data.source import SYSTEM, Row
 
 __all__ = ["OnlineRun", "OnlineSource"]
@@ -45,8 +46,6 @@ class OnlineSource:
         _check_installed()
         os.environ.setdefault("WANDB_SILENT", "true")  # read at import: no line about where the key was found
         import wandb
-
-        from expkit.trackers.wandb import missing_login
 
         project = project or os.environ.get("WANDB_PROJECT")
         if not project:
