@@ -42,10 +42,10 @@ class TrackioTracker(Tracker):
     ("run") becomes "metric/run". trackio has no summary: final metrics are in a row of the last step. Nor has it a
     display name, tags or notes: they are in the configuration, as run_name, run_tags and run_notes.
 
-    Runs are local unless `space_id` or `server_url` is given here: TRACKIO_SPACE_ID and TRACKIO_SERVER_URL in
-    the environment have no effect, which is said once. TRACKIO_WRITE_TOKEN and TRACKIO_WEBHOOK_URL mean what
-    they always do. On a network file system trackio writes files that its dashboard imports; see its
-    TRACKIO_STORAGE_MODE.
+    Runs are local unless `space_id` or `server_url` is given here: TRACKIO_SPACE_ID, TRACKIO_SERVER_URL and
+    TRACKIO_BUCKET_ID in the environment have no effect, which is said once. TRACKIO_WRITE_TOKEN and
+    TRACKIO_WEBHOOK_URL mean what they always do. On a network file system trackio writes files that its dashboard
+    imports; see its TRACKIO_STORAGE_MODE.
 
     Args:
         project: trackio project; None takes the run's.
@@ -193,6 +193,9 @@ class TrackioTracker(Tracker):
             _use_folder(Path(self.dir).expanduser().absolute())
         from trackio.sqlite_storage import SQLiteStorage
 
+        if self._local:
+            # Else whatever asks the database first, in any thread, downloads the bucket that TRACKIO_BUCKET_ID names.
+            SQLiteStorage._dataset_import_attempted = True
         project = self.project or run.project
         try:
             SQLiteStorage.validate_project_name(project)
@@ -222,10 +225,11 @@ class TrackioTracker(Tracker):
         return SQLiteStorage.get_log_count(self._run.project, self._run.name, self._run.id)
 
     def _say_ignored(self) -> None:
-        for variable in ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"):
+        keys = {"TRACKIO_SPACE_ID": "space_id", "TRACKIO_SERVER_URL": "server_url", "TRACKIO_BUCKET_ID": "space_id"}
+        for variable, key in keys.items():
             if self._local and os.environ.get(variable):
-                key = f"tracker.trackio.{variable.removeprefix('TRACKIO_').lower()}"
-                log.warning("%s has no effect: this run is logged locally unless %s is set", variable, key)
+                message = "%s has no effect: this run is logged locally unless tracker.trackio.%s is set"
+                log.warning(message, variable, key)
 
     @contextlib.contextmanager
     def _inside(self, strict: bool = True) -> Iterator[None]:

@@ -138,6 +138,7 @@ def test_local_stays_local_and_asks_nobody(python, trackio_query, tmp_path):
             TRACKIO_DIR="db",
             TRACKIO_SPACE_ID="somebody/space",
             TRACKIO_SERVER_URL=f"{url}?write_token=t",
+            TRACKIO_BUCKET_ID="somebody/bucket",
             HF_TOKEN="hf_0123456789",
             HF_ENDPOINT=url,
         )
@@ -147,10 +148,29 @@ def test_local_stays_local_and_asks_nobody(python, trackio_query, tmp_path):
     assert len(trackio_query(tmp_path / "db", ROWS)) == 3
     assert stdout == ""
     said = stderr.splitlines()
-    assert len(said) == 4 and said[0] == (
+    assert len(said) == 6 and said[0] == (
         "TRACKIO_SPACE_ID has no effect: this run is logged locally unless tracker.trackio.space_id is set"
     )
     assert said[1].startswith("TRACKIO_SERVER_URL has no effect")
+    assert said[2].startswith("TRACKIO_BUCKET_ID has no effect")
+
+
+def test_a_space_that_is_configured_is_asked_and_one_that_never_answers_holds_nothing_up(python):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(0)
+        script = f"""{SETUP}
+began = time.monotonic()
+delivery = Delivery({{"trackio": TrackioTracker(space_id="me/space")}}, finish_timeout=2)
+delivery.start(RunInfo(id="toy_1", dir=Path("run"), project="test"))
+delivery.log(Record(1, 0, 1.7e9, {{"a": 1.0}}))
+assert time.monotonic() - began < 0.5
+delivery.finish()
+assert time.monotonic() - began < 4
+"""
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        _, stderr = python(script, TRACKIO_DIR="db", HF_TOKEN="hf_0123456789", HF_ENDPOINT=url)
+        assert "abandoned in start() after 2 s, with 1 items not delivered" in stderr
+        silent.accept()
 
 
 def test_the_users_own_run_is_left_alone(python, trackio_query, tmp_path):
