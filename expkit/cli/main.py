@@ -18,6 +18,7 @@ __all__ = ["Command", "main"]
 #: Subcommand -> the module and class that hold it. Loaded when it is used, or its help is.
 _COMMANDS = {
     "checkpoints": "expkit.cli.checkpoints:CheckpointsCommand",
+    "dashboard": "expkit.cli.dashboard:DashboardCommand",
     "replay": "expkit.cli.replay:ReplayCommand",
     "show": "expkit.cli.show:ShowCommand",
     "sync": "expkit.cli.sync:SyncCommand",
