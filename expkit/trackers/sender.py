@@ -69,6 +69,8 @@ class Tally:
         """Count a call that failed. The first one is said, and whether it is tried `again`."""
         if self._count(f"{call}: {cause}") == 1 and self._training:
             goes_on = "training goes on, and it is tried again" if again else "training goes on without it"
+            if call == "finish":
+                goes_on = "the journal has everything"
             log.warning("tracker %s: %s() failed: %s (said once; %s)", self._name, call, cause, goes_on)
 
     def timed_out(self, call: str, seconds: float) -> None:

@@ -1,29 +1,20 @@
-"""trackio: a local database and dashboard, without a server or an account.
-
-trackio prints, drops what it cannot store with a warning, asks the network who the user is, and lets environment
-variables send a local run to a server. It has no settings against that. So a few of its names get functions of
-ours, which act only inside a `TrackioTracker`'s call, in its thread. Whoever uses trackio beside expkit sees no
-difference.
-"""
+"""trackio: a local database and dashboard, without a server or an account."""
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import contextvars
-import functools
 import logging
 import os
 import sys
-import threading
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from expkit.errors import ConfigError
 from expkit.record import Record
+from expkit.trackers import trackio_calls as calls
 from expkit.trackers.base import Alert, RunInfo, Tracker
 
 __all__ = ["TrackioTracker"]
@@ -78,7 +69,7 @@ class TrackioTracker(Tracker):
         self._rows = 0
         self._step = 0
         self._written: set[str] = set()  # metrics of the last step
-        self._times: dict[int, str] = {}
+        self._times: dict[int, str] | None = None
 
     def holds(self, run: RunInfo) -> int | None:
         """Return the last step that the database holds of the run, -1 for none, or None where rows are elsewhere.
@@ -128,10 +119,10 @@ class TrackioTracker(Tracker):
         # trackio finds a run to resume in the database only, which lags behind on a network file system. With
         # an id of ours it is the same run in any case.
         self._run.id = run.id
-        self._times = _times.setdefault(run.id, {})
         held = self.holds(run)
         if held is not None:
             self._rows = self._stored_rows()
+            self._times = calls.times.setdefault(run.id, {})
         if held is not None and held >= 0:
             self._step = held
             self._written = set(SQLiteStorage.get_snapshot(project, run.id, step=held, run_id=run.id))
@@ -142,7 +133,8 @@ class TrackioTracker(Tracker):
         row: dict[str, Any] = {_valid_key(name): value for name, value in record.metrics.items()}
         if record.epoch:
             row["epoch"] = record.epoch
-        self._times[record.step] = datetime.fromtimestamp(record.time, UTC).isoformat()
+        if self._times is not None:
+            self._times[record.step] = datetime.fromtimestamp(record.time, UTC).isoformat()
         self._log(row, record.step)
         self._step, self._written = record.step, set(row)
 
@@ -174,6 +166,7 @@ class TrackioTracker(Tracker):
         finally:
             with self._inside():
                 self._run.finish()
+            calls.times.pop(self._run.id, None)
         if self._in_database() and (missing := self._rows - self._stored_rows()) > 0:
             raise RuntimeError(f"trackio did not store {missing} rows of run {self._run.name}")
 
@@ -231,95 +224,8 @@ class TrackioTracker(Tracker):
                 message = "%s has no effect: this run is logged locally unless tracker.trackio.%s is set"
                 log.warning(message, variable, key)
 
-    @contextlib.contextmanager
-    def _inside(self, strict: bool = True) -> Iterator[None]:
-        """Whatever calls trackio does so in here. If `strict`, what it warns of becomes an error."""
-        _install()
-        call = _Call(self._local, [])
-        _current.call = call
-        try:
-            yield
-        finally:
-            del _current.call
-        if call.warnings and strict:
-            raise RuntimeError("; ".join(call.warnings))
-        for message in call.warnings:
-            log.warning("%s", message)
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """A call of ours into trackio: whether its run is local, and what trackio warned of."""
-
-    local: bool
-    warnings: list[str]
-
-
-_OUTSIDE = _Call(False, [])
-
-#: Run id -> step -> when the record was made, while the row waits in trackio's queue.
-_times: dict[str, dict[int, str]] = {}
-_current = threading.local()  # .call: the call that this thread is in; absent outside
-
-
-@functools.cache
-def _install() -> None:
-    """Put our functions in place of trackio's, once per process."""
-    import trackio.media
-    import trackio.run
-    import trackio.utils
-
-    def print_(*args: Any, **options: Any) -> None:
-        if hasattr(_current, "call"):
-            log.debug("trackio: %s", " ".join(map(str, args)))
-        else:
-            builtins.print(*args, **options)
-
-    warn: Any = getattr(trackio.utils, "_emit_nonfatal_warning", None)
-    whoami: Any = getattr(trackio.run, "_get_default_namespace", None)
-    resolve: Any = getattr(trackio.utils, "resolve_space_id_and_server_url", None)
-    is_figure: Any = getattr(trackio.media.TrackioHtml, "is_loggable_figure", None)
-
-    def emit_nonfatal_warning(message: str, *args: Any, **options: Any) -> None:
-        if hasattr(_current, "call"):
-            _current.call.warnings.append(message)
-        else:
-            warn(message, *args, **options)
-
-    def get_default_namespace() -> str | None:
-        # With a Hugging Face token this is a request without a timeout. HF_HUB_OFFLINE would prevent it too,
-        # but also the downloads of the training itself.
-        return None if getattr(_current, "call", _OUTSIDE).local else whoami()
-
-    def resolve_space_id_and_server_url(*args: Any) -> tuple[str | None, str | None]:
-        return (None, None) if getattr(_current, "call", _OUTSIDE).local else resolve(*args)
-
-    def is_loggable_figure(value: Any) -> bool:
-        # It looks into matplotlib, and fails while another thread is in the middle of importing that.
-        return not hasattr(_current, "call") and is_figure(value)
-
-    def bulk_log(*args: Any, **options: Any) -> None:
-        # By itself trackio gives all rows that it writes at once the time of that moment.
-        times, steps = _times.get(options.get("run_id") or ""), options.get("steps")
-        if times and steps and options.get("timestamps") is None:
-            now = datetime.now(UTC).isoformat()
-            options["timestamps"] = [times.get(step, now) for step in steps]
-            for step in [step for step in list(times) if step < min(steps)]:
-                times.pop(step, None)
-        write(*args, **options)
-
-    storage: Any = trackio.run.SQLiteStorage  # type: ignore[attr-defined]
-    write = storage.bulk_log
-    storage.bulk_log = staticmethod(bulk_log)
-    for name, module in list(sys.modules.items()):
-        if name == "trackio" or name.startswith("trackio."):
-            # A global name hides the builtin in that module only. Redirecting stdout would silence all threads.
-            vars(module).setdefault("print", print_)
-            if hasattr(module, "_emit_nonfatal_warning"):
-                setattr(module, "_emit_nonfatal_warning", emit_nonfatal_warning)  # noqa: B010
-    setattr(trackio.run, "_get_default_namespace", get_default_namespace)  # noqa: B010
-    setattr(trackio.utils, "resolve_space_id_and_server_url", resolve_space_id_and_server_url)  # noqa: B010
-    setattr(trackio.media.TrackioHtml, "is_loggable_figure", staticmethod(is_loggable_figure))  # noqa: B010
+    def _inside(self, strict: bool = True) -> contextlib.AbstractContextManager[None]:
+        return calls.inside(self._local, strict)
 
 
 def _use_folder(folder: Path) -> None:
