@@ -7,6 +7,7 @@ group, and decisions through a gloo group, so that they never wait for a GPU.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Control", "Dist"]
+__all__ = ["Control", "Dist", "is_main_process"]
+
+
+def is_main_process() -> bool:
+    """Whether this is rank 0, or the only process. Asks no other rank, and does not import torch.
+
+    The process group knows; before there is one, the RANK and WORLD_SIZE that torchrun sets.
+    """
+    distributed: Any = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        return bool(distributed.get_rank() == 0)
+    return not (os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0")
 
 
 class Dist:

@@ -44,7 +44,7 @@ def run_info(run: RunDir, **changes: Any) -> RunInfo:
         "project": said.get("project") or "expkit",
         "name": said.get("name") or run.id,
         "group": said.get("group") or (run.id if branch else None),
-        "tags": tuple(said.get("tags") or ()),
+        "tags": tuple(map(str, said.get("tags") or ())),
         "notes": said.get("notes"),
         **changes,
     }

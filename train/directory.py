@@ -46,7 +46,7 @@ def fresh_directory(config: DictConfig, model: nn.Module) -> RunDir:
     outputs = Path(config.run.outputs)
     _check_space(config, outputs)
     if config.run.group is None and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-        config.run.group = Path(HydraConfig.get().sweep.dir).name  # the runs of a sweep belong together
+        config.run.group = Path(HydraConfig.get().sweep.dir).absolute().name  # the runs of a sweep belong together
     files = _fresh(config, outputs)
     try:
         _write_hydra(files.root / ".hydra", config)

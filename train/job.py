@@ -306,7 +306,7 @@ class _Job:
             project=run.project,
             name=run.name,
             group=run.group if branch == 0 else run.group or self.files.id,
-            tags=tuple(run.tags),
+            tags=tuple(map(str, run.tags)),
             notes=run.notes,
             config=self.plain,
             resumed_step=self.step,

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from expkit.dist import is_main_process
 from expkit.errors import UserError, describe
 from expkit.record import Record
 from expkit.trackers.base import Alert, RunInfo, Tracker
@@ -65,7 +66,13 @@ class Delivery:
         self._ledger: Ledger | None = None
 
     def start(self, run: RunInfo) -> None:
-        """Open the run in every tracker. Steps that a tracker holds of it already are not sent again."""
+        """Open the run in every tracker. Steps that a tracker holds of it already are not sent again.
+
+        Of several processes that train together, one delivers: rank 0. In the others every call does nothing.
+        """
+        if not is_main_process():
+            self._channels = []
+            return
         self._ledger = Ledger(run.dir, run.id, fresh=run.resumed_step <= 0)
         for channel in self._channels:
             channel.start(run, self._ledger)

@@ -116,7 +116,8 @@ def _default(told: str, arguments: Sequence[str]) -> str:
     if known is None or isinstance(known, dict) or "${" in str(known) or str(known) in ("", "???"):
         return ""
     shown = str(known).lower() if isinstance(known, bool) else str(known)
-    return "" if shown in told.partition(": ")[2] else f" (default: {shown})"
+    chosen, _, wanted = told.partition(": ")
+    return "" if shown in wanted or chosen.endswith(f"={shown}") else f" (default: {shown})"
 
 
 def _origin(text: str) -> str:
