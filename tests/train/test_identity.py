@@ -93,6 +93,56 @@ def test_tags_without_brackets_are_one_line_that_shows_them(train: Train) -> Non
     assert done.stderr == "error: run.tags=a: it must be a list, run.tags=[one,two], or [] for none\n"
 
 
+@pytest.fixture
+def my_conf(tmp_path: Path) -> Path:
+    """The folder with the experiment file that docs/trackers.md shows."""
+    page = (Path(__file__).parents[2] / "docs" / "trackers.md").read_text()
+    (text,) = re.findall(r"<!-- experiment file -->\n```yaml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "my_conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "my_conf" / "experiment" / "baseline.yaml").write_text(text)
+    return tmp_path / "my_conf"
+
+
+def test_defaults_from_a_file_are_as_the_page_says_and_what_is_typed_wins(
+    train: Train, outputs: Path, my_conf: Path
+) -> None:
+    small = ("task.model.hidden=16", "trainer.max_steps=2", "plots=[]", "checkpoint=none", "run.id=one")
+    train("--config-dir", str(my_conf), "experiment=baseline", "run.name=again", "tracker=trackio", *small)
+    config = json.loads((outputs / "one" / "config.json").read_text())["config"]
+    run = {key: config["run"][key] for key in ("project", "name", "group", "tags")}
+    assert run == {
+        "project": "ratio-study",
+        "name": "again",
+        "group": "ratio-ablation",
+        "tags": ["ablation", "step-05"],
+    }
+    assert list(config["tracker"]) == ["trackio"] and config["tracker"]["trackio"]["project"] == "ratio-study"
+    shown = train("--config-dir", str(my_conf), "experiment=baseline", "--cfg", "job", "--package", "tracker").stdout
+    assert re.findall(r"^(\w+):$", shown, re.MULTILINE) == ["wandb", "trackio"]
+    typed = ("run.project=ratio-study", "run.name=baseline-adamw", "run.group=ratio-ablation")
+    typed += ("tracker=wandb,trackio", "optimizer=adamw", "run.tags=[ablation,step-05]")
+    as_typed = train(*typed, "--cfg", "job").stdout
+    from_file = train("--config-dir", str(my_conf), "experiment=baseline", "--cfg", "job").stdout
+    assert from_file == as_typed, "the columns of the table mean the same"
+
+
+@pytest.mark.parametrize(
+    ("flag", "instead"),
+    [
+        ("--tracker=wandb,trackio", "tracker=wandb,trackio"),
+        ("--tracker-project=p", "run.project=p"),
+        ("--tracker-run-name=n", "run.name=n"),
+        ("--tracker-tags=a,b", "run.tags=[a,b]"),
+        ("--tracker-group=g", "run.group=g"),
+    ],
+)
+def test_a_flag_of_another_trainer_is_answered_with_what_is_written_here(flag: str, instead: str, train: Train) -> None:
+    for typed in ([flag], flag.split("=")):
+        done = train(*typed, check=False)
+        assert done.returncode == 2
+        assert f"without dashes: {instead}; " in done.stderr and done.stderr.count("\n") == 1
+
+
 def _rank(rank: int, folder: Path, group: bool) -> None:
     """Deliver the records of a run, as each of two processes that train together would."""
     os.chdir(folder)

@@ -23,6 +23,13 @@ __all__ = ["FlagError", "check_typed", "config_folders", "parse_override"]
 
 #: Groups of which a run needs exactly one option. (Of experiment and debug it may have several, or none.)
 _ONE = ("task", "optimizer", "scheduler", "checkpoint")
+#: Flags that other trainers have for trackers -> what is written here.
+_FLAGS = {
+    "tracker_project": "run.project={}",
+    "tracker_run_name": "run.name={}",
+    "tracker_tags": "run.tags=[{}]",
+    "tracker_group": "run.group={}",
+}
 
 
 class FlagError(UserError):
@@ -165,6 +172,8 @@ def _without_value(arguments: Sequence[str], position: int) -> str:
 
 def _instead(name: str, value: str) -> str:
     """Return `: KEY=VALUE` as it should have been typed, or nothing where no key is like `name`."""
+    if name in _FLAGS:
+        return f": {_FLAGS[name].format(value or '...')}"
     if group_folders(name) and name != "trainer":
         return f": {name}={value or [*group_options(name), '...'][0]}"
     close = [name] if name == "resume" else meant(name, selected(()))
