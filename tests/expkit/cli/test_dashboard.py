@@ -58,6 +58,11 @@ def make_run(outputs: Path, **tracker: object) -> None:
     (outputs / "toy_2" / "config.json").write_text(json.dumps({"experiment_id": "toy_2", "config": config}))
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
 Dashboard = Callable[..., subprocess.Popen[str]]
 
 
@@ -68,7 +73,8 @@ def dashboard(tmp_path: Path) -> Iterator[Dashboard]:
 
     def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "expkit", "dashboard", *map(str, arguments)]
-        env = clean_environment(HOME=str(tmp_path)) | environment
+        # Servers that start at the same moment must not find the same port free.
+        env = clean_environment(HOME=str(tmp_path), GRADIO_SERVER_PORT=str(free_port())) | environment
         if "DISPLAY" not in environment:
             env = {name: value for name, value in env.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -202,8 +208,7 @@ def test_a_browser_opens_only_where_there_is_a_display(
     browser = tmp_path / "browser"
     browser.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened\n')
     browser.chmod(0o755)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     process = dashboard("other", "--dir", databases, "--port", port, *arguments, BROWSER=str(browser), **environment)
     assert process.stdout is not None
     address = process.stdout.readline().strip()
