@@ -355,7 +355,8 @@ def test_trackers_get_another_run_when_the_course_is_left(train: Train, outputs:
     train("resume=run", "trainer.max_epochs=7")
     assert list(delivered()) == ["run"], "an exact resume goes on in the same run"
     train(f"resume={outputs / 'run' / 'checkpoints' / 'checkpoint_step_84.pt'}", "optimizer.lr=0.001")
-    assert delivered() == {"run": {"trackio": 161}, "run-r1": {"trackio": 161}}
+    whole = {"trackio": {"step": 161, "finished": True}}
+    assert delivered() == {"run": whole, "run-r1": whole}
 
 
 def test_a_changed_learning_rate_meets_any_schedule(train: Train, outputs: Path, tmp_path: Path) -> None:

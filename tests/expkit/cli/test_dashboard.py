@@ -19,7 +19,7 @@ from typing import cast
 import pytest
 
 from expkit.cli.main import main
-from tests.expkit.trackers.conftest import clean_environment
+from tests.expkit.trackers.conftest import clean_environment, takes_ctrl_c
 
 FILL = """
 import math, sys
@@ -77,7 +77,7 @@ def dashboard(tmp_path: Path) -> Iterator[Dashboard]:
         env = clean_environment(HOME=str(tmp_path), GRADIO_SERVER_PORT=str(free_port())) | environment
         if "DISPLAY" not in environment:
             env = {name: value for name, value in env.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "preexec_fn": takes_ctrl_c}
         process = subprocess.Popen(command, env=env, cwd=tmp_path, text=True, **pipes)
         started.append(process)
         return process

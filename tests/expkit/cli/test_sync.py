@@ -20,7 +20,7 @@ from expkit.lock import run_lock
 from expkit.record import Record
 from expkit.trackers import RunInfo
 from expkit.trackers.wandb import WandbTracker
-from tests.expkit.trackers.conftest import clean_environment
+from tests.expkit.trackers.conftest import clean_environment, takes_ctrl_c
 from tests.expkit.trackers.wandb_server import WandbServer, wandb_server
 
 KEY = "0123456789abcdef" * 2 + "01234567"
@@ -131,9 +131,8 @@ def test_ctrl_c_ends_it_and_the_upload_with_it(sync: Sync, server: WandbServer, 
     server.hang = True
     environment = clean_environment(WANDB_BASE_URL=server.url, WANDB_API_KEY=KEY, HOME=str(tmp_path))
     command = [sys.executable, "-m", "expkit", "sync", "--timeout", "60"]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "preexec_fn": takes_ctrl_c}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, **pipes)
     time.sleep(3)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)

@@ -15,7 +15,7 @@ import pytest
 
 import expkit.wandb_data.online as online
 from tests.expkit.cli.test_wandb import TWO_GPUS, Ask, ask, make_run
-from tests.expkit.trackers.conftest import clean_environment
+from tests.expkit.trackers.conftest import clean_environment, takes_ctrl_c
 from tests.expkit.trackers.wandb_server import wandb_server
 from tests.expkit.wandb_data.log_writer import gpu_system
 from tests.expkit.wandb_data.query_server import QueryServer
@@ -213,7 +213,7 @@ def test_ctrl_c_ends_the_wait_at_once(server: QueryServer, tmp_path: Path) -> No
     server.silent_on = "RunSampledHistory"
     environment = clean_environment(HOME=str(tmp_path), WANDB_BASE_URL=server.url, WANDB_API_KEY=KEY)
     command = [sys.executable, "-m", "expkit", "wandb", "gpu", *IN_P, "--run-id", "aaa"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "preexec_fn": takes_ctrl_c}
     with subprocess.Popen(command, env=environment, cwd=tmp_path, text=True, **pipes) as process:
         try:
             while "RunSampledHistory" not in server.asked:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -39,6 +40,11 @@ def clean_environment(**extra: str) -> dict[str, str]:
     """The environment without what steers the tools, and with expkit in reach."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(OUTSIDE)}
     return kept | {"PYTHONPATH": str(REPOSITORY)} | extra
+
+
+def takes_ctrl_c() -> None:
+    """Let a process that is about to begin take Ctrl-C, which one in a shell's background ignores."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture
