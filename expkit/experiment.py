@@ -104,7 +104,10 @@ class RunDir:
 
     def exists(self) -> bool:
         """Whether there is a run here: a run exists once its config.json does."""
-        return self.config.is_file()
+        try:
+            return self.config.is_file()
+        except OSError:  # no name that a file could have
+            return False
 
 
 def newest_run(outputs: Path) -> RunDir | None:

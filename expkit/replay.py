@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,12 @@ from expkit.record import Record
 from expkit.status import read_status
 from expkit.trackers.base import Alert, RunInfo, Tracker
 from expkit.trackers.ledger import Ledger
-from expkit.trackers.sender import Item, Sender, Tally
+from expkit.trackers.sender import Item, Sender
+from expkit.trackers.tally import Tally
 
 __all__ = ["Replay", "run_info"]
 
+_DAY = 86_400.0
 _PICTURE = re.compile(r"(?P<name>.+)_step_(?P<step>\d+)\.png")
 
 
@@ -44,22 +45,11 @@ def run_info(run: RunDir, **changes: Any) -> RunInfo:
         "project": said.get("project") or "expkit",
         "name": said.get("name") or run.id,
         "group": said.get("group") or (run.id if branch else None),
-        "tags": tuple(map(str, said.get("tags") or ())),
+        "tags": tuple(map(str, tags)) if isinstance(tags := said.get("tags"), list) else (),
         "notes": said.get("notes"),
         **changes,
     }
     return RunInfo(f"{run.id}-r{branch}" if branch else run.id, run.root.absolute(), config=config, **values)
-
-
-@dataclass
-class _Lacking:
-    """What a tracker lacks of a run."""
-
-    held: int = 0  # records that it has
-    records: int = 0
-    images: list[Item] = field(default_factory=list)
-    alerts: list[Item] = field(default_factory=list)
-    summary: dict[str, float] = field(default_factory=dict)
 
 
 class Replay:
@@ -86,11 +76,7 @@ class Replay:
         self._run, self._name, self._tracker = run, name, tracker
         self.info = info or run_info(run)
         self._ledger = Ledger(self.info.dir, self.info.id)
-        self._look()
-        self.held, self.records = self._lacking.held, self._lacking.records
-        self.images, self.alerts = len(self._lacking.images), len(self._lacking.alerts)
-        nothing = not (self.records or self.images or self.alerts)
-        self.complete = nothing and self._ledger.is_finished(name)
+        self._look(tracker.holds(self.info))
 
     def send(self, progress: Callable[[], object] = lambda: None) -> None:
         """Send it.
@@ -102,16 +88,18 @@ class Replay:
             UserError: the tracker failed. What it took is noted, and the next replay sends the rest.
         """
         if self._tracker.set_aside(self.info):
-            self._ledger.forget(self._name)
-            self._look()
+            held = self._tracker.holds(self.info) or set()
+            self._ledger.forget(self._name, max(held, default=-1))
+            self._look(held)
         now = threading.Event()
         now.set()  # there is no training that could go on while the tracker is down
         tally = Tally(self._name, training=False)
-        sender = Sender(self._name, self._tracker, self.info, self._ledger, now, tally)
+        self._tracker.patience = _DAY
+        sender = Sender(self._name, self._tracker, self.info, self._ledger, now, tally, self._lacking)
         try:
             if self._feed(sender, progress):
                 state = read_status(self._run.status).get("state", "finished")
-                sender.finish(self._lacking.summary, failed=state in ("failed", "starting", "running"))
+                sender.finish(self._summary, failed=state in ("failed", "starting", "running"))
         finally:
             self._ledger.save(force=True)
         trouble = tally.summary()
@@ -120,7 +108,7 @@ class Replay:
 
     def _feed(self, sender: Sender, progress: Callable[[], object]) -> bool:
         """Hand over everything in the order of steps. Return False if the tracker is given up."""
-        others = sorted([*self._lacking.images, *self._lacking.alerts], key=lambda item: item.step)
+        others = sorted(self._others, key=lambda item: item.step)
         going_on = sender.open()
         for record in _records(self._run):
             going_on = going_on and sender.advance(record.step, record)
@@ -131,22 +119,30 @@ class Replay:
             progress()
         return going_on and all(sender.send(item) for item in others)
 
-    def _look(self) -> None:
-        """See what the tracker lacks."""
-        held, name = self._tracker.holds(self.info), self._name
-        if held is not None and held < 0:
-            self._ledger.forget(name)  # whatever was delivered once is gone
-        last = self._ledger.last(name) if held is None else held
-        found = self._lacking = _Lacking()
+    def _look(self, held: Set[int] | None) -> None:
+        """See what the tracker lacks, of which steps it `held` says that it holds."""
+        ledger, name = self._ledger, self._name
+        if held is not None and not held and ledger.last(name) >= 0:
+            ledger.forget(name)  # whatever was delivered once is gone
+        last = ledger.last(name)
+        self._lacking: set[int] | None = None if held is None else set()
+        self._summary: dict[str, float] = {}
+        self.held = self.records = 0
         for record in _records(self._run):
-            found.held += record.step <= last
-            found.records += record.step > last
-            final = {key: value for key, value in record.metrics.items() if key.startswith("final/")}
-            found.summary.update(final)
-        missed = set(self._ledger.missed(name))
-        for items, call, all_of_them in ((found.images, "image", _images), (found.alerts, "alert", _alerts)):
-            last = self._ledger.last(name, call)
-            items += [each for each in all_of_them(self._run) if each.step > last or (call, *each[2:4]) in missed]
+            lacks = record.step > last if held is None else record.step not in held
+            self.held += not lacks
+            self.records += lacks
+            if lacks and self._lacking is not None:
+                self._lacking.add(record.step)
+            self._summary |= {key: value for key, value in record.metrics.items() if key.startswith("final/")}
+        missed = set(ledger.missed(name))
+        images, alerts = (
+            [item for item in every if item.step > ledger.last(name, call) or (call, *item[2:4]) in missed]
+            for call, every in (("image", _images(self._run)), ("alert", _alerts(self._run)))
+        )
+        self._others = [*images, *alerts]
+        self.images, self.alerts = len(images), len(alerts)
+        self.complete = not (self.records or self._others) and ledger.is_finished(name)
 
 
 def _records(run: RunDir) -> Iterator[Record]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -57,55 +58,64 @@ class ReplayCommand:
         options = parser.parse_intermixed_args(arguments)
         settings = _settings([each for each in options.run if "=" in each and not Path(each).exists()])
         names = [each for each in options.run if "=" not in each or Path(each).exists()]
-        runs = [find(name, Path("outputs")) for name in names] or [find(None, Path("outputs"))]
+        logging.raiseExceptions = False  # a tool's own log that meets a full disk is not worth a traceback a line
         failed = 0
-        for run in runs:
-            own = _own(run)
-            targets = [name for name in options.to.split(",") if name] if options.to else list(own)
-            if not targets:
-                raise UserError(f"{run.root} was trained without a tracker: name one, --to wandb say")
-            unused = sorted(settings.keys() - set(targets))
-            if unused:
-                raise UserError(f"{unused[0]}.{next(iter(settings[unused[0]]))} is set, but --to has no {unused[0]}")
-            for name in targets:
-                try:
-                    said = self._one(run, name, own.get(name), settings.get(name, {}), options)
-                except UserError as error:
-                    failed += 1
-                    print(f"error: {run.root}: {error}", file=sys.stderr)
-                    continue
-                _say(said, options.json)
+        for name in names or [None]:
+            try:
+                failed += self._all(find(name, Path("outputs")), settings, options)
+            except UserError as error:
+                failed += 1
+                print(f"error: {error}", file=sys.stderr)
         return int(failed > 0)
 
+    def _all(self, run: RunDir, settings: dict[str, dict[str, str]], options: Any) -> int:
+        """Replay one run to its trackers; return how many of them failed."""
+        own = _own(run)
+        targets = [name for name in options.to.split(",") if name] if options.to else list(own)
+        if not targets:
+            raise UserError(f"{run.root} was trained without a tracker: name one, --to wandb say")
+        unused = sorted(settings.keys() - set(targets))
+        if unused:
+            raise UserError(f"{unused[0]}.{next(iter(settings[unused[0]]))} is set, but --to has no {unused[0]}")
+        failed = 0
+        for name in targets:
+            try:
+                _say(self._one(run, name, own.get(name), settings.get(name, {}), options), options.json)
+            except UserError as error:
+                failed += 1
+                print(f"error: {run.root}: {error}", file=sys.stderr)
+        return failed
+
     def _one(
-        self, run: RunDir, name: str, own: Mapping[str, Any] | None, settings: Mapping[str, Any], options: Any
+        self, run: RunDir, name: str, own: Mapping[str, Any] | None, settings: Mapping[str, str], options: Any
     ) -> dict[str, Any]:
         """Replay one run to one tracker; return what there is to say of it."""
-        arguments = {**(own or {}), **settings}
+        arguments = {**(own or {}), **{key: _value(name, key, text) for key, text in settings.items()}}
         if options.project is not None and "project" in parameters(name):
             arguments["project"] = options.project
         tracker = make_tracker(name, arguments)
         changes = {"project": options.project} if options.project is not None else {}
         with run_lock(run):
             replay = Replay(run, _key(name, own, arguments), tracker, run_info(run, **changes))
-            said = {
+            complete, send = replay.complete, not (replay.complete or options.dry_run)
+            if send:
+                total = replay.held + replay.records
+                with Progress(
+                    console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+                ) as progress:
+                    bar = progress.add_task(f"{name} {run.id}", total=total)
+                    replay.send(lambda: progress.advance(bar))
+            return {
                 "run": str(run.root),
                 "tracker": name,
                 "held": replay.held,
                 "records": replay.records,
                 "images": replay.images,
                 "alerts": replay.alerts,
-                "complete": replay.complete,
-                "sent": False,
-                "where": None,
+                "complete": complete,
+                "sent": send,
+                "where": tracker.where(replay.info) if send else None,
             }
-            if not (replay.complete or options.dry_run):
-                total = replay.held + replay.records
-                with Progress(console=Console(stderr=True), transient=True) as progress:
-                    bar = progress.add_task(f"{name} {run.id}", total=total)
-                    replay.send(lambda: progress.advance(bar))
-                said |= {"sent": True, "where": tracker.where(replay.info)}
-        return said
 
 
 def _own(run: RunDir) -> dict[str, dict[str, Any]]:
@@ -127,19 +137,23 @@ def _is_secret(value: Any) -> bool:
     return isinstance(value, str) and (MASK in value or value.startswith("${"))
 
 
-def _settings(typed: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _settings(typed: Sequence[str]) -> dict[str, dict[str, str]]:
     """Return `wandb.mode=online` as {"wandb": {"mode": "online"}}."""
-    settings: dict[str, dict[str, Any]] = {}
+    settings: dict[str, dict[str, str]] = {}
     for each in typed:
         key, _, text = each.partition("=")
         tracker, dot, name = key.removeprefix("tracker.").rpartition(".")
         if not (tracker and dot and name):
             raise UserError(f"{each}: settings have the form TRACKER.KEY=VALUE, wandb.mode=online say")
-        settings.setdefault(tracker, {})[name] = _value(text)
+        settings.setdefault(tracker, {})[name] = text
     return settings
 
 
-def _value(text: str) -> Any:
+def _value(tracker: str, key: str, text: str) -> Any:
+    """Return what was typed as the constructor wants it: a name may be a number."""
+    annotation = parameters(tracker).get(key, "")
+    if "str" in annotation:
+        return None if text == "null" and "None" in annotation else text
     try:
         return json.loads(text)
     except ValueError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform
 import re
 import socket
 import subprocess
@@ -20,11 +21,14 @@ import orjson
 from expkit.errors import UserError
 from expkit.experiment import RunDir
 from expkit.lock import is_free
+from expkit.status import read_status
 from expkit.wandb_data import OfflineRun, offline_runs
 from expkit.wandb_data.login import missing_login, server_trouble
+from expkit.wandb_data.offline import offline_files
 
 __all__ = ["SyncCommand"]
 
+_FRESH = 60.0  # seconds since the last heartbeat (every 5) of a run that another machine is taken to be at
 _ASK_EVERY, _PATIENCE = (
     10.0,
     120.0,
@@ -91,25 +95,37 @@ def _waiting(place: Path) -> list[_Waiting]:
     Raises:
         UserError: there is no such folder.
     """
-    if not place.exists():
-        raise UserError(f"{place} is not there: name the folder that holds your runs")
     try:
-        runs = offline_runs(place)
-    except UserError:
-        return []  # runs without W&B, or none
+        there = place.exists()
+    except OSError:  # no name that a file could have
+        there = False
+    if not there:
+        raise UserError(f"{place} is not there: name the folder that holds your runs")
+    if not offline_files(place, everywhere=True):
+        return []
     found = []
-    for run in reversed(runs):
+    for run in reversed(offline_runs(place, everywhere=True)):
         files = [
             file
             for file in run.parts
             if file.parent.name.startswith("offline-run-") and not file.with_suffix(".wandb.synced").exists()
         ]
         if files:
-            root = RunDir(files[0].parents[2])
-            busy = root.exists() and not is_free(root)
+            busy = _is_busy(RunDir(files[0].absolute().parents[2]))
             size = sum(each.stat().st_size for file in files for each in file.parent.rglob("*") if each.is_file())
             found.append(_Waiting(run, [file.parent for file in files], size, busy))
     return found
+
+
+def _is_busy(run: RunDir) -> bool:
+    """Whether a process writes to a run: one of this machine, or, by its heartbeat's age, of another one."""
+    if not run.exists():
+        return False
+    status = read_status(run.status)
+    if status.get("host") in (None, platform.node()):
+        return os.access(run.root, os.W_OK) and not is_free(run)
+    running = status.get("state") in ("starting", "running")
+    return running and time.time() - run.status.stat().st_mtime < _FRESH
 
 
 def _check_server(timeout: float) -> None:
@@ -140,6 +156,8 @@ def _upload(each: _Waiting, project: str | None, entity: str | None) -> tuple[st
         return f"the server has not been there for {_PATIENCE:.0f} s; what was uploaded of it stays", None
     url = re.search(r"at (https?://\S+)", output)
     left = [folder for folder in each.folders if not any(folder.glob("*.wandb.synced"))]
+    if left and not process.returncode and not os.access(left[0], os.W_OK):
+        return f"uploaded, but {left[0]} is read-only, so that it will be uploaded again", None
     if process.returncode or left:
         said = [line.removeprefix("wandb:").strip() for line in output.splitlines() if line.strip()]
         return f"wandb sync failed: {said[-1] if said else f'exit code {process.returncode}'}", None

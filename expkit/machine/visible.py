@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 __all__ = ["choose", "parse_visible", "torch_uuids", "visible_entries"]
 
-_NUMBER = re.compile(r"\s*([+-]?\d+)")
+_NUMBER = re.compile(r"\s*([+-]?[0-9]+)")
 
 
 def visible_entries() -> list[int] | list[str] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -56,6 +56,9 @@ class Tracker:
     `ConfigError` for what cannot work, import nothing heavy, and come before anything else; `where` comes at the end.
     """
 
+    #: Seconds that `finish` may take for what is still to be sent; `expkit replay` gives it a day.
+    patience: float = 20.0  # below Delivery's own, so that the run is closed and not left
+
     #: Name of the package that must be installed, checked before a run starts without importing it.
     requires: ClassVar[str | None] = None
 
@@ -74,8 +77,8 @@ class Tracker:
         """
         return None
 
-    def holds(self, run: RunInfo) -> int | None:
-        """Return the last step that the tool holds of a run that is not open, -1 for none, or None if unknown.
+    def holds(self, run: RunInfo) -> Set[int] | None:
+        """Return the steps that the tool holds of a run that is not open, or None if that cannot be known.
 
         Nothing is changed: `expkit replay` asks it first, and opens the run only if something is lacking.
         """
@@ -104,6 +107,12 @@ class Tracker:
 
     def finish(self, summary: Mapping[str, Any], failed: bool = False) -> None:
         """Close the run: no call follows. `summary` holds the final metrics."""
+
+    def abandon(self) -> None:
+        """Called, in the main thread, when nobody waits any more for a call that has not returned.
+
+        Whatever else would hold up the end of the process, a process of the tool say, is to be ended here, at once.
+        """
 
     def where(self, run: RunInfo) -> str | None:
         """Return the line to type, or the address to open, to look at the run in the tool; None if there is none.

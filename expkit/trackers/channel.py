@@ -8,9 +8,11 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
+from expkit.errors import describe
 from expkit.trackers.base import RunInfo, Tracker
 from expkit.trackers.ledger import Ledger
-from expkit.trackers.sender import Item, Sender, Tally
+from expkit.trackers.sender import Item, Sender
+from expkit.trackers.tally import Tally
 
 __all__ = ["Channel"]
 
@@ -34,14 +36,20 @@ class Channel:
         self._capacity = queue_size
         self._overflowed = False
         self._number = 0  # of what was put last
-        self._done_number = 0  # of what was handled last
+        self._seen = 0  # of what was taken out of the queue last
+        self._busy = 0  # 1 while that is not done
         self._last_put = -1  # step of the record that was put last
-        self._gap = 0  # records that did not fit, and have not come from the journal yet
+        self._gap = 0  # records before it that did not fit, and have not come from the journal yet
         self._closing = threading.Event()
         self._result: tuple[Mapping[str, Any], bool] = ({}, False)
         self._tally = Tally(name)
         self._sender: Sender | None = None
         self._thread: threading.Thread | None = None
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether nobody waits any more for a call that has not returned."""
+        return self._sender is not None and self._sender.abandoned
 
     @property
     def started(self) -> bool:
@@ -52,10 +60,14 @@ class Channel:
         """Begin to deliver."""
         self._sender = Sender(self.name, self.tracker, run, ledger, self._closing, self._tally)
         arguments = (self._sender, run, ledger)
-        self._thread = threading.Thread(
-            target=self._work, args=arguments, name=f"expkit-tracker-{self.name}", daemon=True
-        )
-        self._thread.start()
+        thread = threading.Thread(target=self._work, args=arguments, name=f"expkit-tracker-{self.name}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system has no thread left
+            self._sender.attempted.set()
+            self._tally.failed("start", describe(error), again=False)
+            return
+        self._thread = thread
 
     def wait_for_start(self, timeout: float) -> bool:
         """Wait until the first attempt to open the run has ended. Return whether it has."""
@@ -80,14 +92,17 @@ class Channel:
 
     def join(self, timeout: float, allowed: float) -> None:
         """Wait for the thread to end, `timeout` seconds at most; then say and count what it did not deliver."""
-        if self._thread is None or self._sender is None:
+        if self._sender is None:
             return
-        self._thread.join(timeout)
+        if self._thread is not None:
+            self._thread.join(timeout)
         doing = self._tally.doing
-        if self._thread.is_alive():
+        if self._thread is not None and self._thread.is_alive():
             self._sender.abandoned = True
             self._tally.timed_out(doing, allowed)
-        missing = self._tally.lost(self._number - self._done_number)
+            self.tracker.abandon()
+        left = self._number - self._seen + self._gap + self._busy
+        missing = self._tally.lost(max(0, left - self._sender.sent))
         if self._sender.abandoned:
             what = f"abandoned in {doing}()" if doing else "abandoned"
             log.warning("tracker %s: %s after %g s, with %d items not delivered", self.name, what, allowed, missing)
@@ -125,31 +140,30 @@ class Channel:
                     self._items.popleft()
                 ledger.save()
             if going_on and closing:
-                self._count_gap(sender, self._number + 1)
+                self._count_gap(sender, self._number)
                 if sender.advance(self._last_put, gap=self._gap):
                     self._gap = 0
             elif going_on:
                 ledger.save()
                 self._closing.wait(_POLL_INTERVAL)
-        self._tally.lost(self._gap)
         self._closing.wait()
         sender.finish(*self._result)
 
     def _handle(self, sender: Sender, item: Item) -> bool:
         """Deliver `item`, or find that it never will be. Return False if the tracker is given up."""
-        self._count_gap(sender, item.number)
+        self._count_gap(sender, item.number - 1)
+        self._seen, self._busy = item.number, 1
         if item.call != "log":
             going_on = sender.send(item)
         elif going_on := sender.advance(item.step, item.args[0], self._gap):
             self._gap = 0
-        if going_on:
-            self._done_number = item.number
+        self._busy = int(not going_on)
         return going_on
 
     def _count_gap(self, sender: Sender, number: int) -> None:
-        """See what did not fit into the queue before item `number`."""
-        self._gap += number - self._done_number - 1
-        self._done_number = number - 1
-        while self._dropped and self._dropped[0].number < number:
+        """See what did not fit into the queue, up to item `number`."""
+        self._gap += number - self._seen
+        self._seen = number
+        while self._dropped and self._dropped[0].number <= number:
             sender.miss(self._dropped.popleft())
             self._gap -= 1

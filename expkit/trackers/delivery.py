@@ -111,7 +111,7 @@ class Delivery:
         for channel in self._channels:
             channel.join(max(0.0, deadline - time.monotonic()), allowed)
         if self._ledger is not None:
-            self._ledger.save(force=True)
+            self._ledger.save(force=True, but={channel.name for channel in self._channels if channel.abandoned})
 
     def failures(self) -> dict[str, dict[str, Any]]:
         """Return, for each tracker with trouble, how many calls failed and how many items were not delivered.

@@ -45,13 +45,14 @@ def make_tracker(name: str, arguments: Mapping[str, Any]) -> Tracker:
     return tracker
 
 
-def parameters(name: str) -> list[str]:
-    """Return what the constructor of the tracker called `name` takes.
+def parameters(name: str) -> dict[str, str]:
+    """Return what the constructor of the tracker called `name` takes, and of which type, as it is written there.
 
     Raises:
         ConfigError: there is no such tracker.
     """
-    return list(inspect.signature(_locate(name)).parameters)
+    found = inspect.signature(_locate(name)).parameters.values()
+    return {each.name: each.annotation if isinstance(each.annotation, str) else str(each.annotation) for each in found}
 
 
 def _locate(name: str) -> type[Tracker]:

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -97,29 +98,33 @@ class Ledger:
             else:
                 entry.pop("finished", None)
 
-    def forget(self, tracker: str) -> None:
-        """Forget what `tracker` took: it is to get everything anew."""
+    def forget(self, tracker: str, up_to: int = -1) -> None:
+        """Forget what `tracker` took after step `up_to`: it is to get that anew."""
         with self._lock:
-            self._entries[tracker] = {}
+            self._entries[tracker] = dict.fromkeys(_KINDS.values(), up_to) if up_to >= 0 else {}
             self._changed = True
             for key in [key for key in self._latest if key[0] == tracker]:
                 del self._latest[key], self._recent[key]
 
-    def save(self, force: bool = False) -> None:
+    def save(self, force: bool = False, but: Container[str] = ()) -> None:
         """Write the file, at most once a second unless forced: then every step counts, else those that have settled.
+
+        Args:
+            force: the tools were closed, all `but` those named here.
+            but: see there.
 
         Tools keep what they get in memory for a moment. A step that was sent just before a kill is sent again.
         """
-        now = time.monotonic()
-        if not (force or now - self._saved >= _SAVE_INTERVAL):
-            return
         with self._lock:
+            now = time.monotonic()
+            if not (force or now - self._saved >= _SAVE_INTERVAL):
+                return
             for (tracker, call), recent in self._recent.items():
                 latest = self._latest[tracker, call]
                 if not recent or recent[-1][1] != latest:
                     recent.append((now, latest))  # the last of a burst, which nothing follows
                 settled = None
-                while recent and (force or recent[0][0] < now - _SETTLED):
+                while recent and ((force and tracker not in but) or recent[0][0] < now - _SETTLED):
                     settled = recent.popleft()[1]
                 if settled is not None and self._entry(tracker).get(_KINDS[call]) != settled:
                     self._entry(tracker)[_KINDS[call]] = settled

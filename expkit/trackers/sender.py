@@ -5,21 +5,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from expkit.errors import ConfigError, describe
-from expkit.journal import read_journal, to_record
 from expkit.record import Record
+from expkit.trackers.backlog import Backlog
 from expkit.trackers.base import RunInfo, Tracker
 from expkit.trackers.ledger import Ledger
+from expkit.trackers.tally import Tally
 
-__all__ = ["Item", "Sender", "Tally"]
+__all__ = ["Item", "Sender"]
 
 log = logging.getLogger("expkit")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds before a tracker that failed is opened again
-_LONG_CALL = 60.0  # seconds after which a call that has not returned is said
 _FAILED = object()
 
 
@@ -33,76 +33,6 @@ class Item(NamedTuple):
     args: tuple[Any, ...]
 
 
-class Tally:
-    """What went wrong with one tracker. Any thread may call it.
-
-    Args:
-        name: what the tracker is called.
-        training: whether training goes on meanwhile, which is said.
-    """
-
-    def __init__(self, name: str, training: bool = True) -> None:
-        self._name, self._training = name, training
-        self._lock = threading.Lock()
-        self._failures = 0
-        self._undelivered = 0
-        self._last_error = ""
-        self._began: tuple[str, float] | None = None
-        self._said_long = False
-
-    @property
-    def doing(self) -> str:
-        """The call that the tracker is in, or nothing."""
-        began = self._began
-        return began[0] if began else ""
-
-    @doing.setter
-    def doing(self, call: str) -> None:
-        self._began = (call, time.monotonic()) if call else None
-
-    @property
-    def undelivered(self) -> int:
-        """How many items were not delivered."""
-        return self._undelivered
-
-    def failed(self, call: str, cause: str, again: bool = True) -> None:
-        """Count a call that failed. The first one is said, and whether it is tried `again`."""
-        if self._count(f"{call}: {cause}") == 1 and self._training:
-            goes_on = "training goes on, and it is tried again" if again else "training goes on without it"
-            if call == "finish":
-                goes_on = "the journal has everything"
-            log.warning("tracker %s: %s() failed: %s (said once; %s)", self._name, call, cause, goes_on)
-
-    def timed_out(self, call: str, seconds: float) -> None:
-        """Count a call, if there was one, that nobody waits for any more."""
-        what = f"not done after {seconds:g} s"
-        self._count(f"{call}: {what}" if call else what)
-
-    def lost(self, items: int) -> int:
-        """Count items that were not delivered; return how many there have been."""
-        with self._lock:
-            self._undelivered += items
-            return self._undelivered
-
-    def _count(self, error: str) -> int:
-        with self._lock:
-            self._failures += 1
-            self._last_error = error
-            return self._failures
-
-    def summary(self) -> dict[str, Any]:
-        """Return the counts; {} if nothing went wrong. A call that takes very long is said, once."""
-        began = self._began
-        if began is not None and time.monotonic() - began[1] > _LONG_CALL and not self._said_long:
-            self._said_long = True
-            log.warning("tracker %s: %s() takes more than %d s; what follows waits", self._name, began[0], _LONG_CALL)
-        with self._lock:
-            if not (self._failures or self._undelivered):
-                return {}
-            counts = {"failures": self._failures, "undelivered": self._undelivered}
-            return {**counts, "last_error": self._last_error}
-
-
 class Sender:
     """Calls one tracker, from one thread.
 
@@ -110,24 +40,44 @@ class Sender:
     read from the journal. A record that is refused twice although the next one is taken is left out; a tracker that
     takes none is down, and is tried again and again.
 
+    Args:
+        name: what the tracker is called.
+        tracker: the tracker.
+        run: whose records these are.
+        ledger: what was taken before.
+        closing: set when there is no time left for pauses.
+        tally: what goes wrong.
+        lacking: the steps that the tool lacks, if that is known; otherwise those after the last that it holds.
+
     Attributes:
+        sent: records of the current call of `advance` that the tracker has.
         attempted: set once the first attempt to open the run has ended.
         started: whether the run was opened in the tool, once at least.
         abandoned: set by who no longer waits for it: it then stops at the next opportunity.
     """
 
     def __init__(
-        self, name: str, tracker: Tracker, run: RunInfo, ledger: Ledger, closing: threading.Event, tally: Tally
+        self,
+        name: str,
+        tracker: Tracker,
+        run: RunInfo,
+        ledger: Ledger,
+        closing: threading.Event,
+        tally: Tally,
+        lacking: Container[int] | None = None,
     ) -> None:
+        self.sent = 0
         self.attempted = threading.Event()
         self.started = False
         self.abandoned = False
         self._name, self._tracker, self._run, self._ledger = name, tracker, run, ledger
-        self._closing, self._tally = closing, tally
+        self._closing, self._tally, self._lacking = closing, tally, lacking
+        self._backlog = Backlog(run.dir / "logs" / "metrics.jsonl")
         self._open = False
         self._taken = -1  # the last step that the tracker took
         self._done = -1  # the last step that it has, or never will
         self._previous = run.resumed_step  # the step up to which records were to be sent last
+        self._from = run.resumed_step  # the same, before the records that are being sent
         self._behind = True  # whether the tracker may lack records before the next one
         self._drawn_before = ledger.last(name, "image")  # a resume draws pictures again that the tool has
         self._missed = set(ledger.missed(name))
@@ -154,7 +104,10 @@ class Sender:
             self._open = self.started = True
             # What the tool itself says that it holds is exact; the file may be a moment ahead of or behind it.
             self._done = max(self._ledger.last(self._name), self._taken) if held is None else held
+            if self._lacking is not None:
+                self._done = self._taken
             self._behind = True
+            self._backlog.rewind()
             self._ledger.begin(self._name)
         return not self.abandoned
 
@@ -163,28 +116,33 @@ class Sender:
 
         The journal should hold `gap` of them, since the last time.
         """
-        previous, self._previous = self._previous, until
+        previous = self._from = self._previous
+        self._previous = until
         self._behind = self._behind or gap > 0
         while self._done < until:
             if not self.open():
                 return False
-            found = 0
+            found = self.sent = 0
             for record in self._due(until, last):
-                found += record is not last and record.step > previous
-                if record.step <= self._done or record.step in self._skipped:
-                    continue
-                if self.abandoned:
-                    return False
-                if self._call("log", record) is not _FAILED:
-                    self._worked(record.step)
-                elif not self._doubt(record.step):
-                    break
+                new = record is last or record.step > previous
+                found += new and record is not last
+                if record.step <= self._done:
+                    self.sent += new
+                elif record.step not in self._skipped and (self._lacking is None or record.step in self._lacking):
+                    if self.abandoned:
+                        return False
+                    if self._call("log", record) is not _FAILED:
+                        self.sent += new
+                        self._worked(record.step)
+                    elif not self._doubt(record.step):
+                        break
             else:
                 self._behind = False
                 # No journal, or a disk that has not taken all of it.
                 self._tally.lost(max(0, gap - found))
                 self._send_again()  # after the records of their steps, by which a tool says what it holds
                 break
+        self.sent = 0
         return True
 
     def send(self, item: Item) -> bool:
@@ -205,6 +163,7 @@ class Sender:
         if self._doubtful is not None:
             self._skip(self._doubtful)
         self._tally.lost(self._owed)
+        self._backlog.rewind()
         if self._open:
             self._send_again()
         if self.abandoned or not self.started or self._call("finish", summary, failed) is _FAILED:
@@ -221,10 +180,7 @@ class Sender:
     def _due(self, until: int, last: Record | None) -> Iterator[Record]:
         """Yield the records up to that of step `until`, `last`, as far as the tracker may lack them."""
         if self._behind:
-            for entry in read_journal(self._run.dir / "logs" / "metrics.jsonl"):
-                if entry["step"] > until or (last is not None and entry["step"] == last.step):
-                    break
-                yield to_record(entry)
+            yield from self._backlog.upto(until if last is None else last.step - 1)
         if last is not None:
             yield last
 
@@ -245,7 +201,8 @@ class Sender:
         """Decide what it means that the record of `step` failed. Return whether to go on with the next."""
         if self._doubtful is not None and step != self._doubtful:
             # Two in a row: it is not for what the records hold.
-            self._doubtful, self._owed = None, 1
+            self._owed = int(self._doubtful <= self._from)
+            self._doubtful = None
         elif step == self._refused:
             self._doubtful = self._done = step
             return True
@@ -286,7 +243,9 @@ class Sender:
         self._tally.doing = name
         try:
             return getattr(self._tracker, name)(*args)
-        except BaseException as error:  # noqa: BLE001 - a tracker may raise anything, SystemExit too
+        except BaseException as error:  # a tracker may raise anything, SystemExit too
+            if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                raise  # somebody waits for a replay, and no longer wants to
             self._hopeless = isinstance(error, ConfigError)
             self._tally.failed(name, describe(error), again=not self._hopeless)
             if self._down_since is None:

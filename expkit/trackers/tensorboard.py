@@ -15,7 +15,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -48,9 +48,9 @@ class TensorBoardTracker(Tracker):
         self._step = 0
         self._written: set[str] = set()  # metrics of the last step
 
-    def holds(self, run: RunInfo) -> int:
-        """Return the last step that the run's files hold, or -1."""
-        return self._look_into(_files_of(run))
+    def holds(self, run: RunInfo) -> Set[int]:
+        """Return the steps that the run's files hold."""
+        return {step for step, _ in _rows(_files_of(run))}
 
     def start(self, run: RunInfo) -> int:
         """Open a new file. Return the last step that the run's earlier files hold, or -1."""
@@ -107,10 +107,9 @@ class TensorBoardTracker(Tracker):
     def _look_into(self, files: list[Path]) -> int:
         """Return the last step with metrics, and remember which there are."""
         held = -1
-        for event in itertools.chain.from_iterable(map(_read, files)):
-            names = {value.tag for value in event.summary.value if value.HasField("simple_value")}
-            if names and event.step >= self._step:
-                held = self._step = event.step
+        for step, names in _rows(files):
+            if step >= self._step:
+                held = self._step = step
                 self._written = names
         return held
 
@@ -127,6 +126,14 @@ class TensorBoardTracker(Tracker):
 def _folder(run: RunInfo) -> Path:
     folder = run.dir / "tensorboard"
     return folder if run.id == run.dir.absolute().name else folder / run.id
+
+
+def _rows(files: list[Path]) -> Iterator[tuple[int, set[str]]]:
+    """Yield the step of each event that has metrics, and their names."""
+    for event in itertools.chain.from_iterable(map(_read, files)):
+        names = {value.tag for value in event.summary.value if value.HasField("simple_value")}
+        if names:
+            yield event.step, names
 
 
 def _files_of(run: RunInfo) -> list[Path]:

@@ -7,7 +7,7 @@ import contextvars
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Set
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -71,8 +71,8 @@ class TrackioTracker(Tracker):
         self._written: set[str] = set()  # metrics of the last step
         self._times: dict[int, str] | None = None
 
-    def holds(self, run: RunInfo) -> int | None:
-        """Return the last step that the database holds of the run, -1 for none, or None where rows are elsewhere.
+    def holds(self, run: RunInfo) -> Set[int] | None:
+        """Return the steps that the database holds of the run, or None where rows are elsewhere.
 
         Raises:
             ConfigError: trackio does not take the project's name, or uses another folder than `dir` already.
@@ -82,8 +82,9 @@ class TrackioTracker(Tracker):
 
         if not self._in_database():
             return None
-        held: int | None = SQLiteStorage.get_max_step_for_run(project, run.id, run_id=run.id)
-        return -1 if held is None else held
+        rows = SQLiteStorage.get_logs(project, run.id, run_id=run.id)
+        # A picture is a row of its own.
+        return {row["step"] for row in rows if any(isinstance(value, int | float | str) for value in _metrics(row))}
 
     def start(self, run: RunInfo) -> int | None:
         """Open the run. Return the last step that the database holds of it, -1 for none, or None.
@@ -119,7 +120,7 @@ class TrackioTracker(Tracker):
         # trackio finds a run to resume in the database only, which lags behind on a network file system. With
         # an id of ours it is the same run in any case.
         self._run.id = run.id
-        held = self.holds(run)
+        held = self._last_step(project, run)
         if held is not None:
             self._rows = self._stored_rows()
             self._times = calls.times.setdefault(run.id, {})
@@ -196,6 +197,14 @@ class TrackioTracker(Tracker):
             raise ConfigError(f"tracker.trackio.project: {error}") from None
         return project
 
+    def _last_step(self, project: str, run: RunInfo) -> int | None:
+        from trackio.sqlite_storage import SQLiteStorage
+
+        if not self._in_database():
+            return None
+        held: int | None = SQLiteStorage.get_max_step_for_run(project, run.id, run_id=run.id)
+        return -1 if held is None else held
+
     @property
     def _local(self) -> bool:
         return not (self.space_id or self.server_url)
@@ -239,6 +248,10 @@ def _use_folder(folder: Path) -> None:
             f"tracker.trackio.dir is {folder}, but this process writes to {utils.TRACKIO_DIR} already: "
             "leave it out and set TRACKIO_DIR before Python starts"
         )
+
+
+def _metrics(row: Mapping[str, Any]) -> Iterator[Any]:
+    return (value for name, value in row.items() if name not in ("step", "timestamp", "epoch"))
 
 
 def _valid_key(name: str) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import itertools
 import logging
 import os
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ from expkit.errors import ConfigError
 from expkit.record import Record
 from expkit.trackers.base import Alert, RunInfo, Tracker
 from expkit.wandb_data.login import has_key, missing_login, server_trouble, without_error_reports
-from expkit.wandb_data.offline import SUPERSEDED
+from expkit.wandb_data.offline import SUPERSEDED, OfflineRun
 from expkit.wandb_data.records import first_run, records
 
 if TYPE_CHECKING:
@@ -28,7 +30,6 @@ log = logging.getLogger("expkit")
 _MODES = ("offline", "online", "disabled")
 _LEVELS = {"INFO": "INFO", "WARNING": "WARN", "CRITICAL": "ERROR"}
 _OWN_KEYS = frozenset({"_step", "_timestamp", "_runtime", "_wandb"})  # a metric of that name would break the row
-_FINISH_TIMEOUT = 20.0  # seconds for the last upload; below Delivery's own, so that the run is closed and not left
 
 
 class WandbTracker(Tracker):
@@ -88,17 +89,29 @@ class WandbTracker(Tracker):
         if self.mode == "online" and not has_key():
             _check_login()
 
-    def holds(self, run: RunInfo) -> int | None:
-        """Return the last step that the files of an offline run hold, -1 for none; None if it is not offline."""
-        if self.mode != "offline":
+    def holds(self, run: RunInfo) -> Set[int] | None:
+        """Return the steps that the files of this machine hold of the run, or None if it is disabled.
+
+        Online that is what was sent from here, or uploaded since: None if there is no such file. A run whose last file
+        was cut off, by a kill say, is not whole, even if all its steps are there: the last one is left out.
+        """
+        if self.mode == "disabled":
             return None
-        return _last_step(self._files(run))
+        files = self._files(run)
+        if self.mode == "online":
+            files = [file for file in files if _is_sent(file)]
+            if not files and not self._files(run):
+                return None
+        steps = _steps(files)
+        if steps and not _is_sent(files[-1]) and OfflineRun(files).state == "unfinished":
+            steps.discard(max(steps))
+        return steps
 
     def set_aside(self, run: RunInfo) -> bool:
         """Rename the folders of an offline run, so that all of it is in one. What is uploaded already stays."""
         if self.mode != "offline":
             return False
-        waiting = [file.parent for file in self._files(run) if not file.with_name(f"{file.name}.synced").exists()]
+        waiting = [file.parent for file in self._files(run) if not _is_sent(file)]
         for folder in waiting:
             folder.rename(folder.with_name(f"{SUPERSEDED}{folder.name}"))
         return bool(waiting)
@@ -111,21 +124,20 @@ class WandbTracker(Tracker):
             wandb.Error: the server took the key, but not the run.
         """
         without_error_reports()
-        import wandb
 
         if self._run is not None:
             self._let_go(self._run)
-        held = self.holds(run)
+        held = max(_steps(self._files(run)), default=-1) if self.mode == "offline" else None
         project, run_id, name = self.project or run.project, _valid_id(run.id), run.name or run.id
         _say_ignored(WANDB_MODE=self.mode, WANDB_PROJECT=project, WANDB_RUN_ID=run_id, WANDB_NAME=name)
         trouble = None
         if self.mode == "online":
             _check_login()
             trouble = server_trouble(self.init_timeout)  # first, because a failed `wandb.init` leaves the id in use
-        self._run = wandb.init(
+        self._run = _init(
             project=project,
             entity=self.entity,
-            mode="offline" if trouble else self.mode,  # type: ignore[arg-type]  # checked in the constructor
+            mode="offline" if trouble else self.mode,
             dir=run.dir,
             id=run_id,
             resume="allow",
@@ -143,7 +155,7 @@ class WandbTracker(Tracker):
                 x_disable_stats=not self.system_metrics,
                 x_transaction_log_flush_interval=0.5,  # by default a killed run loses its last 15 seconds
                 init_timeout=self.init_timeout,
-                finish_timeout=_FINISH_TIMEOUT,
+                finish_timeout=self.patience,
                 finish_timeout_raises=True,
             ),
         )
@@ -189,6 +201,16 @@ class WandbTracker(Tracker):
         self._run.summary.update(dict(summary))
         self._run.finish(exit_code=int(failed))
 
+    def abandon(self) -> None:
+        """End W&B's service process: if it hangs, the interpreter would wait for it for ever."""
+        setup: Any = sys.modules.get("wandb.sdk.wandb_setup")
+        # Private, all of it. Where it is gone, a hanging service holds up the exit again, and nothing else.
+        connection = getattr(getattr(setup, "_singleton", None), "_connection", None)
+        process = getattr(getattr(connection, "_proc", None), "_process", None)
+        if process is not None:
+            process.kill()
+            _forget_service()
+
     def where(self, run: RunInfo) -> str | None:
         """Return the address of an online run, or the command that reads an offline one."""
         if self._run is None or self._run.disabled:
@@ -196,25 +218,42 @@ class WandbTracker(Tracker):
         return self._address or f"wandb leet inspect --summary {run.dir}/wandb"
 
     def _files(self, run: RunInfo) -> list[Path]:
-        """Return the files of the offline runs of this id and project, the oldest first."""
+        """Return the files of the runs of this id and project, the oldest first."""
         run_id, project = _valid_id(run.id), self.project or run.project
-        files = sorted((run.dir / "wandb").glob(f"offline-run-*/run-{glob.escape(run_id)}.wandb"))
+        folders = ("run-*", "offline-run-*") if self.mode == "online" else ("offline-run-*",)
+        found = [(run.dir / "wandb").glob(f"{folder}/run-{glob.escape(run_id)}.wandb") for folder in folders]
+        files = sorted(itertools.chain(*found), key=lambda file: file.parent.name.removeprefix("offline-"))
         # A file that was torn before it said its project is of this one, as far as anybody knows.
         return [file for file in files if first_run(file).project in ("", project)]
 
     def _let_go(self, run: wandb.Run) -> None:
         """Close a run in which a call has failed, so that it can be opened again."""
-        import wandb
-
         self._run = None
         try:
             run.finish(exit_code=1)
         except TimeoutError:
             return
         except Exception:  # noqa: BLE001 - whatever W&B raises once its service process is gone
-            # Every run of this process has lost that process; a new one is started once this one is forgotten.
-            with contextlib.suppress(Exception):
-                wandb.teardown(exit_code=1)
+            _forget_service()
+
+
+def _init(**options: Any) -> wandb.Run:
+    import wandb
+
+    try:
+        return wandb.init(**options)
+    except Exception as error:
+        if isinstance(error, ConnectionError) or type(error).__name__ == "MailboxClosedError":
+            _forget_service()  # so that the next attempt finds a new one
+        raise
+
+
+def _forget_service() -> None:
+    """Forget a service process that is gone. Every run of this process has lost it."""
+    import wandb
+
+    with contextlib.suppress(Exception, SystemExit):  # it leaves with the exit code of a service that was killed
+        wandb.teardown(exit_code=1)
 
 
 def _settings(**wanted: Any) -> wandb.Settings:
@@ -250,14 +289,16 @@ def _valid_id(run_id: str) -> str:
     return re.sub(r"[:;,#?/'\\\s]", "-", run_id)[-128:]
 
 
-def _last_step(files: list[Path]) -> int:
-    """Return the last step of a row that has a metric, or -1: pictures may come in a row of their own, a step later."""
-    held = -1
-    for record in records(files, "history"):
-        row = record.history
-        if row.step.num > held and any(_is_metric(item) for item in row.item):
-            held = row.step.num
-    return held
+def _is_sent(file: Path) -> bool:
+    """Whether what a file holds is, or was meant to be, on the server."""
+    return file.parent.name.startswith("run-") or file.with_name(f"{file.name}.synced").exists()
+
+
+def _steps(files: Sequence[Path]) -> set[int]:
+    """Return the steps of rows that have a metric: pictures may come in a row of their own, a step later."""
+    return {
+        record.history.step.num for record in records(files, "history") if any(map(_is_metric, record.history.item))
+    }
 
 
 def _is_metric(item: Any) -> bool:

@@ -20,7 +20,7 @@ from expkit.wandb_data.log_file import LogFile
 from expkit.wandb_data.records import decode, dotted, first_run, parsed, records, seconds, update
 from expkit.wandb_data.source import Row
 
-__all__ = ["SUPERSEDED", "OfflineRun", "OfflineSource", "offline_runs", "read_offline"]
+__all__ = ["SUPERSEDED", "OfflineRun", "OfflineSource", "offline_files", "offline_runs", "read_offline"]
 
 #: How the name of a folder begins whose run `expkit replay` has written anew.
 SUPERSEDED = "superseded-"
@@ -183,15 +183,19 @@ def read_offline(path: Path | str) -> OfflineRun:
     return offline_runs(path)[0]
 
 
-def offline_runs(path: Path | str) -> list[OfflineRun]:
+def offline_runs(path: Path | str, everywhere: bool = False) -> list[OfflineRun]:
     """Return the runs at `path`, the newest first: like `read_offline`, or a folder of run directories.
+
+    Args:
+        path: where.
+        everywhere: look on below where the first ones are found.
 
     Raises:
         UserError: there is none, or a file is no transaction log.
     """
     path = Path(path)
     parts: dict[tuple[Path, str], list[tuple[str, float, Path]]] = {}
-    files = _files(path)
+    files = offline_files(path, everywhere)
     for file in files:
         try:
             about = first_run(file)
@@ -214,17 +218,23 @@ def offline_runs(path: Path | str) -> list[OfflineRun]:
     return [OfflineRun([file for *_, file in found]) for found in newest_first]
 
 
-def _files(path: Path) -> list[Path]:
-    """Return the transaction logs at `path`, wherever they are in what people call a run."""
+def offline_files(path: Path, everywhere: bool = False) -> list[Path]:
+    """Return the transaction logs at `path`, wherever they are in what people call a run.
+
+    Args:
+        path: see `offline_runs`.
+        everywhere: look on below where the first ones are found.
+    """
     if path.is_file():
         return [path]
+    every: dict[Path, Path] = {}
     for pattern in ("run-*.wandb", "*run-*/run-*.wandb", "wandb/*run-*/run-*.wandb", "*/wandb/*run-*/run-*.wandb"):
         # Links to runs (W&B's latest-run, one's own) lead to files that are there already.
         files = [file for file in path.glob(pattern) if not file.parent.name.startswith(SUPERSEDED)]
-        found = {file.resolve(): file for file in sorted(files, reverse=True)}
-        if found:
-            return sorted(found.values())
-    return []
+        every |= {file.resolve(): file for file in sorted(files, reverse=True)}
+        if every and not everywhere:
+            break
+    return sorted(every.values())
 
 
 @dataclass

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+import expkit.trackers.backlog as backlog_module
 import expkit.trackers.sender as sender_module
-from expkit.journal import Journal
+from expkit.journal import Journal, to_record
 from expkit.record import Record
 from expkit.trackers import Delivery, RunInfo, Tracker
 from tests.expkit.trackers.memory_tracker import ALERT, warnings
@@ -200,3 +201,44 @@ def test_an_outage_never_delays_the_caller_or_the_end(run, write):
     delivery.finish()
     assert time.perf_counter() - began < 2
     assert delivery.failures()["tool"]["undelivered"] == 1000
+
+
+def test_a_slow_tracker_costs_one_pass_over_the_journal(run, write, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(backlog_module, "to_record", lambda entry: decoded.append(entry["step"]) or to_record(entry))
+
+    class Slow(Tool):
+        def log(self, record: Record) -> None:
+            time.sleep(0.0005)
+            super().log(record)
+
+    tool = Slow()
+    delivery = Delivery({"tool": tool}, queue_size=10)
+    delivery.start(run)
+    write(delivery, range(1, 2001))
+    delivery.finish()
+    assert tool.steps == list(range(1, 2001)) and delivery.failures() == {}
+    assert len(decoded) <= 2000
+
+
+@pytest.mark.parametrize("fails", ["raises", "hangs"])
+def test_what_is_not_delivered_is_counted_in_the_middle_of_catching_up(fails, run, write):
+    release = threading.Event()
+
+    def wrong(call: str, step: int) -> bool:
+        if call == "start":
+            release.wait()
+        if call == "log" and step >= 50:
+            if fails == "hangs":
+                threading.Event().wait()
+            return True
+        return False
+
+    tool = Tool(wrong)
+    delivery = Delivery({"tool": tool}, queue_size=5, finish_timeout=0.5)
+    delivery.start(run)
+    write(delivery, range(1, 102))
+    release.set()
+    delivery.finish()
+    assert tool.steps == list(range(1, 50))
+    assert delivery.failures()["tool"]["undelivered"] == 101 - 49

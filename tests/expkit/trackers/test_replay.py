@@ -14,7 +14,9 @@ import pytest
 
 from expkit.cli.main import main
 from expkit.experiment import RunDir
+from expkit.journal import Journal
 from expkit.lock import run_lock
+from expkit.record import Record
 from expkit.replay import Replay
 from tests.expkit.trackers import replay_stores as stores
 from tests.expkit.trackers.test_recovery import Tool
@@ -183,7 +185,9 @@ def test_a_run_that_goes_on_is_left_alone(replay: Any, tmp_path: Path) -> None:
     script = """
 import sys, time
 from expkit.experiment import RunDir
+from expkit.journal import Journal
 from expkit.lock import run_lock
+from expkit.record import Record
 with run_lock(RunDir(sys.argv[1])):
     print("locked", flush=True)
     time.sleep(60)
@@ -202,3 +206,57 @@ with run_lock(RunDir(sys.argv[1])):
     assert not (run / "tensorboard").exists()
     with run_lock(RunDir(run)):
         pass
+
+
+def test_of_many_runs_an_odd_one_does_not_stop_the_others(replay: Any, tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    runs = [stores.make_run(outputs, name) for name in ("one", "two")]
+    (outputs / "notes.txt").write_text("x")
+    said = replay(outputs / "notes.txt", *runs, "--to", "tensorboard", code=1)
+    assert "notes.txt is no run" in said and said.count("\n") == 1
+    assert all((run / "tensorboard").exists() for run in runs)
+
+
+def test_a_run_without_a_record_is_complete_once_it_was_sent(replay: Any, tmp_path: Path) -> None:
+    run = stores.make_run(tmp_path / "outputs", "empty")
+    for path in (run / "logs" / "metrics.jsonl", run / "logs" / "events.jsonl", *run.rglob("*.png")):
+        path.unlink()
+    assert "its end sent to tensorboard" in replay(run, "--to", "tensorboard")
+    assert "has all 0 records: nothing sent" in replay(run, "--to", "tensorboard")
+
+
+def test_a_part_that_was_deleted_is_noticed(replay: Any, tmp_path: Path, tensorboard_events: Any) -> None:
+    run = stores.make_run(tmp_path / "outputs", "hole", range(1, 21))
+    replay(run, "--to", "wandb,tensorboard")
+    with Journal(run / "logs" / "metrics.jsonl") as journal:
+        for step in range(21, 31):
+            journal.write(Record(step, 1, 1.7e9 + step, {"loss": 1.0 / step, "odd": 1.0}))
+    replay(run, "--to", "tensorboard")
+    first, _ = sorted((run / "tensorboard").iterdir())
+    first.unlink()
+    said = replay(run, "--to", "tensorboard")
+    assert "20 records sent" in said, said
+    steps = [event.step for event in tensorboard_events(run / "tensorboard").Scalars("loss")]
+    assert sorted(steps) == list(range(1, 31))
+
+
+def test_ctrl_c_ends_a_replay_and_the_next_one_goes_on(tmp_path: Path) -> None:
+    run = RunDir(stores.make_run(tmp_path / "outputs", "stopped"))
+
+    def press(call: str, step: int) -> bool:
+        if call == "log" and step == 12:
+            raise KeyboardInterrupt
+        return False
+
+    tool = Tool(press)
+    with pytest.raises(KeyboardInterrupt):
+        Replay(run, "tool", tool).send()
+    assert tool.steps == list(range(1, 12)) and tool.starts == 1
+    tool.fails = lambda call, step: False
+    Replay(run, "tool", tool).send()
+    assert tool.steps == list(range(1, 41))
+
+
+def test_a_name_that_is_a_number_is_a_name(replay: Any, tmp_path: Path) -> None:
+    run = stores.make_run(tmp_path / "outputs", "number")
+    assert "to wandb" in replay(run, "--to", "wandb", "wandb.project=7", "wandb.system_metrics=false", "--dry-run")

@@ -102,7 +102,7 @@ def test_watermarks_are_written_once_a_second_without_finish(run, records, monke
 def test_watermarks_are_written_while_a_queue_is_worked_off(run, records, monkeypatch):
     writes = []
     monkeypatch.setattr(
-        ledger_module, "write_json", lambda path, value, durable: writes.append(value[run.id]["a"].get("step"))
+        ledger_module, "write_json", lambda path, value, durable: writes.append(value[run.id].get("a", {}).get("step"))
     )
     monkeypatch.setattr(ledger_module, "_SAVE_INTERVAL", 0.0)
     monkeypatch.setattr(ledger_module, "_SETTLED", 0.001)

@@ -86,7 +86,7 @@ def test_an_online_run_arrives_whole(server, python, picture):
 
 ONLINE = """
 if len(sys.argv) > 2:
-    module._FINISH_TIMEOUT = float(sys.argv[2])
+    module.WandbTracker.patience = float(sys.argv[2])
 run = dataclasses.replace(run, resumed_step=int(sys.argv[1]))
 delivery.start(run)
 for step in range(39, 44):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 RUN = """
 import os, signal, sys, time
@@ -50,3 +51,30 @@ def test_a_service_process_that_is_killed_costs_nothing(python, wandb_files, tmp
     assert rows == {step: 1.0 / step for step in range(1, 61)}
     assert sum(len(file.rows) for file in wandb_files(tmp_path / "run")) == 60  # none twice
     assert stderr.count("tracker wandb: log() failed") == 1 and "Traceback" not in stderr
+
+
+HANG = """
+import os, signal, sys, time
+from pathlib import Path
+from expkit.record import Record
+from expkit.trackers import Delivery, RunInfo
+from expkit.trackers.wandb import WandbTracker
+
+delivery = Delivery({"wandb": WandbTracker(system_metrics=False)}, start_timeout=30, finish_timeout=1)
+delivery.start(RunInfo(id="run", dir=Path("run"), project="test"))
+delivery.log(Record(1, 0, time.time(), {"loss": 1.0}))
+time.sleep(0.5)
+children = [int(child) for path in Path(f"/proc/{os.getpid()}/task").glob("*/children")
+            for child in path.read_text().split()]
+(service,) = [child for child in children if "wandb-core" in Path(f"/proc/{child}/cmdline").read_text()]
+os.kill(service, signal.SIGSTOP)
+delivery.log(Record(2, 0, time.time(), {"loss": 0.5}))
+delivery.finish()
+print(time.time())
+"""
+
+
+def test_a_service_process_that_hangs_does_not_hold_up_the_exit(python):
+    stdout, stderr = python(HANG)
+    assert time.time() - float(stdout) < 10
+    assert "tracker wandb: abandoned in finish() after 1 s" in stderr and "Traceback" not in stderr
