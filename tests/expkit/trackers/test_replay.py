@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import wandb
 
 from expkit.cli.main import main
 from expkit.experiment import RunDir
@@ -20,6 +21,7 @@ from expkit.record import Record
 from expkit.replay import Replay
 from tests.expkit.trackers import replay_stores as stores
 from tests.expkit.trackers.test_recovery import Tool
+from tests.expkit.trackers.wandb_server import wandb_server
 
 ALL = "wandb,trackio,tensorboard"
 
@@ -260,3 +262,24 @@ def test_ctrl_c_ends_a_replay_and_the_next_one_goes_on(tmp_path: Path) -> None:
 def test_a_name_that_is_a_number_is_a_name(replay: Any, tmp_path: Path) -> None:
     run = stores.make_run(tmp_path / "outputs", "number")
     assert "to wandb" in replay(run, "--to", "wandb", "wandb.project=7", "wandb.system_metrics=false", "--dry-run")
+
+
+def test_an_online_run_that_was_written_offline_is_not_on_the_server(
+    replay: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = stores.make_run(tmp_path / "outputs", "fallback", range(1, 6))
+    for path in run.rglob("*.png"):
+        path.unlink()
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef" * 2 + "01234567")
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    online = ("--to", "wandb", "wandb.mode=online", "wandb.init_timeout=1", "wandb.system_metrics=false")
+    assert "5 records, 1 alert sent to wandb" in replay(run, *online)
+    (written,) = (run / "wandb").glob("*run-*-fallback")
+    assert written.name.startswith("offline-run-")
+    with wandb_server() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        wandb.teardown()  # it keeps the address of its first run
+        assert "5 records, 1 alert sent to wandb" in replay(run, *online)
+        assert [row["_step"] for row in server.rows if "loss" in row] == [1, 2, 3, 4, 5]
+        assert "has all 5 records: nothing sent" in replay(run, *online)
+        wandb.teardown()
