@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,7 @@ def test_a_signal_stops_the_whole_sweep(outputs: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(command, cwd=tmp_path, env=train_environment(tmp_path), stderr=subprocess.DEVNULL)
     while not list(outputs.glob("*/checkpoints/*.pt")):
         assert process.poll() is None
+        time.sleep(0.005)
     process.terminate()
     assert process.wait(timeout=60) == 143
     assert [json.loads(file.read_text())["state"] for file in outputs.glob("*/status.json")] == ["preempted"]

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -238,6 +239,7 @@ def test_a_signal_is_as_the_page_says_and_nothing_is_lost(outputs: Path, tmp_pat
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
     while not list(outputs.glob("mine/checkpoints/checkpoint_step_*.pt")):
         assert process.poll() is None
+        time.sleep(0.005)
     process.send_signal(SIGNALS[row.setting])
     said = process.communicate(timeout=60)[1]
     assert process.returncode == row.code, said
