@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -100,6 +101,16 @@ def train_process(outputs: Path, tmp_path: Path) -> Train:
         return done
 
     return run
+
+
+@contextlib.contextmanager
+def ended(process: subprocess.Popen[Any]) -> Iterator[None]:
+    """End `process` after the block: a test that fails leaves nothing running."""
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 def train_command(outputs: Path, *arguments: str) -> list[str]:

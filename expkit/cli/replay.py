@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import sys
@@ -95,7 +96,7 @@ class ReplayCommand:
             arguments["project"] = options.project
         tracker = make_tracker(name, arguments)
         changes = {"project": options.project} if options.project is not None else {}
-        with run_lock(run):
+        with contextlib.nullcontext() if options.dry_run else run_lock(run):
             replay = Replay(run, _key(name, own, arguments), tracker, run_info(run, **changes))
             complete, send = replay.complete, not (replay.complete or options.dry_run)
             if send:

@@ -66,6 +66,7 @@ class TrackioTracker(Tracker):
         self.space_id = space_id
         self.server_url = server_url
         self._run: Any = None
+        self._said = False  # what has no effect
         self._rows = 0
         self._step = 0
         self._written: set[str] = set()  # metrics of the last step
@@ -99,7 +100,9 @@ class TrackioTracker(Tracker):
         if self._run is not None:
             with contextlib.suppress(Exception), self._inside(strict=False):
                 self._run.finish()
-        self._say_ignored()
+        if not self._said:
+            self._say_ignored()
+        self._said = True
         with self._inside(strict=False):
             # In an empty context, because trackio.init ends the run that it finds in its context.
             self._run = contextvars.Context().run(

@@ -78,6 +78,7 @@ class WandbTracker(Tracker):
         self.system_metrics = system_metrics
         self._run: wandb.Run | None = None
         self._address: str | None = None
+        self._said = False  # what has no effect
         self._images: dict[str, wandb.Image] = {}
 
     def check(self) -> None:
@@ -108,13 +109,13 @@ class WandbTracker(Tracker):
         return steps
 
     def set_aside(self, run: RunInfo) -> bool:
-        """Rename the folders of an offline run, so that all of it is in one. What is uploaded already stays."""
-        if self.mode != "offline":
+        """Rename the folders of an offline run: all of it comes anew, in one. What is uploaded already stays."""
+        if self.mode == "disabled":
             return False
         waiting = [file.parent for file in self._files(run) if not _is_sent(file)]
         for folder in waiting:
             folder.rename(folder.with_name(f"{SUPERSEDED}{folder.name}"))
-        return bool(waiting)
+        return self.mode == "offline" and bool(waiting)
 
     def start(self, run: RunInfo) -> int | None:
         """Open the run. Return the last step that its files, or the server, hold of it, -1 for none.
@@ -129,7 +130,9 @@ class WandbTracker(Tracker):
             self._let_go(self._run)
         held = max(_steps(self._files(run)), default=-1) if self.mode == "offline" else None
         project, run_id, name = self.project or run.project, _valid_id(run.id), run.name or run.id
-        _say_ignored(WANDB_MODE=self.mode, WANDB_PROJECT=project, WANDB_RUN_ID=run_id, WANDB_NAME=name)
+        if not self._said:
+            _say_ignored(WANDB_MODE=self.mode, WANDB_PROJECT=project, WANDB_RUN_ID=run_id, WANDB_NAME=name)
+        self._said = True
         trouble = None
         if self.mode == "online":
             _check_login()

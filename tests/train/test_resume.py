@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from expkit.journal import read_journal, stable
-from tests.conftest import SMALL, Train, options, train_command, train_environment
+from tests.conftest import SMALL, Train, ended, options, train_command, train_environment
 from train.tasks.denoise import DenoiseTask
 
 EXACT = (
@@ -48,14 +48,15 @@ def start_and_signal(outputs: Path, folder: Path, step: int, number: int, *argum
     """Start a run called `stopped`, send it signal `number` once its journal has reached `step`; the exit code."""
     command = train_command(outputs, "run.id=stopped", *arguments)
     process = subprocess.Popen(command, cwd=folder, env=train_environment(folder), stderr=subprocess.DEVNULL)
-    metrics = outputs / "stopped" / "logs" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (metrics.exists() and f'"step":{step},'.encode() in metrics.read_bytes()):
-        assert process.poll() is None, "the run ended too early"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    os.kill(process.pid, number)
-    return process.wait(timeout=60)
+    with ended(process):
+        metrics = outputs / "stopped" / "logs" / "metrics.jsonl"
+        deadline = time.monotonic() + 120
+        while not (metrics.exists() and f'"step":{step},'.encode() in metrics.read_bytes()):
+            assert process.poll() is None, "the run ended too early"
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        os.kill(process.pid, number)
+        return process.wait(timeout=60)
 
 
 @pytest.mark.slow  # the test below and those of test_resume_grid.py are always on

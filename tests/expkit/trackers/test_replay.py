@@ -204,7 +204,7 @@ with run_lock(RunDir(sys.argv[1])):
     finally:
         other.kill()
         other.wait()
-    assert "is still running" in said and said.count("\n") == 1
+    assert "is in use by another process" in said and said.count("\n") == 1
     assert not (run / "tensorboard").exists()
     with run_lock(RunDir(run)):
         pass
@@ -282,4 +282,5 @@ def test_an_online_run_that_was_written_offline_is_not_on_the_server(
         assert "5 records, 1 alert sent to wandb" in replay(run, *online)
         assert [row["_step"] for row in server.rows if "loss" in row] == [1, 2, 3, 4, 5]
         assert "has all 5 records: nothing sent" in replay(run, *online)
+        assert not list((run / "wandb").glob("offline-run-*")), "expkit sync must not upload it a second time"
         wandb.teardown()

@@ -159,6 +159,7 @@ def test_a_space_that_is_configured_is_asked_and_one_that_never_answers_holds_no
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(0)
         script = f"""{SETUP}
+import trackio  # which takes its time on a busy machine
 began = time.monotonic()
 delivery = Delivery({{"trackio": TrackioTracker(space_id="me/space")}}, finish_timeout=2)
 delivery.start(RunInfo(id="toy_1", dir=Path("run"), project="test"))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Train, train_command, train_environment
+from tests.conftest import Train, ended, train_command, train_environment
 from train.cli.main import rewrite
 
 FAST = ("debug=smoke", "plots=[]")
@@ -160,11 +160,12 @@ def test_local_launcher_runs_each_job_in_a_process_of_its_own(train: Train, outp
 def test_a_signal_stops_the_whole_sweep(outputs: Path, tmp_path: Path) -> None:
     command = train_command(outputs, "-m", "trainer.seed=1,2", "trainer.max_epochs=100000", "tracker=[]", "plots=[]")
     process = subprocess.Popen(command, cwd=tmp_path, env=train_environment(tmp_path), stderr=subprocess.DEVNULL)
-    while not list(outputs.glob("*/checkpoints/*.pt")):
-        assert process.poll() is None
-        time.sleep(0.005)
-    process.terminate()
-    assert process.wait(timeout=60) == 143
+    with ended(process):
+        while not list(outputs.glob("*/checkpoints/*.pt")):
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.terminate()
+        assert process.wait(timeout=60) == 143
     assert [json.loads(file.read_text())["state"] for file in outputs.glob("*/status.json")] == ["preempted"]
 
 

@@ -20,7 +20,7 @@ from hydra._internal.hydra import Hydra
 from omegaconf import DictConfig
 
 from expkit.journal import read_journal
-from tests.conftest import Train, train_command, train_environment
+from tests.conftest import Train, ended, train_command, train_environment
 from train.cli.main import main
 from train.config import keys, mistakes
 
@@ -237,11 +237,12 @@ def test_a_signal_is_as_the_page_says_and_nothing_is_lost(outputs: Path, tmp_pat
     command = train_command(outputs, *shlex.split(row.typed), "run.id=mine", "plots=[]", "task.model.hidden=8")
     environment = train_environment(tmp_path)
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
-    while not list(outputs.glob("mine/checkpoints/checkpoint_step_*.pt")):
-        assert process.poll() is None
-        time.sleep(0.005)
-    process.send_signal(SIGNALS[row.setting])
-    said = process.communicate(timeout=60)[1]
+    with ended(process):
+        while not list(outputs.glob("mine/checkpoints/checkpoint_step_*.pt")):
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.send_signal(SIGNALS[row.setting])
+        said = process.communicate(timeout=60)[1]
     assert process.returncode == row.code, said
     assert row.says(said), said
     step = json.loads((outputs / "mine" / "status.json").read_text())["step"]
