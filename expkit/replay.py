@@ -14,6 +14,7 @@ from expkit.errors import UserError
 from expkit.experiment import RunDir
 from expkit.files import read_json
 from expkit.journal import read_journal, to_record
+from expkit.journal.reader import parts_of
 from expkit.record import Record
 from expkit.status import read_status
 from expkit.trackers.base import Alert, RunInfo, Tracker
@@ -69,10 +70,12 @@ class Replay:
         complete: whether it lacks nothing, and the run is closed in it.
 
     Raises:
-        UserError: `run` is no run directory.
+        UserError: `run` is no run directory, or has no journal.
     """
 
     def __init__(self, run: RunDir, name: str, tracker: Tracker, info: RunInfo | None = None) -> None:
+        if not (run.metrics.exists() or parts_of(run.metrics)):
+            raise UserError(f"{run.metrics} is not there, so there is nothing to send")
         self._run, self._name, self._tracker = run, name, tracker
         self.info = info or run_info(run)
         self._ledger = Ledger(self.info.dir, self.info.id)
@@ -146,7 +149,7 @@ class Replay:
 
 
 def _records(run: RunDir) -> Iterator[Record]:
-    return map(to_record, read_journal(run.metrics)) if run.metrics.exists() else iter(())
+    return map(to_record, read_journal(run.metrics))
 
 
 def _images(run: RunDir) -> Iterator[Item]:

@@ -22,7 +22,7 @@ from expkit.files import read_json
 from expkit.lock import run_lock
 from expkit.replay import Replay, run_info
 from expkit.secrets import MASK
-from expkit.trackers.known import make_tracker, parameters
+from expkit.trackers.known import KNOWN, make_tracker, parameters
 
 __all__ = ["ReplayCommand"]
 
@@ -62,6 +62,8 @@ class ReplayCommand:
         logging.raiseExceptions = False  # a tool's own log that meets a full disk is not worth a traceback a line
         failed = 0
         for name in names or [None]:
+            if name and len(names) > 1 and Path(name).is_dir() and not RunDir(name).exists():
+                continue  # of outputs/*: the folder of a sweep, say
             try:
                 failed += self._all(find(name, Path("outputs")), settings, options)
             except UserError as error:
@@ -71,8 +73,8 @@ class ReplayCommand:
 
     def _all(self, run: RunDir, settings: dict[str, dict[str, str]], options: Any) -> int:
         """Replay one run to its trackers; return how many of them failed."""
-        own = _own(run)
-        targets = [name for name in options.to.split(",") if name] if options.to else list(own)
+        nodes = _nodes(run)
+        targets = [name for name in options.to.split(",") if name] if options.to else [*nodes]
         if not targets:
             raise UserError(f"{run.root} was trained without a tracker: name one, --to wandb say")
         unused = sorted(settings.keys() - set(targets))
@@ -81,23 +83,32 @@ class ReplayCommand:
         failed = 0
         for name in targets:
             try:
-                _say(self._one(run, name, own.get(name), settings.get(name, {}), options), options.json)
+                alias, own = _own(name, nodes)
+                _say(self._one(run, name, alias, own, settings.get(name, {}), options), options.json)
             except UserError as error:
                 failed += 1
                 print(f"error: {run.root}: {error}", file=sys.stderr)
         return failed
 
     def _one(
-        self, run: RunDir, name: str, own: Mapping[str, Any] | None, settings: Mapping[str, str], options: Any
+        self,
+        run: RunDir,
+        name: str,
+        alias: str,
+        own: Mapping[str, Any] | None,
+        settings: Mapping[str, str],
+        options: Any,
     ) -> dict[str, Any]:
-        """Replay one run to one tracker; return what there is to say of it."""
+        """Replay one run to one tracker, which the run calls `alias`; return what there is to say of it."""
         arguments = {**(own or {}), **{key: _value(name, key, text) for key, text in settings.items()}}
         if options.project is not None and "project" in parameters(name):
             arguments["project"] = options.project
+        if arguments.get("mode") == "disabled":
+            raise UserError(f"{name}.mode=disabled: it would take nothing; choose another mode")
         tracker = make_tracker(name, arguments)
         changes = {"project": options.project} if options.project is not None else {}
         with contextlib.nullcontext() if options.dry_run else run_lock(run):
-            replay = Replay(run, _key(name, own, arguments), tracker, run_info(run, **changes))
+            replay = Replay(run, _key(alias, own, arguments), tracker, run_info(run, **changes))
             complete, send = replay.complete, not (replay.complete or options.dry_run)
             if send:
                 total = replay.held + replay.records
@@ -119,19 +130,28 @@ class ReplayCommand:
             }
 
 
-def _own(run: RunDir) -> dict[str, dict[str, Any]]:
-    """Return the settings of the trackers that `run` was trained with, as far as they can be used here."""
+def _nodes(run: RunDir) -> dict[str, Mapping[str, Any]]:
+    """Return the trackers that `run` was trained with, by the names that it has for them."""
     config = read_json(run.config).get("config")
     group = config.get("tracker") if isinstance(config, dict) else None
-    found = {}
-    for name, node in group.items() if isinstance(group, dict) else ():
-        try:
-            known = parameters(name)
-        except UserError:
-            continue  # one of the user's own: what a run directory names is never imported
-        kept = node.items() if isinstance(node, dict) else ()
-        found[name] = {key: value for key, value in kept if key in known and not _is_secret(value)}
-    return found
+    found = group.items() if isinstance(group, dict) else ()
+    return {name: node if isinstance(node, dict) else {} for name, node in found}
+
+
+def _own(name: str, nodes: Mapping[str, Mapping[str, Any]]) -> tuple[str, dict[str, Any] | None]:
+    """Return what the run calls the tracker `name`, and its settings, as far as they can be used; None if it has none.
+
+    Raises:
+        UserError: it is one of the user's own, whose class the run names; but what a run names is never imported.
+    """
+    if name in nodes and name not in KNOWN and ":" not in name:
+        raise UserError(f"{name} is a tracker of your own: --to package.module:Class sends to it")
+    target = name.replace(":", ".")
+    alias = next((own for own, node in nodes.items() if ":" in name and node.get("_target_") == target), name)
+    if alias not in nodes:
+        return alias, None
+    known = parameters(name)
+    return alias, {key: value for key, value in nodes[alias].items() if key in known and not _is_secret(value)}
 
 
 def _is_secret(value: Any) -> bool:

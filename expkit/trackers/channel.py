@@ -44,6 +44,7 @@ class Channel:
         self._result: tuple[Mapping[str, Any], bool] = ({}, False)
         self._tally = Tally(name)
         self._sender: Sender | None = None
+        self._advice = ""
         self._thread: threading.Thread | None = None
 
     @property
@@ -58,6 +59,7 @@ class Channel:
 
     def start(self, run: RunInfo, ledger: Ledger) -> None:
         """Begin to deliver."""
+        self._advice = f"expkit replay {run.dir} sends what is missing"
         self._sender = Sender(self.name, self.tracker, run, ledger, self._closing, self._tally)
         arguments = (self._sender, run, ledger)
         thread = threading.Thread(target=self._work, args=arguments, name=f"expkit-tracker-{self.name}", daemon=True)
@@ -105,9 +107,11 @@ class Channel:
         missing = self._tally.lost(max(0, left - self._sender.sent))
         if self._sender.abandoned:
             what = f"abandoned in {doing}()" if doing else "abandoned"
-            log.warning("tracker %s: %s after %g s, with %d items not delivered", self.name, what, allowed, missing)
+            lacks = f"{missing} item(s) not delivered" if missing else "the last moments perhaps not written"
+            log.warning("tracker %s: %s after %g s, with %s; %s", self.name, what, allowed, lacks, self._advice)
         elif missing:
-            log.warning("tracker %s: the run ends with %d item(s) not delivered", self.name, missing)
+            message = "tracker %s: the run ends with %d item(s) not delivered; %s"
+            log.warning(message, self.name, missing, self._advice)
 
     def trouble(self) -> dict[str, Any]:
         """Return what went wrong so far; empty if nothing did."""

@@ -46,7 +46,7 @@ class TrackioTracker(Tracker):
         server_url: trackio server of your own to send to. Give its token in TRACKIO_WRITE_TOKEN.
 
     Raises:
-        ConfigError: both `space_id` and `server_url` are given.
+        ConfigError: both `space_id` and `server_url` are given, or `project` cannot be.
     """
 
     requires = "trackio"
@@ -61,6 +61,8 @@ class TrackioTracker(Tracker):
     ) -> None:
         if space_id and server_url:
             raise ConfigError("tracker.trackio.space_id and tracker.trackio.server_url exclude each other: set one")
+        if isinstance(project, str) and ("/" in project or "\\" in project):
+            raise ConfigError(f"tracker.trackio.project is {project!r}, but it must not hold / or \\")
         self.project = project
         self.dir = dir
         self.space_id = space_id

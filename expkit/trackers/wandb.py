@@ -53,7 +53,7 @@ class WandbTracker(Tracker):
         system_metrics: whether W&B samples CPU, memory and GPU every 15 seconds.
 
     Raises:
-        ConfigError: `mode` or `init_timeout` cannot be.
+        ConfigError: `project`, `mode` or `init_timeout` cannot be.
     """
 
     requires = "wandb"
@@ -69,6 +69,8 @@ class WandbTracker(Tracker):
     ) -> None:
         if mode not in _MODES:
             raise ConfigError(f"tracker.wandb.mode is {mode!r}, but it must be one of {', '.join(_MODES)}")
+        if isinstance(project, str) and any(character in project for character in "/\\#?%:"):
+            raise ConfigError(f"tracker.wandb.project is {project!r}, but it must not hold / \\ # ? % :")
         if not isinstance(init_timeout, int | float) or not init_timeout > 0:
             raise ConfigError(f"tracker.wandb.init_timeout is {init_timeout!r}, but it must be seconds above 0")
         self.project = project

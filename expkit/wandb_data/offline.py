@@ -194,7 +194,7 @@ def offline_runs(path: Path | str, everywhere: bool = False) -> list[OfflineRun]
         UserError: there is none, or a file is no transaction log.
     """
     path = Path(path)
-    parts: dict[tuple[Path, str], list[tuple[str, float, Path]]] = {}
+    parts: dict[tuple[Path, str, str], list[tuple[str, float, Path]]] = {}
     files = offline_files(path, everywhere)
     for file in files:
         try:
@@ -206,14 +206,18 @@ def offline_runs(path: Path | str, everywhere: bool = False) -> list[OfflineRun]
             continue
         # The folder's name has whole seconds, and is there even if the time in the file is not.
         moment = re.search(r"\d{8}_\d{6}", file.parent.name)
-        # Ids are unique in one wandb folder only: a copy of a run directory is another run.
-        run = parts.setdefault((file.parent.parent, about.run_id), [])
+        # Ids are unique in one wandb folder and project only: a copy of a run directory is another run.
+        run = parts.setdefault((file.parent.parent, about.project, about.run_id), [])
         run.append((moment[0] if moment else "", seconds(about.start_time), file))
     if not parts:
         if not path.exists():
             raise UserError(f"{path} is not there: name a run directory, or a wandb folder")
         hint = ": it was trained without tracker=wandb" if RunDir(path).exists() else ""
         raise UserError(f"there is no W&B run in {path}{hint}")
+    for folder, project, run_id in list(parts):
+        named = [key for key in parts if key[0] == folder and key[2] == run_id and key[1]]
+        if not project and named:  # torn before it said whose it is
+            parts[named[0]] += parts.pop((folder, project, run_id))
     newest_first = sorted((sorted(found) for found in parts.values()), key=lambda found: found[-1], reverse=True)
     return [OfflineRun([file for *_, file in found]) for found in newest_first]
 

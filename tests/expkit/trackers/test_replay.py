@@ -169,6 +169,8 @@ def test_the_order_is_that_of_the_run(tmp_path: Path) -> None:
         (["--to", "wandbb"], "there is no tracker 'wandbb': choose from tensorboard, trackio, wandb"),
         (["--to", "wandb", "wandb.mod=online"], "wandb.mod: wandb has no such setting; it has project, entity, mode"),
         (["--to", "wandb", "wandb.mode=onlin"], "tracker.wandb.mode is 'onlin'"),
+        (["--to", "wandb", "wandb.mode=disabled"], "wandb.mode=disabled: it would take nothing"),
+        (["--to", "wandb", "wandb.project=a/b"], "tracker.wandb.project is 'a/b', but it must not hold / \\ # ? % :"),
         (["--to", "wandb", "trackio.dir=x"], "trackio.dir is set, but --to has no trackio"),
         (["--to", "json:loads"], "json:loads is no tracker"),
         (["--to", "wandb", "mode=online"], "mode=online: settings have the form TRACKER.KEY=VALUE"),
@@ -214,7 +216,8 @@ def test_of_many_runs_an_odd_one_does_not_stop_the_others(replay: Any, tmp_path:
     outputs = tmp_path / "outputs"
     runs = [stores.make_run(outputs, name) for name in ("one", "two")]
     (outputs / "notes.txt").write_text("x")
-    said = replay(outputs / "notes.txt", *runs, "--to", "tensorboard", code=1)
+    (outputs / "multirun").mkdir()  # of a sweep
+    said = replay(outputs / "multirun", outputs / "notes.txt", *runs, "--to", "tensorboard", code=1)
     assert "notes.txt is no run" in said and said.count("\n") == 1
     assert all((run / "tensorboard").exists() for run in runs)
 
@@ -223,6 +226,8 @@ def test_a_run_without_a_record_is_complete_once_it_was_sent(replay: Any, tmp_pa
     run = stores.make_run(tmp_path / "outputs", "empty")
     for path in (run / "logs" / "metrics.jsonl", run / "logs" / "events.jsonl", *run.rglob("*.png")):
         path.unlink()
+    assert "metrics.jsonl is not there, so there is nothing to send" in replay(run, "--to", "tensorboard", code=1)
+    (run / "logs" / "metrics.jsonl").touch()
     assert "its end sent to tensorboard" in replay(run, "--to", "tensorboard")
     assert "has all 0 records: nothing sent" in replay(run, "--to", "tensorboard")
 
@@ -284,3 +289,33 @@ def test_an_online_run_that_was_written_offline_is_not_on_the_server(
         assert "has all 5 records: nothing sent" in replay(run, *online)
         assert not list((run / "wandb").glob("offline-run-*")), "expkit sync must not upload it a second time"
         wandb.teardown()
+
+
+CSV = """
+from pathlib import Path
+from expkit.trackers import Tracker
+
+class Lines(Tracker):
+    def __init__(self, path):
+        self.path = path
+
+    def log(self, record):
+        with Path(self.path).open("a") as file:
+            file.write(f"{record.step}\\n")
+"""
+
+
+def test_a_tracker_of_ones_own_is_the_one_that_the_run_had(
+    replay: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_lines.py").write_text(CSV)
+    monkeypatch.syspath_prepend(tmp_path)
+    run = stores.make_run(tmp_path / "outputs", "own", range(1, 6))
+    stored = json.loads((run / "config.json").read_text())
+    stored["config"]["tracker"] = {"lines": {"_target_": "own_lines.Lines", "path": str(tmp_path / "steps.txt")}}
+    (run / "config.json").write_text(json.dumps(stored))
+    assert "lines is a tracker of your own: --to package.module:Class sends to it" in replay(run, code=1)
+    for _ in range(2):
+        replay(run, "--to", "own_lines:Lines")
+    assert (tmp_path / "steps.txt").read_text().split() == ["1", "2", "3", "4", "5"]
+    assert list(json.loads((run / "logs" / "delivery.json").read_text())["own"]) == ["lines"]

@@ -170,7 +170,7 @@ assert time.monotonic() - began < 4
 """
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         _, stderr = python(script, TRACKIO_DIR="db", HF_TOKEN="hf_0123456789", HF_ENDPOINT=url)
-        assert "abandoned in start() after 2 s, with 1 items not delivered" in stderr
+        assert "abandoned in start() after 2 s, with 1 item(s) not delivered" in stderr
         silent.accept()
 
 
