@@ -247,7 +247,7 @@ def _init(**options: Any) -> wandb.Run:
 
     try:
         return wandb.init(**options)
-    except Exception as error:
+    except Exception as error:  # whatever it is, it is raised again
         if isinstance(error, ConnectionError) or type(error).__name__ == "MailboxClosedError":
             _forget_service()  # so that the next attempt finds a new one
         raise
