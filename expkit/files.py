@@ -28,6 +28,7 @@ __all__ = [
     "check_writable",
     "free_gb",
     "fsync_folder",
+    "is_there",
     "process_alive",
     "read_json",
     "remove_stale_temporaries",
@@ -123,6 +124,14 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no JSON object")
     return content
+
+
+def is_there(path: Path | str) -> bool:
+    """Whether there is such a file or folder. Nobody's name, or one that may not be looked at, is not there."""
+    try:
+        return Path(path).exists()
+    except OSError:
+        return False
 
 
 def write_link(path: Path, target: str) -> None:

@@ -19,7 +19,7 @@ from urllib.parse import quote
 from expkit.cli.show import find
 from expkit.errors import UserError, describe
 from expkit.experiment import RunDir
-from expkit.files import read_json
+from expkit.files import is_there, read_json
 from expkit.replay import run_info
 
 __all__ = ["DashboardCommand"]
@@ -114,7 +114,7 @@ def _prepare(folder: Path | None) -> None:
     """Set what trackio and its libraries read when they are imported."""
     if folder is not None:
         folder = folder.expanduser().absolute()
-        if not folder.is_dir():
+        if not (is_there(folder) and folder.is_dir()):
             raise UserError(f"--dir {folder}: there is no such folder; it is the one that holds PROJECT.db")
         os.environ["TRACKIO_DIR"] = str(folder)
     for name in _REMOTE:

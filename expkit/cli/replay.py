@@ -18,7 +18,7 @@ from rich.progress import Progress
 from expkit.cli.show import find
 from expkit.errors import UserError
 from expkit.experiment import RunDir
-from expkit.files import read_json
+from expkit.files import is_there, read_json
 from expkit.lock import run_lock
 from expkit.replay import Replay, run_info
 from expkit.secrets import MASK
@@ -57,8 +57,8 @@ class ReplayCommand:
         parser.add_argument("--dry-run", action="store_true", help="only say what would be sent")
         parser.add_argument("--json", action="store_true", help="one JSON object for each run and tracker")
         options = parser.parse_intermixed_args(arguments)
-        settings = _settings([each for each in options.run if "=" in each and not Path(each).exists()])
-        names = [each for each in options.run if "=" not in each or Path(each).exists()]
+        settings = _settings([each for each in options.run if "=" in each and not is_there(each)])
+        names = [each for each in options.run if "=" not in each or is_there(each)]
         logging.raiseExceptions = False  # a tool's own log that meets a full disk is not worth a traceback a line
         failed = 0
         for name in names or [None]:

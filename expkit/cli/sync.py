@@ -20,6 +20,7 @@ import orjson
 
 from expkit.errors import UserError
 from expkit.experiment import RunDir
+from expkit.files import is_there
 from expkit.lock import is_free
 from expkit.status import read_status
 from expkit.wandb_data import OfflineRun, offline_runs
@@ -29,10 +30,7 @@ from expkit.wandb_data.offline import offline_files
 __all__ = ["SyncCommand"]
 
 _FRESH = 60.0  # seconds since the last heartbeat (every 5) of a run that another machine is taken to be at
-_ASK_EVERY, _PATIENCE = (
-    10.0,
-    120.0,
-)  # seconds between two looks whether the server is there; until an upload is given up
+_ASK_EVERY, _PATIENCE = 10.0, 120.0  # seconds between two looks for the server; until an upload is given up
 
 _EXAMPLES = """examples:
   expkit sync                       what is in outputs
@@ -95,11 +93,7 @@ def _waiting(place: Path) -> list[_Waiting]:
     Raises:
         UserError: there is no such folder.
     """
-    try:
-        there = place.exists()
-    except OSError:  # no name that a file could have
-        there = False
-    if not there:
+    if not is_there(place):
         raise UserError(f"{place} is not there: name the folder that holds your runs")
     if not offline_files(place, everywhere=True):
         return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from expkit.cli.show import find as find_run_directory
 from expkit.cli.wandb_output import Comparison, Report, compare_report, gpu_report, keys_report, runs_report
 from expkit.errors import UserError
 from expkit.experiment import is_id
+from expkit.files import is_there
 from expkit.wandb_data.gpu import history_keys, read_gpus
 from expkit.wandb_data.offline import OfflineSource
 from expkit.wandb_data.source import SYSTEM, QueriedRun, Source
@@ -105,13 +107,12 @@ def _gpu(options: argparse.Namespace) -> tuple[Report, int]:
 def _compare(options: argparse.Namespace) -> tuple[Report, int]:
     compared, server = [], _Server(options)
     for name in options.names:
-        local = _local(name)
         try:
-            run = local.find() if local else _by_name_or_id(server(), name)
+            run = _compared(options, server, name)
             compared.append(Comparison(name, run, read_gpus(run, options.system, single=False)))
         except UserError as error:
             if len(options.names) == 1:
-                raise
+                raise UserError(f"{name}: {error}") from None
             print(f"error: {name}: {error}", file=sys.stderr)
             compared.append(Comparison(name))
     return compare_report(compared, options.system), int(any(each.run is None for each in compared))
@@ -123,6 +124,15 @@ def _runs(options: argparse.Namespace) -> tuple[Report, int]:
 
 def _one(options: argparse.Namespace) -> QueriedRun:
     return _source(options).find(options.run_name, options.run_id)
+
+
+def _compared(options: argparse.Namespace, server: _Server, name: str) -> QueriedRun:
+    local = _local(name)
+    if local:
+        return local.find()
+    if not (options.project or os.environ.get("WANDB_PROJECT")):
+        raise UserError("neither a path nor the id of a run in outputs; for a run on the server say --project")
+    return _by_name_or_id(server(), name)
 
 
 def _by_name_or_id(source: Source, name: str) -> QueriedRun:
@@ -158,7 +168,7 @@ def _source(options: argparse.Namespace) -> Source:
 def _local(name: str) -> Source | None:
     """Return the place on this machine that `name` means: a path, the id of a run in outputs, or latest."""
     outputs = Path("outputs")
-    if Path(name).exists():
+    if is_there(name):
         return OfflineSource(name)
     if is_id(name) and (outputs / name).is_dir():
         return OfflineSource(outputs / name)
@@ -201,7 +211,6 @@ def _no_gpu(run: QueriedRun, system: bool) -> str:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return number
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
+    return int(text)

@@ -25,6 +25,7 @@ _PAUSE = 0.5  # seconds before the second try, twice as long before the third; W
 _SAMPLES = 10_000  # rows that a server is asked for at most: a day of a value every ten seconds
 _AT_ONCE = 8  # requests, one per key
 _LOCAL = "without a network, name a local run by its path"
+_HERE = "what is on this machine: `expkit wandb runs outputs`, `expkit wandb keys latest`"
 
 
 class OnlineSource:
@@ -49,7 +50,7 @@ class OnlineSource:
 
         project = project or os.environ.get("WANDB_PROJECT")
         if not project:
-            raise UserError("which project? Say --project, or name a local run by its path")
+            raise UserError(f"which project? Say --project; {_HERE}")
         missing = missing_login()
         if missing:
             raise UserError(f"{missing}: run `wandb login` or set WANDB_API_KEY; {_LOCAL}")

@@ -270,6 +270,24 @@ def test_a_run_is_found_by_name_id_or_as_the_newest(three: Path, ask: Ask) -> No
     assert "give one of them" in ask.said
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("wandb", "keys", "x" * 300),
+        ("wandb", "compare", "x" * 300),
+        ("replay", f"wandb.{'x' * 300}=1"),
+        ("dashboard", "p", "--dir", "x" * 300),
+    ],
+)
+def test_a_name_that_no_file_can_have_is_one_line(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1
+
+
 def test_a_name_in_the_configuration_is_a_name(tmp_path: Path, ask: Ask) -> None:
     make_run(tmp_path / "a", "abc", [{"loss": 1}], name="shown", config={"run_name": "mine"})
     assert ask("keys", tmp_path, "--run-name", "mine").startswith("Run: shown (abc)\n")
@@ -277,7 +295,9 @@ def test_a_name_in_the_configuration_is_a_name(tmp_path: Path, ask: Ask) -> None
 
 def test_a_comparison_goes_on_without_a_run_that_is_missing(three: Path, ask: Ask) -> None:
     text = ask("compare", "outputs/old", "nothing", "outputs/new", code=1)
-    assert ask.said.startswith("error: nothing: which project?") and ask.said.count("\n") == 1
+    assert ask.said == (
+        "error: nothing: neither a path nor the id of a run in outputs; for a run on the server say --project\n"
+    )
     assert [line.split() for line in text.splitlines()[2:]] == [
         ["outputs/old", "id1", "finished", "10.00%", "10.00%", "n/a", "n/a"],
         ["nothing", "not", "found", "n/a", "n/a", "n/a", "n/a"],

@@ -133,7 +133,7 @@ def test_a_sample_is_not_passed_off_as_the_whole(server: QueryServer, ask: Ask) 
             "no run of the name nope in me/p; the newest: newest, second, first",
         ),
         (("--project", "p", "--run-id", "nope"), "no run of the id nope in me/p"),
-        ((), "which project? Say --project, or name a local run by its path"),
+        ((), "which project? Say --project; what is on this machine: `expkit wandb runs outputs`"),
         (
             ("--project", "p", "--run-id", "ccc"),
             "no GPU metrics in the training history of newest (ccc); it has loss, mine",
