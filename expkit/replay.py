@@ -65,8 +65,8 @@ class Replay:
         info: how the run is to show up in the tool; None means as config.json says.
 
     Attributes:
-        held: records that the tracker holds already.
-        records, images, alerts: how many it lacks.
+        held: records that the tracker holds already, and keeps.
+        records, images, alerts: how many it lacks, or is to get anew.
         complete: whether it lacks nothing, and the run is closed in it.
 
     Raises:
@@ -80,6 +80,10 @@ class Replay:
         self.info = info or run_info(run)
         self._ledger = Ledger(self.info.dir, self.info.id)
         self._look(tracker.holds(self.info))
+        kept = None if self.complete else tracker.keeps(self.info)
+        if kept is not None:
+            self._ledger.forget(name, max(kept, default=-1))
+            self._look(kept)
 
     def send(self, progress: Callable[[], object] = lambda: None) -> None:
         """Send it.
@@ -90,10 +94,7 @@ class Replay:
         Raises:
             UserError: the tracker failed. What it took is noted, and the next replay sends the rest.
         """
-        if self._tracker.set_aside(self.info):
-            held = self._tracker.holds(self.info) or set()
-            self._ledger.forget(self._name, max(held, default=-1))
-            self._look(held)
+        self._tracker.set_aside(self.info)
         now = threading.Event()
         now.set()  # there is no training that could go on while the tracker is down
         tally = Tally(self._name, training=False)

@@ -84,12 +84,18 @@ class Tracker:
         """
         return None
 
-    def set_aside(self, run: RunInfo) -> bool:
-        """Set aside what the tool holds, if it is better to send all of a run again than to go on where it stopped.
+    def keeps(self, run: RunInfo) -> Set[int] | None:
+        """Return the steps that the tool would still hold after `set_aside`, or None if that would change nothing.
 
-        Return whether that was done. Only `expkit replay` asks for it, of a run that is not open.
+        Nothing is changed: `expkit replay --dry-run` asks it, too.
         """
-        return False
+        return None
+
+    def set_aside(self, run: RunInfo) -> None:
+        """Set aside what the tool holds, but for what it `keeps`: it is better to send that again than to go on there.
+
+        Only `expkit replay` asks for it, of a run that is not open.
+        """
 
     def log(self, record: Record) -> None:
         """Take one record. Steps never decrease, and each step comes once.

@@ -110,14 +110,19 @@ class WandbTracker(Tracker):
             steps.discard(max(steps))
         return steps
 
-    def set_aside(self, run: RunInfo) -> bool:
-        """Rename the folders of an offline run: all of it comes anew, in one. What is uploaded already stays."""
+    def keeps(self, run: RunInfo) -> Set[int] | None:
+        """Return the steps of an offline run that are uploaded already: all others come anew, in one folder."""
+        files = self._files(run)
+        if self.mode != "offline" or all(map(_is_sent, files)):
+            return None
+        return _steps([file for file in files if _is_sent(file)])
+
+    def set_aside(self, run: RunInfo) -> None:
+        """Rename the folders of an offline run that are not uploaded."""
         if self.mode == "disabled":
-            return False
-        waiting = [file.parent for file in self._files(run) if not _is_sent(file)]
-        for folder in waiting:
+            return
+        for folder in [file.parent for file in self._files(run) if not _is_sent(file)]:
             folder.rename(folder.with_name(f"{SUPERSEDED}{folder.name}"))
-        return self.mode == "offline" and bool(waiting)
 
     def start(self, run: RunInfo) -> int | None:
         """Open the run. Return the last step that its files, or the server, hold of it, -1 for none.

@@ -96,8 +96,9 @@ def test_what_is_there_in_part_is_completed(
     whole = stores.make_run(tmp_path / "outputs", "part", project="part")
     for name in ("wandb", "tensorboard"):
         shutil.copytree(short / name, whole / name, symlinks=True)
-    assert "25 records" in replay(whole, "--to", ALL, "--dry-run")
-    replay(whole, "--to", ALL)
+    plan = replay(whole, "--to", ALL, "--dry-run")
+    assert "40 records, 2 pictures, 1 alert would be sent to wandb" in plan and plan.count("25 records") == 2
+    assert replay(whole, "--to", ALL).replace(" sent to", " would be sent to").startswith(plan.splitlines()[0])
     wanted = stores.journal_of(whole)
     late = {"final/best_loss"}  # of the short run, at its end
     held, _ = trackio_of(trackio_query, "part", whole, tmp_path)
