@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import threading
@@ -16,7 +17,7 @@ from expkit.errors import UserError
 from expkit.files import read_json, write_json
 from expkit.troubles import WriteTrouble
 
-__all__ = ["StatusFile", "read_status"]
+__all__ = ["StatusFile", "note_delivered", "read_status"]
 
 
 def read_status(path: Path) -> dict[str, Any]:
@@ -25,6 +26,23 @@ def read_status(path: Path) -> dict[str, Any]:
         return read_json(path)
     except UserError:
         return {}
+
+
+def note_delivered(path: Path, tracker: str) -> None:
+    """Note in the status.json of a run that has ended that `tracker` lacks nothing of it any more.
+
+    How often it failed is history, and stays. The caller holds the run's lock. A disk that refuses changes nothing.
+    """
+    status = read_status(path)
+    trackers: Any = status.get("trackers")
+    trouble = trackers.get(tracker) if isinstance(trackers, dict) else None
+    if not (isinstance(trouble, dict) and trouble.get("undelivered")):
+        return
+    trouble["undelivered"] = 0
+    with contextlib.suppress(OSError):
+        moment = path.stat().st_mtime_ns
+        write_json(path, status, durable=False)
+        os.utime(path, ns=(moment, moment))  # when the run was active last
 
 
 class StatusFile:

@@ -22,6 +22,7 @@ from expkit.files import is_there, read_json
 from expkit.lock import run_lock
 from expkit.replay import Replay, run_info
 from expkit.secrets import MASK
+from expkit.status import note_delivered
 from expkit.trackers.known import KNOWN, make_tracker, parameters
 
 __all__ = ["ReplayCommand"]
@@ -72,22 +73,29 @@ class ReplayCommand:
         return int(failed > 0)
 
     def _all(self, run: RunDir, settings: dict[str, dict[str, str]], options: Any) -> int:
-        """Replay one run to its trackers; return how many of them failed."""
+        """Replay one run to its trackers; return how many of them failed.
+
+        Raises:
+            UserError: there is no tracker to send to, or another process uses the run.
+        """
         nodes = _nodes(run)
-        targets = [name for name in options.to.split(",") if name] if options.to else [*nodes]
+        targets = [*nodes] if options.to is None else [name for name in options.to.split(",") if name]
+        if options.to is not None and not targets:
+            raise UserError("--to names no tracker: --to wandb say")
         if not targets:
             raise UserError(f"{run.root} was trained without a tracker: name one, --to wandb say")
         unused = sorted(settings.keys() - set(targets))
         if unused:
             raise UserError(f"{unused[0]}.{next(iter(settings[unused[0]]))} is set, but --to has no {unused[0]}")
         failed = 0
-        for name in targets:
-            try:
-                alias, own = _own(name, nodes)
-                _say(self._one(run, name, alias, own, settings.get(name, {}), options), options.json)
-            except UserError as error:
-                failed += 1
-                print(f"error: {run.root}: {error}", file=sys.stderr)
+        with contextlib.nullcontext() if options.dry_run else run_lock(run):
+            for name in targets:
+                try:
+                    alias, own = _own(name, nodes)
+                    _say(self._one(run, name, alias, own, settings.get(name, {}), options), options.json)
+                except UserError as error:
+                    failed += 1
+                    print(f"error: {run.root}: {error}", file=sys.stderr)
         return failed
 
     def _one(
@@ -107,27 +115,27 @@ class ReplayCommand:
             raise UserError(f"{name}.mode=disabled: it would take nothing; choose another mode")
         tracker = make_tracker(name, arguments)
         changes = {"project": options.project} if options.project is not None else {}
-        with contextlib.nullcontext() if options.dry_run else run_lock(run):
-            replay = Replay(run, _key(alias, own, arguments), tracker, run_info(run, **changes))
-            complete, send = replay.complete, not (replay.complete or options.dry_run)
-            if send:
-                total = replay.held + replay.records
-                with Progress(
-                    console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
-                ) as progress:
-                    bar = progress.add_task(f"{name} {run.id}", total=total)
-                    replay.send(lambda: progress.advance(bar))
-            return {
-                "run": str(run.root),
-                "tracker": name,
-                "held": replay.held,
-                "records": replay.records,
-                "images": replay.images,
-                "alerts": replay.alerts,
-                "complete": complete,
-                "sent": send,
-                "where": tracker.where(replay.info) if send else None,
-            }
+        copy = _key(alias, own, arguments)
+        replay = Replay(run, copy, tracker, run_info(run, **changes))
+        complete, send = replay.complete, not (replay.complete or options.dry_run)
+        if send:
+            total = replay.held + replay.records
+            with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+                bar = progress.add_task(f"{name} {run.id}", total=total)
+                replay.send(lambda: progress.advance(bar))
+        if copy == alias and not options.dry_run:  # the copy that the run itself made
+            note_delivered(run.status, alias)
+        return {
+            "run": str(run.root),
+            "tracker": name,
+            "held": replay.held,
+            "records": replay.records,
+            "images": replay.images,
+            "alerts": replay.alerts,
+            "complete": complete,
+            "sent": send,
+            "where": tracker.where(replay.info) if send else None,
+        }
 
 
 def _nodes(run: RunDir) -> dict[str, Mapping[str, Any]]:

@@ -174,6 +174,7 @@ def test_the_order_is_that_of_the_run(tmp_path: Path) -> None:
         (["--to", "wandb", "wandb.project=a/b"], "tracker.wandb.project is 'a/b', but it must not hold / \\ # ? % :"),
         (["--to", "wandb", "trackio.dir=x"], "trackio.dir is set, but --to has no trackio"),
         (["--to", "json:loads"], "json:loads is no tracker"),
+        (["--to", ","], "--to names no tracker"),
         (["--to", "wandb", "mode=online"], "mode=online: settings have the form TRACKER.KEY=VALUE"),
         ([], "was trained without a tracker: name one, --to wandb say"),
     ],
@@ -203,11 +204,11 @@ with run_lock(RunDir(sys.argv[1])):
     other = subprocess.Popen([sys.executable, "-c", script, str(run)], stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout is not None and other.stdout.readline() == "locked\n"
-        said = replay(run, "--to", "tensorboard", code=1)
+        said = replay(run, "--to", "tensorboard,trackio", code=1)
     finally:
         other.kill()
         other.wait()
-    assert "is in use by another process" in said and said.count("\n") == 1
+    assert "is in use by another process" in said and said.count("\n") == 1, "once, for however many trackers"
     assert not (run / "tensorboard").exists()
     with run_lock(RunDir(run)):
         pass
@@ -246,6 +247,21 @@ def test_a_part_that_was_deleted_is_noticed(replay: Any, tmp_path: Path, tensorb
     assert "20 records sent" in said, said
     steps = [event.step for event in tensorboard_events(run / "tensorboard").Scalars("loss")]
     assert sorted(steps) == list(range(1, 31))
+
+
+def test_what_was_delivered_later_does_not_count_as_undelivered(replay: Any, tmp_path: Path) -> None:
+    run = stores.make_run(tmp_path / "outputs", "counted", range(1, 6))
+    file = run / "status.json"
+    trouble = {"failures": 1, "undelivered": 5, "last_error": "log: OSError"}
+    status = json.loads(file.read_text())
+    file.write_text(json.dumps(status | {"trackers": {"tensorboard": trouble, "wandb": trouble}}))
+    os.utime(file, (1e9, 1e9))
+    before = file.read_bytes()
+    replay(run, "--to", "tensorboard", "--dry-run")
+    assert file.read_bytes() == before
+    replay(run, "--to", "tensorboard")
+    assert json.loads(file.read_text())["trackers"] == {"tensorboard": trouble | {"undelivered": 0}, "wandb": trouble}
+    assert file.stat().st_mtime == 1e9, "the run is not the newest for that"
 
 
 def test_ctrl_c_ends_a_replay_and_the_next_one_goes_on(tmp_path: Path) -> None:
