@@ -168,6 +168,7 @@ class _Job:
             self.status.stop("interrupted" if at_once else "failed")
             self.report.results([])
             self.parts.trackers.finish({}, failed=True, timeout=_PATIENCE if at_once else None)
+            self.status.set(self.status.state)  # once more: the trackers' last troubles are known now
             if at_once:
                 raise KeyboardInterrupt from None
             raise

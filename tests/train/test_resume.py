@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from expkit.journal import read_journal, stable
+from expkit.trackers.tensorboard import TensorBoardTracker
 from tests.conftest import SMALL, Train, ended, options, train_command, train_environment
 from train.tasks.denoise import DenoiseTask
 
@@ -272,11 +273,14 @@ def test_a_bug_in_the_task_is_in_the_log_and_the_run_has_failed(
     train: Train, outputs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(DenoiseTask, "step", lambda *_: 1 / 0)
-    done = train("debug=smoke", "run.id=run", check=False)
+    monkeypatch.setattr(TensorBoardTracker, "finish", lambda *_, **__: 1 / 0)
+    done = train("debug=smoke", "run.id=run", "tracker=tensorboard", check=False)
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "Traceback" in (outputs / "run" / "logs" / "training.log").read_text()
-    assert json.loads((outputs / "run" / "status.json").read_text())["state"] == "failed"
+    status = json.loads((outputs / "run" / "status.json").read_text())
+    assert status["state"] == "failed"
+    assert status["trackers"]["tensorboard"]["failures"] == 1, "what happened to the trackers at the end, too"
 
 
 def test_what_a_resume_changed_stays_changed_in_the_next_one(train: Train, outputs: Path) -> None:
