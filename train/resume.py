@@ -22,6 +22,8 @@ __all__ = ["Origin", "check_same_kind", "differences", "find_origin", "merge_ove
 
 log = logging.getLogger("expkit")
 
+#: Sections whose parts are selected by their names.
+_SELECTED = ("tracker", "diagnostics", "detectors", "plots")
 _STEP = re.compile(r"checkpoint_step_(\d+)\.pt")
 
 
@@ -156,14 +158,25 @@ def merge_overrides(origin: Origin, typed: Sequence[str]) -> list[str]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return `key: old -> new` for every value that differs, sections `run` and `resume` aside."""
+    """Return `key: old -> new` for every value that differs, sections `run` and `resume` aside.
+
+    Of what is selected by name, trackers say, it is the names, and the settings of those that stay.
+    """
     before, after = dict(_flat(old)), dict(_flat(new))
-    changed = []
-    for key in sorted(before.keys() | after.keys()):
-        if key.split(".")[0] in ("resume", "run") or before.get(key) == after.get(key):
+    selected = {group: [_names(each.get(group)) for each in (old, new)] for group in _SELECTED}
+    changed = [
+        f"{group}: [{','.join(then)}] -> [{','.join(now)}]"
+        for group, (then, now) in selected.items()
+        if set(then) != set(now)
+    ]
+    for key in before.keys() | after.keys():
+        group, *inside = key.split(".")
+        if group in ("resume", "run") or before.get(key) == after.get(key):
+            continue
+        if group in selected and not all(inside and inside[0] in names for names in selected[group]):
             continue
         changed.append(f"{key}: {before.get(key, 'not set')} -> {after.get(key, 'not set')}")
-    return changed
+    return sorted(changed)
 
 
 def _origin(run: Path, step: int | None) -> Origin:
@@ -184,6 +197,10 @@ def _is_inside(path: str) -> bool:
 
 def _key(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
+
+
+def _names(group: Any) -> list[str]:
+    return list(map(str, group)) if isinstance(group, Mapping) else []
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

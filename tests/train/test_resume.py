@@ -18,6 +18,7 @@ import torch
 from expkit.journal import read_journal, stable
 from expkit.trackers.tensorboard import TensorBoardTracker
 from tests.conftest import SMALL, Train, ended, options, train_command, train_environment
+from train.resume import differences
 from train.tasks.denoise import DenoiseTask
 
 EXACT = (
@@ -293,6 +294,21 @@ def test_what_a_resume_changed_stays_changed_in_the_next_one(train: Train, outpu
     assert config["resumes"][0]["changed"] == ["trainer.max_epochs: 2 -> 4", "trainer.max_steps: None -> 60"]
     status = json.loads((outputs / "run" / "status.json").read_text())
     assert (status["epoch"], status["restarts"]) == (4, 2)
+
+
+def test_other_trackers_are_a_change_of_one_line() -> None:
+    mine, wandb = {"_target_": "mine.Csv", "path": "a"}, {"_target_": "W", "mode": "offline"}
+    before = {"tracker": {}, "plots": {"samples": {"dpi": 100}}, "optimizer": {"lr": 1}}
+    after = {"tracker": {"wandb": wandb, "mine": mine}, "plots": {"samples": {"dpi": 80}}, "optimizer": {"lr": 2}}
+    assert differences(before, after) == [
+        "optimizer.lr: 1 -> 2",
+        "plots.samples.dpi: 100 -> 80",
+        "tracker: [] -> [wandb,mine]",
+    ]
+    assert differences(after, after | {"tracker": {"mine": mine | {"path": "b"}}}) == [
+        "tracker.mine.path: a -> b",
+        "tracker: [wandb,mine] -> [mine]",
+    ]
 
 
 def contents(run: Path) -> dict[str, bytes]:
