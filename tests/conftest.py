@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-# trackio reads it when it is imported; every test process gets a folder of its own.
-os.environ["TRACKIO_DIR"] = tempfile.mkdtemp(prefix="expkit-trackio-")
+# trackio reads it when it is imported; every test process gets a folder of its own, which goes when it ends.
+_trackio = tempfile.TemporaryDirectory(prefix="expkit-trackio-", ignore_cleanup_errors=True)
+os.environ["TRACKIO_DIR"] = _trackio.name
 
 Train = Callable[..., subprocess.CompletedProcess[str]]
 
