@@ -31,6 +31,7 @@ _REMOTE = ("TRACKIO_BUCKET_ID", "TRACKIO_DATASET_ID")
 _EXAMPLES = """examples:
   expkit dashboard                        the project of the newest run in outputs
   expkit dashboard my-project             another one
+  expkit dashboard my-project --dir /shared/trackio
   expkit dashboard --port 8000 --no-browser
 
 The page can be opened on this machine only. For another one: ssh -L 7860:127.0.0.1:7860 THIS_MACHINE
@@ -56,7 +57,10 @@ class DashboardCommand:
             "--no-browser", action="store_true", help="only print the address; always so with no display"
         )
         parser.add_argument(
-            "--dir", type=Path, help="folder of trackio's databases; default: the run's, or where trackio looks itself"
+            "--dir",
+            type=Path,
+            help="the folder that holds trackio's databases, PROJECT.db; default: tracker.trackio.dir of the newest "
+            "run (if no PROJECT is named), or else TRACKIO_DIR, or else trackio's own in the Hugging Face cache",
         )
         options = parser.parse_args(arguments)
         if options.port is not None:

@@ -12,6 +12,7 @@ import itertools
 import json
 import math
 import os
+import shlex
 import socket
 import struct
 import time
@@ -102,7 +103,7 @@ class TensorBoardTracker(Tracker):
 
     def where(self, run: RunInfo) -> str | None:
         """Return the command that shows this run beside those in the same folder."""
-        return f"tensorboard --logdir {run.dir.parent}" if self._file is not None else None
+        return shlex.join(["tensorboard", "--logdir", str(run.dir.parent)]) if self._file is not None else None
 
     def _look_into(self, files: list[Path]) -> int:
         """Return the last step with metrics, and remember which there are."""

@@ -6,6 +6,7 @@ import contextlib
 import contextvars
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Set
 from datetime import UTC, datetime
@@ -28,10 +29,10 @@ _LEVELS = {"INFO": "INFO", "WARNING": "WARN", "CRITICAL": "ERROR"}
 class TrackioTracker(Tracker):
     """Sends records to a trackio run, whose name and id are the run's id and whose step is the training step.
 
-    Look at it with `trackio show --project P`. A resumed run goes on in the same trackio run. NaN and
-    infinities are stored as "NaN", "Infinity" and "-Infinity". A metric whose name trackio keeps for itself
-    ("run") becomes "metric/run". trackio has no summary: final metrics are in a row of the last step. Nor has it a
-    display name, tags or notes: they are in the configuration, as run_name, run_tags and run_notes.
+    Look at it with `expkit dashboard P`. A resumed run goes on in the same trackio run. NaN and infinities are stored
+    as "NaN", "Infinity" and "-Infinity". A metric whose name trackio keeps for itself ("run") becomes "metric/run".
+    trackio has no summary: final metrics are in a row of the last step. Nor has it a display name, tags or notes: they
+    are in the configuration, as run_name, run_tags and run_notes.
 
     Runs are local unless `space_id` or `server_url` is given here: TRACKIO_SPACE_ID, TRACKIO_SERVER_URL and
     TRACKIO_BUCKET_ID in the environment have no effect, which is said once. TRACKIO_WRITE_TOKEN and
@@ -183,8 +184,8 @@ class TrackioTracker(Tracker):
         if not self._local:
             url = f"https://huggingface.co/spaces/{self.space_id}" if self.space_id else str(self.server_url)
             return url.partition("?")[0]  # what may follow is the key to write there
-        folder = f"TRACKIO_DIR={self.dir} " if self.dir else ""
-        return f'{folder}trackio show --project "{self.project or run.project}"'
+        folder = ("--dir", self.dir) if self.dir else ()
+        return shlex.join(["expkit", "dashboard", self.project or run.project, *folder])
 
     def _project(self, run: RunInfo) -> str:
         """Return the project's name, with trackio ready to be imported for its folder."""

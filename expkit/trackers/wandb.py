@@ -8,6 +8,7 @@ import itertools
 import logging
 import os
 import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
@@ -222,10 +223,10 @@ class WandbTracker(Tracker):
             _forget_service()
 
     def where(self, run: RunInfo) -> str | None:
-        """Return the address of an online run, or the command that reads an offline one."""
+        """Return the address of an online run, or the command that shows an offline one in the terminal."""
         if self._run is None or self._run.disabled:
             return None
-        return self._address or f"wandb leet inspect --summary {run.dir}/wandb"
+        return self._address or shlex.join(["wandb", "leet", f"{run.dir}/wandb"])
 
     def _files(self, run: RunInfo) -> list[Path]:
         """Return the files of the runs of this id and project, the oldest first."""

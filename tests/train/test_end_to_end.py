@@ -171,7 +171,7 @@ def test_a_checkpoint_holds_everything_and_loads_safely(run: Path) -> None:
 
 def test_it_says_what_to_look_at_next(place: Path, run: Path) -> None:
     said = (place / "stdout").read_text()
-    for words in (str(run / "results.json"), "trackio show --project", "wandb leet inspect", f"resume={run}"):
+    for words in (str(run / "results.json"), "expkit dashboard expkit", f"wandb leet {run}/wandb", f"resume={run}"):
         assert words in said
 
 

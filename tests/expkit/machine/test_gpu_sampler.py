@@ -150,6 +150,7 @@ def test_the_page_shows_what_works(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     blocks = dict(re.findall(r"<!-- gpu: (\w+) -->\n```python\n(.*?)```", page, re.DOTALL))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("expkit.machine.machine._installed", lambda *_: None)
+    monkeypatch.setattr("time.sleep", lambda _: None)
     names: dict[str, Any] = {}
     for block in blocks.values():
         exec(block, names)

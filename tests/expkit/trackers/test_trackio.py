@@ -236,8 +236,8 @@ def test_rows_are_whole_while_another_thread_imports_matplotlib(python, trackio_
 def test_it_says_where_to_look(run):
     started = {"_run": object()}
     for arguments, said in [
-        ({}, f'trackio show --project "{run.project}"'),
-        ({"project": "mine", "dir": "db"}, 'TRACKIO_DIR=db trackio show --project "mine"'),
+        ({}, f"expkit dashboard {run.project}"),
+        ({"project": "my own", "dir": "db"}, "expkit dashboard 'my own' --dir db"),
         ({"space_id": "me/space"}, "https://huggingface.co/spaces/me/space"),
         ({"server_url": "http://host:7860?write_token=t"}, "http://host:7860"),
     ]:

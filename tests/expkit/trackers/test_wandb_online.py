@@ -116,7 +116,7 @@ def test_without_a_server_that_answers_the_run_is_written_offline(way, python, s
     _, failures, where, ended = stdout.splitlines()
     assert time.time() - float(ended) < 4, "nothing waits for the network at exit"
     assert failures == "{}"
-    assert where == "wandb leet inspect --summary run/wandb"
+    assert where == "wandb leet run/wandb"
     (said,) = [line for line in stderr.splitlines() if not line.startswith("wandb: [")]
     (file,) = wandb_files(tmp_path / "run")
     assert url in said and f"`wandb sync {file.path.parent.relative_to(tmp_path)}`" in said
