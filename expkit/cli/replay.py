@@ -108,7 +108,10 @@ class ReplayCommand:
         options: Any,
     ) -> dict[str, Any]:
         """Replay one run to one tracker, which the run calls `alias`; return what there is to say of it."""
-        arguments = {**(own or {}), **{key: _value(name, key, text) for key, text in settings.items()}}
+        typed = {key: _value(name, key, text) for key, text in settings.items()}
+        # This machine, now, is not the one that trained: W&B would sample it.
+        quiet = {"system_metrics": False} if "system_metrics" in parameters(name) else {}
+        arguments = {**(own or {}), **quiet, **typed}
         if options.project is not None and "project" in parameters(name):
             arguments["project"] = options.project
         if arguments.get("mode") == "disabled":

@@ -212,7 +212,7 @@ def offline_runs(path: Path | str, everywhere: bool = False) -> list[OfflineRun]
     if not parts:
         if not path.exists():
             raise UserError(f"{path} is not there: name a run directory, or a wandb folder")
-        hint = ": it was trained without tracker=wandb" if RunDir(path).exists() else ""
+        hint = ": it was trained without tracker=wandb, or killed before W&B began" if RunDir(path).exists() else ""
         raise UserError(f"there is no W&B run in {path}{hint}")
     for folder, project, run_id in list(parts):
         named = [key for key in parts if key[0] == folder and key[2] == run_id and key[1]]

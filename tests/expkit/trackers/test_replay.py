@@ -19,6 +19,7 @@ from expkit.journal import Journal
 from expkit.lock import run_lock
 from expkit.record import Record
 from expkit.replay import Replay
+from expkit.wandb_data import read_offline
 from tests.expkit.trackers import replay_stores as stores
 from tests.expkit.trackers.test_recovery import Tool
 from tests.expkit.trackers.wandb_server import wandb_server
@@ -85,6 +86,7 @@ def test_every_value_step_and_time_arrives_once_in_each_tool(
         held, counts = stores.wandb(run)
         assert same(held, wanted) and counts == others
     assert len(list((run / "wandb").glob("offline-run-*"))) == 1
+    assert not read_offline(run).system_names(), "this machine is not the one that trained"
 
 
 def test_what_is_there_in_part_is_completed(
