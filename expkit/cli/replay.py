@@ -60,6 +60,8 @@ class ReplayCommand:
         options = parser.parse_intermixed_args(arguments)
         settings = _settings([each for each in options.run if "=" in each and not is_there(each)])
         names = [each for each in options.run if "=" not in each or is_there(each)]
+        if ":" in (options.to or "") and not {"", str(Path.cwd())} & set(sys.path):
+            sys.path.append(str(Path.cwd()))  # the user's own class, where `python -m train` finds it too
         logging.raiseExceptions = False  # a tool's own log that meets a full disk is not worth a traceback a line
         failed = 0
         for name in names or [None]:

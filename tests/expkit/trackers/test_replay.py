@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -201,7 +202,6 @@ with run_lock(RunDir(sys.argv[1])):
     time.sleep(60)
 """
     import subprocess
-    import sys
 
     other = subprocess.Popen([sys.executable, "-c", script, str(run)], stdout=subprocess.PIPE, text=True)
     try:
@@ -328,7 +328,7 @@ def test_a_tracker_of_ones_own_is_the_one_that_the_run_had(
     replay: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "own_lines.py").write_text(CSV)
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("sys.path", [each for each in sys.path if each])
     run = stores.make_run(tmp_path / "outputs", "own", range(1, 6))
     stored = json.loads((run / "config.json").read_text())
     stored["config"]["tracker"] = {"lines": {"_target_": "own_lines.Lines", "path": str(tmp_path / "steps.txt")}}
