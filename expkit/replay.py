@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 from collections.abc import Callable, Iterator, Set
@@ -10,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from expkit.errors import UserError
+from expkit.errors import UserError, describe
 from expkit.experiment import RunDir
 from expkit.files import read_json
 from expkit.journal import read_journal, to_record
@@ -24,7 +25,11 @@ from expkit.trackers.tally import Tally
 
 __all__ = ["Replay", "run_info"]
 
+log = logging.getLogger("expkit")
+
 _DAY = 86_400.0
+_PNG = b"\x89PNG\r\n\x1a\n"  # how such a file begins
+_LEVELS = ("INFO", "WARNING", "CRITICAL")
 _PICTURE = re.compile(r"(?P<name>.+)_step_(?P<step>\d+)\.png")
 
 
@@ -41,13 +46,14 @@ def run_info(run: RunDir, **changes: Any) -> RunInfo:
     said: Any = config.get("run")
     if not isinstance(said, dict):
         said = {}
-    branch = int(stored.get("branch") or 0)
+    branch = found if isinstance(found := stored.get("branch"), int) else 0
+    texts = {key: str(said[key]) for key in ("project", "name", "group", "notes") if said.get(key)}
     values: dict[str, Any] = {
-        "project": said.get("project") or "expkit",
-        "name": said.get("name") or run.id,
-        "group": said.get("group") or (run.id if branch else None),
+        "project": "expkit",
+        "name": run.id,
+        "group": run.id if branch else None,
         "tags": tuple(map(str, tags)) if isinstance(tags := said.get("tags"), list) else (),
-        "notes": said.get("notes"),
+        **texts,
         **changes,
     }
     return RunInfo(f"{run.id}-r{branch}" if branch else run.id, run.root.absolute(), config=config, **values)
@@ -70,7 +76,7 @@ class Replay:
         complete: whether it lacks nothing, and the run is closed in it.
 
     Raises:
-        UserError: `run` is no run directory, or has no journal.
+        UserError: `run` is no run directory, or has no journal; or what the tool holds cannot be read.
     """
 
     def __init__(self, run: RunDir, name: str, tracker: Tracker, info: RunInfo | None = None) -> None:
@@ -79,8 +85,8 @@ class Replay:
         self._run, self._name, self._tracker = run, name, tracker
         self.info = info or run_info(run)
         self._ledger = Ledger(self.info.dir, self.info.id)
-        self._look(tracker.holds(self.info))
-        kept = None if self.complete else tracker.keeps(self.info)
+        self._look(self._ask(tracker.holds))
+        kept = None if self.complete else self._ask(tracker.keeps)
         if kept is not None:
             self._ledger.forget(name, max(kept, default=-1))
             self._look(kept)
@@ -123,6 +129,14 @@ class Replay:
             progress()
         return going_on and all(sender.send(item) for item in others)
 
+    def _ask(self, question: Callable[[RunInfo], Set[int] | None]) -> Set[int] | None:
+        try:
+            return question(self.info)
+        except UserError:
+            raise
+        except Exception as error:  # a tracker may raise anything
+            raise UserError(f"{self._name}: what it holds cannot be read: {describe(error)}") from error
+
     def _look(self, held: Set[int] | None) -> None:
         """See what the tracker lacks, of which steps it `held` says that it holds."""
         ledger, name = self._ledger, self._name
@@ -156,6 +170,10 @@ def _records(run: RunDir) -> Iterator[Record]:
 def _images(run: RunDir) -> Iterator[Item]:
     found = [(match, path) for path in run.visualizations.glob("*.png") if (match := _PICTURE.fullmatch(path.name))]
     for match, path in sorted(found, key=lambda each: (int(each[0]["step"]), each[0]["name"])):
+        with path.open("rb") as file:
+            if file.read(len(_PNG)) != _PNG:
+                log.warning("%s is no picture: it is left out", path)
+                continue
         yield _image(match["name"], path.absolute(), int(match["step"]))
 
 
@@ -174,4 +192,6 @@ def _alerts(run: RunDir) -> Iterator[Item]:
             alert = Alert(event["kind"], event["message"], event["severity"], int(event["step"]))
         except (ValueError, TypeError, KeyError):
             continue  # a torn line
+        if alert.level not in _LEVELS:
+            continue
         yield Item(0, "alert", alert.title, alert.step, (alert,))

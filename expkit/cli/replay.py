@@ -16,13 +16,14 @@ from rich.console import Console
 from rich.progress import Progress
 
 from expkit.cli.show import find
-from expkit.errors import UserError
+from expkit.errors import UserError, describe
 from expkit.experiment import RunDir
 from expkit.files import is_there, read_json
 from expkit.lock import run_lock
 from expkit.replay import Replay, run_info
 from expkit.secrets import MASK
 from expkit.status import note_delivered
+from expkit.trackers import RunInfo, Tracker
 from expkit.trackers.known import KNOWN, make_tracker, parameters
 
 __all__ = ["ReplayCommand"]
@@ -95,9 +96,10 @@ class ReplayCommand:
                 try:
                     alias, own = _own(name, nodes)
                     _say(self._one(run, name, alias, own, settings.get(name, {}), options), options.json)
-                except UserError as error:
+                except (UserError, OSError) as error:
                     failed += 1
-                    print(f"error: {run.root}: {error}", file=sys.stderr)
+                    said = error if isinstance(error, UserError) else describe(error)
+                    print(f"error: {run.root}: {said}", file=sys.stderr)
         return failed
 
     def _one(
@@ -139,8 +141,16 @@ class ReplayCommand:
             "alerts": replay.alerts,
             "complete": complete,
             "sent": send,
-            "where": tracker.where(replay.info) if send else None,
+            "where": _where(tracker, replay.info) if send else None,
         }
+
+
+def _where(tracker: Tracker, info: RunInfo) -> str | None:
+    try:
+        return tracker.where(info)
+    except Exception as error:  # noqa: BLE001 - a tracker may be anybody's
+        print(f"note: where() failed: {describe(error)}", file=sys.stderr)
+        return None
 
 
 def _nodes(run: RunDir) -> dict[str, Mapping[str, Any]]:

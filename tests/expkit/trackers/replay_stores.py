@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from expkit.experiment import create_experiment_directory
 from expkit.journal import Journal, read_journal
 from expkit.record import RESERVED, Record
 from expkit.status import StatusFile
+from expkit.wandb_data import read_offline
 
 __all__ = ["journal_of", "make_run", "tensorboard", "trackio", "wandb"]
 
@@ -89,6 +91,14 @@ def tensorboard(events: Any, folder: Path) -> tuple[Stored, dict[str, int]]:
     pictures = sum(len(found.Images(name)) for name in found.Tags()["images"])
     alerts = sum(len(found.Tensors(name)) for name in found.Tags()["tensors"] if name.startswith("alerts/"))
     return stored, {"images": pictures, "alerts": alerts}
+
+
+def wait_for_wandb(folder: Path) -> None:
+    """Wait until W&B has written the runs below `folder`: its process may take some milliseconds more than ours."""
+    for file in folder.rglob("wandb/offline-run-*/run-*.wandb"):
+        deadline = time.monotonic() + (0 if file.with_name(f"{file.name}.synced").exists() else 2)
+        while read_offline(file).state == "unfinished" and time.monotonic() < deadline:
+            time.sleep(0.005)
 
 
 def wandb(run: Path) -> tuple[Stored, dict[str, int]]:

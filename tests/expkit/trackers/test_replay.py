@@ -39,6 +39,8 @@ def replay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
         capfd.readouterr()
         assert main(["replay", *map(str, arguments)]) == code
         said = capfd.readouterr()
+        if " sent to wandb" in said.out:
+            stores.wait_for_wandb(tmp_path)
         return said.err if code else said.out
 
     return call
@@ -234,6 +236,23 @@ def test_a_run_without_a_record_is_complete_once_it_was_sent(replay: Any, tmp_pa
     (run / "logs" / "metrics.jsonl").touch()
     assert "its end sent to tensorboard" in replay(run, "--to", "tensorboard")
     assert "has all 0 records: nothing sent" in replay(run, "--to", "tensorboard")
+
+
+def test_damage_is_one_line_and_a_damaged_picture_does_not_hold_up_the_rest(
+    replay: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = stores.make_run(tmp_path / "outputs", "damaged", range(1, 6), project="damaged")
+    database = Path(os.environ["TRACKIO_DIR"]) / "damaged.db"
+    database.parent.mkdir(exist_ok=True)
+    database.write_bytes(b"no database" * 500)
+    (run / "visualizations" / "samples_step_10.png").write_bytes(b"")
+    with (run / "logs" / "events.jsonl").open("a") as file:
+        file.write('[1]\n{"kind": "a", "message": "b", "severity": "C", "step": 3}\n')
+    said = replay(run, "--to", "trackio", code=1)
+    assert f"{run}: trackio: what it holds cannot be read: DatabaseError" in said and said.count("\n") == 1
+    assert "5 records, 1 picture, 1 alert sent to tensorboard" in replay(run, "--to", "tensorboard")
+    assert "samples_step_10.png is no picture: it is left out" in caplog.messages[-1]
+    assert "nothing sent" in replay(run, "--to", "tensorboard")
 
 
 def test_a_part_that_was_deleted_is_noticed(replay: Any, tmp_path: Path, tensorboard_events: Any) -> None:
