@@ -122,6 +122,7 @@ class Control:
 
     SAVE = 1
     STOP = 2
+    DIAGNOSTICS = 4
 
     def __init__(self, dist: Dist | None = None, elapsed: float = 0.0) -> None:
         self.dist = dist or Dist()

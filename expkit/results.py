@@ -103,6 +103,7 @@ class _History:
     ) -> None:
         self._by_epoch = by_epoch
         self._summarize = summarize
+        self._names = frozenset(diagnostics)
         self._prefixes = tuple(f"{name}/" for name in diagnostics)
         self.clear()
 
@@ -161,7 +162,7 @@ class _History:
         found: dict[str, Any] = {}
         for name, value in [*entry.items(), *entry.get("details", {}).items()]:
             prefix = next((prefix for prefix in self._prefixes if name.startswith(prefix)), None)
-            if prefix is not None:
-                short = name.removeprefix(prefix)
+            if prefix is not None or name in self._names:
+                short = name.removeprefix(prefix or "")
                 found[name if short in found else short] = value
         return found

@@ -15,12 +15,13 @@ from torch import nn
 
 from expkit.checkpoints.staging import state_bytes
 from expkit.checkpoints.state import StateError, check_loadable
-from expkit.rng import fixed_seed
-from train.data import to_device
+from expkit.errors import ConfigError
+from expkit.rng import fixed_seed, rng_state, set_rng_state
+from train.data import Batches, to_device
 from train.tasks.base import Task
 from train.update import Update
 
-__all__ = ["make_probe", "probe_loss"]
+__all__ = ["first_batch", "make_probe", "probe_loss"]
 
 log = logging.getLogger("expkit")
 
@@ -42,6 +43,28 @@ def make_probe(task: Task, model: nn.Module, update: Update, batch: Any) -> dict
     except Exception as error:  # noqa: BLE001 - a task may not like a part of a batch; that is no reason not to save
         log.debug("no probe: the task fails on it (%s: %s)", type(error).__name__, error)
     return None
+
+
+def first_batch(batches: Batches) -> Any:
+    """Return the first batch that there is, always the same: of evaluation, or of a data set with a length.
+
+    Of a batch of more than 16 MiB the first samples are returned.
+
+    Raises:
+        ConfigError: to look at a batch would take it away from training, or it cannot be made smaller.
+    """
+    if batches.size is None and batches.shuffle:
+        raise ConfigError(
+            "diagnostics need a batch that is always the same: give the task validation data, or training data with a "
+            "length, or leave out the diagnostics that run the model on one"
+        )
+    before = rng_state()
+    try:
+        return _small(next(iter(batches.epoch(0))).pieces[0][0])
+    except StateError as error:
+        raise ConfigError(f"diagnostics need a batch of validation data: {error}") from error
+    finally:
+        set_rng_state(before)
 
 
 @torch.no_grad()

@@ -1,10 +1,10 @@
 """The training loop, from top to bottom: what happens at a step, in which order, and when.
 
     for each epoch, for each update of it:
-        forward and backward, piece by piece -> clip -> guards -> optimizer -> scheduler
+        forward and backward, piece by piece -> clip -> diagnostics of gradients -> guards -> optimizer -> scheduler
         log       every log_interval, at the end of an epoch     (the only host copy of the training metrics)
         evaluate  every eval_interval, at the end
-        diagnose  at the end of an epoch, at the end
+        diagnose  what is due of the diagnostics
         record    one for the step, if anything was said: journal, trackers, detectors
         save      a checkpoint, if the saver finds it due
         plot      if due
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ from expkit.series import StepSeries
 from train.best import Best
 from train.config.trainer import UNKNOWN_STEPS, TrainerConfig
 from train.data import Batches, StepBatches, to_device
+from train.probe import first_batch, probe_loss
 from train.stopwatch import Stopwatch
 from train.tasks.base import Task
 from train.update import AVERAGED, Update
@@ -56,7 +58,7 @@ class Runner:
         train: batches to train on.
         val: batches to evaluate on, or None.
         recorder: takes what there is to say about a step.
-        diagnostics: name -> what looks at the model at the end of an epoch, and of the run.
+        diagnostics: name -> what looks at the model, each on its own schedule.
         best: knows what makes a checkpoint the best.
         save: called as `save(runner, moment)` at each step boundary; it saves if a checkpoint is due.
         plot: called as `plot(runner, last)` after each step that may have something to draw, or None.
@@ -88,7 +90,6 @@ class Runner:
         self.train = train
         self.val = val
         self.recorder = recorder or Recorder()
-        self.diagnostics = DiagnosticSuite(diagnostics)
         self.dist = dist or Dist()
         self.control = control or Control(self.dist)
         self.progress = Progress()
@@ -99,7 +100,10 @@ class Runner:
         self.pending_series: dict[str, Any] | None = None
         self.total_steps = config.total_steps(train.steps)
         interval = config.log_interval
-        self._log = Every(steps=auto_intervals(self.total_steps)["log"] if interval == "auto" else interval)
+        log_steps = auto_intervals(self.total_steps)["log"] if interval == "auto" else interval
+        self._log = Every(steps=log_steps)
+        budget = None if config.deterministic else config.diagnostics_budget  # it goes by the clock
+        self.diagnostics = DiagnosticSuite(diagnostics, budget, log_steps)
         by_epoch = config.eval_interval == "epoch"
         self._eval = Every(epochs=1) if by_epoch else Every(steps=int(config.eval_interval))
         self.save, self.plot, self._on_record = save, plot, on_record
@@ -109,6 +113,8 @@ class Runner:
     def fit(self) -> bool:
         """Train to the end. Return False if a stop was requested before it; everything is saved then."""
         self.model.train()
+        self.diagnostics.use_probe(self._probe)
+        self.diagnostics.start()
         self.watch.start()
         self.peak.start()
         while not self.done:
@@ -125,7 +131,10 @@ class Runner:
         return True
 
     def _train_step(self, batches: StepBatches) -> None:
-        values, names, count = self.update(self.task, self.model, batches.pieces)
+        ahead = self._after(batches)
+        look = self.diagnostics.look_ahead(self.model, ahead, self._ends(ahead)) if self.diagnostics else None
+        before_step = None if look is None else self.watch.pausing(look)
+        values, names, count = self.update(self.task, self.model, batches.pieces, before_step)
         if self.series is None:
             doubled = next((name for name in names if names.count(name) > 1), None)
             if doubled is not None:
@@ -135,14 +144,19 @@ class Runner:
                 self.series.load_state_dict(self.pending_series)
         self.series.push(values, count)
         self.last_batch = batches.pieces[0][0]
-        progress = self.progress
-        progress.step += 1
-        progress.samples += batches.samples if batches.samples is not None else count
-        progress.epoch_ended = batches.last
-        if batches.last:
-            progress.epoch, progress.batch = progress.epoch + 1, 0
-        else:
-            progress.batch += 1
+        ahead.samples += batches.samples if batches.samples is not None else count
+        self.progress = ahead
+
+    def _after(self, batches: StepBatches) -> Progress:
+        """Return where the run stands once these batches are trained on, but for their samples."""
+        now, last = self.progress, batches.last
+        return replace(
+            now,
+            step=now.step + 1,
+            epoch=now.epoch + last,
+            batch=0 if last else now.batch + 1,
+            epoch_ended=last,
+        )
 
     def _after_step(self) -> bool:
         """Do what is due at this step boundary. Return whether to stop."""
@@ -155,9 +169,13 @@ class Runner:
         if self.val is not None and (self._eval.due(progress) or last):
             with self.watch.paused():
                 self._evaluate()
-        if (progress.epoch_ended or last) and self.diagnostics:
-            with self.watch.paused(), torch.no_grad():
-                self.recorder.add(*self.diagnostics.measure(self.model))
+        if actions & Control.DIAGNOSTICS:
+            self.diagnostics.lengthen(self.dist.broadcast(self.diagnostics.too_long()))
+        if self.diagnostics.due:
+            with self.watch.paused():
+                self.recorder.add(*self.diagnostics.measure(self.model, due=True))
+            if self.dist.is_main and self.diagnostics.too_long():
+                control.request(Control.DIAGNOSTICS)
         if progress.epoch_ended or last:
             self.recorder.add(self.peak.take(), late=True)
         is_best, metrics = False, _NOTHING
@@ -231,6 +249,11 @@ class Runner:
         *sums, count = self.dist.sum(totals).tolist()
         return {name: value / count for name, value in zip(names, sums, strict=True)}
 
+    def _probe(self) -> Callable[[nn.Module], object]:
+        """Return what runs a model on a batch that is always the same."""
+        batch = first_batch(self.val or self.train)
+        return lambda model: probe_loss(self.task, model, self.update, batch)
+
     @property
     def current_epoch(self) -> int:
         """The epoch, from 1, that the last update belongs to."""
@@ -239,9 +262,11 @@ class Runner:
     @property
     def done(self) -> bool:
         """Whether the last update has been done."""
+        return self._ends(self.progress)
+
+    def _ends(self, progress: Progress) -> bool:
         # By epochs, not by the steps that they come to: a resume may have changed the size of a batch in between.
         steps, epochs = self.config.max_steps, self.config.max_epochs
-        progress = self.progress
         return (steps is not None and progress.step >= steps) or (epochs is not None and progress.epoch >= epochs)
 
     @property
@@ -264,6 +289,7 @@ class Runner:
             "best": self.best.state_dict(),
             "series": series,
             "diagnostics": self.diagnostics.state_dict(),
+            "diagnostics_intervals": self.diagnostics.multiples(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], loss_history: Sequence[float] = ()) -> None:
@@ -287,3 +313,4 @@ class Runner:
         self.series, self.pending_series = None, state["series"]
         self.loss_history = list(loss_history)
         self.diagnostics.load_state_dict(state["diagnostics"])
+        self.diagnostics.load_multiples(state.get("diagnostics_intervals", {}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 __all__ = ["Stopwatch"]
 
@@ -35,3 +35,12 @@ class Stopwatch:
             yield
         finally:
             self._away += time.perf_counter() - began
+
+    def pausing(self, function: Callable[[], object]) -> Callable[[], None]:
+        """Return `function` such that the time that it takes does not count."""
+
+        def paused() -> None:
+            with self.paused():
+                function()
+
+        return paused

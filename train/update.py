@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -77,9 +77,18 @@ class Update:
         return torch.autocast(self.device.type, self._dtype)
 
     def __call__(
-        self, task: Task, model: nn.Module, pieces: Iterable[tuple[Any, float]]
+        self,
+        task: Task,
+        model: nn.Module,
+        pieces: Iterable[tuple[Any, float]],
+        before_step: Callable[[], None] | None = None,
     ) -> tuple[list[torch.Tensor], list[str], int]:
         """Do one update with the gradient averaged over `pieces`.
+
+        Args:
+            task, model: what is trained.
+            pieces: (batch, weight), the weights of all ranks' pieces averaging to 1.
+            before_step: called between clipping and the optimizer's step, or None.
 
         Returns:
             0-dimensional tensors, their names (`loss`, the task's sums, then what was asked for: `gradient_norm`,
@@ -112,9 +121,12 @@ class Update:
         if abs(weights - 1) > 1e-6:  # this process has more or fewer samples than others: report its own mean
             loss = loss / weights
         names, values = ["loss", *sums], [loss, *sums.values()]
-        norm = self._clipped_norm() if self._norm else None
+        looked_at = before_step is not None and self.scaler is not None  # gradients without their scale, that is
+        norm = self._clipped_norm() if self._norm or looked_at else None
+        if before_step is not None:
+            before_step()
         skipped = self._step(loss, norm)
-        if norm is not None:
+        if norm is not None and self._norm:
             names.append("gradient_norm")
             values.append(norm)
         if skipped is not None:

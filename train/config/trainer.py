@@ -44,6 +44,7 @@ class TrainerConfig:
     num_workers: int = 0
     threads: int | None = None
     drop_last: bool = False
+    diagnostics_budget: float | None = 0.05
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> TrainerConfig:
@@ -75,6 +76,14 @@ class TrainerConfig:
                 raise ConfigError(f"trainer.{key}={getattr(self, key)}: it must be true or false")
         if self.seed >= 2**63:
             raise ConfigError(f"trainer.seed={self.seed}: generators take seeds below 2**63")
+        if self.diagnostics_budget is not None:
+            budget = self.diagnostics_budget
+            self._check_number("diagnostics_budget", budget, 0, exclusive=True, integer=False, word="null")
+            if self.diagnostics_budget >= 1:
+                raise ConfigError(
+                    f"trainer.diagnostics_budget={self.diagnostics_budget}: it is a share of the time, below 1; "
+                    "null is no limit"
+                )
         if self.max_epochs is None and self.max_steps is None:
             raise ConfigError("trainer.max_epochs and trainer.max_steps are both null: set one, or the run never ends")
         if self.precision not in _PRECISIONS:

@@ -15,6 +15,7 @@ from torch import nn
 from expkit.checkpoints.state import check_loadable
 from expkit.diagnostics import Diagnostic, DiagnosticSuite
 from expkit.record import make_record
+from expkit.schedule import Progress
 from tests.components import make, option_files
 
 FILES = option_files("diagnostics")
@@ -29,6 +30,11 @@ class TwoLayers(nn.Module):
         self.encoder, self.decoder = nn.Linear(16, 32), nn.Linear(32, 16)
         for parameter in self.parameters():
             nn.init.normal_(parameter, generator=generator)
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.decoder(torch.relu(self.encoder(x)))
+        return out
 
 
 @pytest.fixture(params=FILES, ids=lambda file: file.stem)
@@ -39,9 +45,16 @@ def file(request: pytest.FixtureRequest, page: Path) -> Path:
 
 
 def measured(diagnostic: Diagnostic, model: nn.Module) -> dict[str, float]:
-    """Measure as the runner does."""
-    with torch.no_grad():
-        metrics, details = DiagnosticSuite({"it": diagnostic}).measure(model)
+    """Measure as the runner does, in the first step that is due, when gradients are there and no update follows."""
+    suite, inputs = DiagnosticSuite({"it": diagnostic}), torch.linspace(-1, 1, 64).view(4, 16)
+    suite.use_probe(lambda: lambda probed: probed(inputs))
+    for step in range(1, 1000):
+        look = suite.look_ahead(model, Progress(step=step, epoch=step, epoch_ended=True), last=False)
+        if look is not None:
+            look()
+        if suite.due:
+            break
+    metrics, details = suite.measure(model, due=True)
     record = make_record(1, metrics, details=details)
     return {name: value for name, value in record.metrics.items() if name != "it/computation_time_ms"}
 
@@ -49,6 +62,7 @@ def measured(diagnostic: Diagnostic, model: nn.Module) -> dict[str, float]:
 def test_it_measures_numbers_and_only_looks(file: Path) -> None:
     diagnostic, model = make(file, "diagnostics", Diagnostic), TwoLayers(0)
     before = copy.deepcopy(model.state_dict())
+    gradients = {name: copy.deepcopy(parameter.grad) for name, parameter in model.named_parameters()}
     diagnostic.check(model)
     draws = []
     for looks in (False, True):
@@ -61,7 +75,9 @@ def test_it_measures_numbers_and_only_looks(file: Path) -> None:
     assert draws[0] == draws[1], "it drew from a global random generator"
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert all(parameter.grad is None for parameter in model.parameters())
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter.grad, gradients[name])  # type: ignore[arg-type]
+        assert parameter.requires_grad
 
 
 def test_a_resume_measures_the_same(file: Path) -> None:

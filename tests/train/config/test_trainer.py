@@ -30,6 +30,7 @@ BAD: dict[str, list[Any]] = {
     "seed": [-1, 1.5, None, "0", 2**64],
     "num_workers": [-1, 0.5, None],
     "threads": [0, -1, 1.5, "two", True],
+    "diagnostics_budget": [0, -0.1, 1, 1.5, math.nan, "5 %", True],
 }
 
 
@@ -76,7 +77,7 @@ def test_an_unknown_key_suggests_the_close_one(key: str, close: str) -> None:
 
 
 def test_an_unknown_key_like_no_other_lists_them_all() -> None:
-    with pytest.raises(ConfigError, match=r"there is no trainer\.xyz: trainer has max_epochs, .*, drop_last"):
+    with pytest.raises(ConfigError, match=r"there is no trainer\.xyz: trainer has max_epochs, .*, diagnostics_budget"):
         TrainerConfig.from_mapping({"xyz": 1})
 
 

@@ -1,0 +1,200 @@
+"""When diagnostics are measured, what they may take of the time, and what happens to one that fails."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from expkit.diagnostics import Diagnostic, DiagnosticSuite
+from expkit.diagnostics.budget import Cost, stretches
+from expkit.errors import ConfigError
+from expkit.schedule import Progress
+
+MODEL = nn.Linear(2, 2)
+EPOCH = 10
+
+
+class Noting(Diagnostic):
+    """Notes when it is asked, and for which part."""
+
+    def __init__(self, interval: int | str, spread: bool = False, seconds: float = 0.0) -> None:
+        self.interval, self.spread, self.seconds = interval, spread, seconds
+        self.parts: list[tuple[int, int]] = []
+
+    def before_update(self, model: nn.Module, part: int = 0, parts: int = 1) -> None:
+        assert not torch.is_grad_enabled()
+        self.parts.append((part, parts))
+
+    def measure(self, model: nn.Module) -> dict[str, Any]:
+        assert not torch.is_grad_enabled()
+        time.sleep(self.seconds)
+        return {"parts": float(len(self.parts)), "list": [1, 2]}
+
+
+class Plain(Diagnostic):
+    """The least that a diagnostic is."""
+
+    def measure(self, model: nn.Module) -> dict[str, Any]:
+        return {"plain": 1, "it": 2}
+
+
+def train(suite: DiagnosticSuite, steps: range, end: int = 0) -> list[int]:
+    """Play the runner; return the steps in which something was measured."""
+    measured = []
+    for step in steps:
+        ahead = Progress(step=step, epoch=step // EPOCH, epoch_ended=step % EPOCH == 0)
+        look = suite.look_ahead(MODEL, ahead, step == end)
+        if look is not None:
+            look()
+        if suite.due:
+            suite.measure(MODEL, due=True)
+            measured.append(step)
+            suite.lengthen(suite.too_long())
+    return measured
+
+
+@pytest.mark.parametrize(
+    ("interval", "steps"),
+    [(7, [7, 14, 21]), ("log", [5, 10, 15, 20, 25]), ("epoch", [10, 20, 27])],
+)
+def test_it_is_measured_in_its_interval(interval: int | str, steps: list[int]) -> None:
+    diagnostic = Noting(interval)
+    assert train(DiagnosticSuite({"a": diagnostic}, log_interval=5), range(1, 28), end=27) == steps
+    assert diagnostic.parts == [(0, 1)] * len(steps)
+
+
+def test_one_that_is_spread_does_a_part_in_each_step() -> None:
+    diagnostic = Noting(4, spread=True)
+    assert train(DiagnosticSuite({"a": diagnostic}), range(1, 10)) == [4, 8]
+    assert diagnostic.parts == [(0, 4), (1, 4), (2, 4), (3, 4)] * 2 + [(0, 4)]
+
+
+def test_at_the_end_of_epochs_there_is_nothing_to_spread() -> None:
+    diagnostic = Noting("epoch", spread=True)
+    assert train(DiagnosticSuite({"a": diagnostic}), range(1, 21)) == [10, 20]
+    assert diagnostic.parts == [(0, 1)] * 2
+
+
+def test_ordinary_steps_ask_nobody() -> None:
+    suite = DiagnosticSuite({"a": Noting(4), "b": Plain()})
+    assert suite.look_ahead(MODEL, Progress(step=3), last=False) is None
+    assert not suite.due
+
+
+def test_each_is_measured_in_its_own_interval_under_its_own_name() -> None:
+    suite = DiagnosticSuite({"it": Plain(), "a": Noting(4)})
+    assert train(suite, range(1, 13)) == [4, 8, 10, 12]
+    metrics, details = suite.measure(MODEL)
+    times = {metrics.pop("it/computation_time_ms"), metrics.pop("a/computation_time_ms")}
+    assert all(took >= 0 for took in times)
+    assert metrics == {"it/plain": 1, "it": 2, "a/parts": 3}  # what has the diagnostic's own name needs no other
+    assert details == {"a/list": [1, 2]}
+
+
+@pytest.mark.parametrize("interval", [0, -1, True, 2.5, "step", None])
+def test_an_interval_that_cannot_be_is_refused(interval: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"diagnostics\.a\.interval={interval}: a number of steps, or log, or epoch"):
+        DiagnosticSuite({"a": Noting(interval)})
+
+
+class Failing(Noting):
+    """Fails where it is told to."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(2)
+        self.where = where
+
+    def before_update(self, model: nn.Module, part: int = 0, parts: int = 1) -> None:
+        if self.where == "before_update":
+            raise RuntimeError("no gradient")
+
+    def measure(self, model: nn.Module) -> Any:
+        if self.where == "measure":
+            raise RuntimeError("no weight")
+        return None if self.where == "nothing" else {}
+
+
+@pytest.mark.parametrize("where", ["before_update", "measure", "nothing"])
+def test_one_that_fails_is_said_once_and_the_others_go_on(where: str, caplog: pytest.LogCaptureFixture) -> None:
+    other = Noting(2)
+    assert train(DiagnosticSuite({"bad": Failing(where), "good": other}), range(1, 9)) == [2, 4, 6, 8]
+    assert len(other.parts) == 4
+    assert [message.split(" (")[0] for message in caplog.messages] == ["diagnostics.bad failed"]
+
+
+def test_within_the_budget_nothing_changes(caplog: pytest.LogCaptureFixture) -> None:
+    suite = DiagnosticSuite({"a": Noting(2, seconds=0.001)}, budget=0.9, grace=0)
+    for step in range(1, 20):
+        train(suite, range(step, step + 1))
+        time.sleep(0.001)
+    assert suite.multiples() == {}
+    assert caplog.messages == []
+
+
+def test_a_dear_one_is_measured_less_often_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    dear = Noting(2, seconds=0.02)
+    suite = DiagnosticSuite({"dear": dear, "cheap": Noting(5)}, budget=0.3, grace=0)
+    measured = []
+    for step in range(1, 50):
+        measured += train(suite, range(step, step + 1))
+        time.sleep(0.01)
+    multiple = suite.multiples()["dear"]
+    assert 2 <= multiple <= 10, "as long as the training in between"
+    assert "cheap" not in suite.multiples()
+    assert measured[:2] == [2, 4], "the first call says little"
+    assert len(dear.parts) < 20, "of 24 that were asked for"
+    message = caplog.messages[-1]
+    assert message.startswith(f"diagnostics.dear: measured every {2 * multiple} steps from here on, not")
+    assert "trainer.diagnostics_budget=0.3" in message
+
+    again = DiagnosticSuite({"dear": Noting(2), "cheap": Noting(5), "new": Noting(3)}, budget=0.05)
+    again.load_multiples({**suite.multiples(), "gone": 4})
+    assert again.multiples() == suite.multiples()
+
+
+def test_a_short_run_has_the_intervals_that_were_asked_for() -> None:
+    suite = DiagnosticSuite({"dear": Noting(1, seconds=0.01)}, budget=0.05)
+    assert train(suite, range(1, 11)) == [*range(1, 11)]
+
+
+def test_without_a_budget_it_takes_what_it_takes() -> None:
+    suite = DiagnosticSuite({"dear": Noting(1, seconds=0.01)}, grace=0)
+    assert train(suite, range(1, 11)) == [*range(1, 11)]
+
+
+def test_the_slowest_call_does_not_count() -> None:
+    cost = Cost()
+    cost.add(5.0, 1.0)
+    assert cost.ratio is None, "the first call loads libraries"
+    cost.add(0.01, 1.0)
+    assert cost.ratio == pytest.approx(0.01)
+    cost.add(0.03, 4.0)
+    assert cost.ratio == pytest.approx(0.02 / 2)
+    cost.clear()
+    assert cost.ratio is None
+
+
+@pytest.mark.parametrize(
+    ("ratios", "factors"),
+    [
+        ({"a": 0.01, "b": 0.09}, {}),
+        ({"a": 0.2}, {"a": 0.2 / 0.09}),
+        ({"a": 0.01, "b": 0.5}, {"b": 0.5 / 0.08}),  # what is cheap keeps its interval
+        ({"a": 0.5, "b": 0.5}, {"a": 0.5 / 0.045, "b": 0.5 / 0.045}),
+        ({"a": 0.1, "b": 0.02, "c": 1.0}, {"a": 0.1 / 0.035, "c": 1.0 / 0.035}),
+        ({}, {}),
+    ],
+)
+def test_the_budget_is_shared(ratios: Mapping[str, float], factors: Mapping[str, float]) -> None:
+    share = 0.1 / 1.1  # of all the time: a tenth of the time of training
+    found = stretches(ratios, share)
+    assert found == pytest.approx(factors)
+    left = sum(ratio / found.get(name, 1.0) for name, ratio in ratios.items())
+    assert left <= 0.1 * (1 + 1e-9)
+    assert not any(math.isinf(factor) for factor in found.values())
