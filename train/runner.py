@@ -114,7 +114,7 @@ class Runner:
         """Train to the end. Return False if a stop was requested before it; everything is saved then."""
         self.model.train()
         self.diagnostics.use_probe(self._probe)
-        self.diagnostics.start()
+        self.diagnostics.start(self.known_steps)
         self.watch.start()
         self.peak.start()
         while not self.done:

@@ -41,6 +41,7 @@ class Scheduled:
         if not number and interval not in ("log", "epoch"):
             raise ConfigError(f"diagnostics.{name}.interval={interval}: a number of steps, or log, or epoch")
         self.steps = None if interval == "epoch" else log_interval if interval == "log" else int(interval)
+        self._with_log = interval == "log"
         self.looks = overrides(diagnostic, "before_update")
         self.cost = Cost()
         self.pending = 0.0
@@ -69,7 +70,13 @@ class Scheduled:
 
     def is_due(self, ahead: Progress, last: bool) -> bool:
         """Whether it is to be measured at `ahead`, where the run ends if it is the `last`."""
+        if self._with_log and self._stretch == 1 and (ahead.epoch_ended or last):
+            return True  # there is a record of training metrics then
         return self._every.due(ahead) or (last and self.steps is None)
+
+    def never_due(self, total_steps: int) -> bool:
+        """Whether a run of `total_steps` ends before it is due."""
+        return self.steps is not None and not self._with_log and self.steps * self._stretch > total_steps
 
     def turn(self, step: int, due: bool) -> tuple[int, int] | None:
         """Return which part of how many it does before the update that is number `step`, or None for nothing."""

@@ -66,8 +66,14 @@ class DiagnosticSuite:
     def __bool__(self) -> bool:
         return bool(self._all)
 
-    def start(self) -> None:
-        """Count the time from now on."""
+    def start(self, total_steps: int | None = None) -> None:
+        """Count the time from now on. What a run of `total_steps` is too short for is said."""
+        for name, each in self._all.items():
+            if total_steps is not None and each.never_due(total_steps):
+                log.warning(
+                    "diagnostics.%s is measured %s, but the run has %d: not once; diagnostics.%s.interval=log, say",
+                    name, each, total_steps, name,
+                )  # fmt: skip
         self._began = time.perf_counter()
         self.spent = 0.0
         self._measured = dict.fromkeys(self._all, 0.0)

@@ -61,7 +61,7 @@ def train(suite: DiagnosticSuite, steps: range, end: int = 0) -> list[int]:
 
 @pytest.mark.parametrize(
     ("interval", "steps"),
-    [(7, [7, 14, 21]), ("log", [5, 10, 15, 20, 25]), ("epoch", [10, 20, 27])],
+    [(7, [7, 14, 21]), ("log", [5, 10, 15, 20, 25, 27]), ("epoch", [10, 20, 27])],
 )
 def test_it_is_measured_in_its_interval(interval: int | str, steps: list[int]) -> None:
     diagnostic = Noting(interval)
@@ -95,6 +95,17 @@ def test_each_is_measured_in_its_own_interval_under_its_own_name() -> None:
     assert all(took >= 0 for took in times)
     assert metrics == {"it/plain": 1, "it": 2, "a/parts": 3}  # what has the diagnostic's own name needs no other
     assert details == {"a/list": [1, 2]}
+
+
+def test_with_the_log_it_is_measured_at_the_end_of_an_epoch_too() -> None:
+    assert train(DiagnosticSuite({"a": Noting("log")}, log_interval=7), range(1, 23)) == [7, 10, 14, 20, 21]
+
+
+def test_one_that_a_run_is_too_short_for_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    suite = DiagnosticSuite({"a": Noting(50), "b": Noting("log"), "c": Noting("epoch"), "d": Noting(20)})
+    suite.start(20)
+    (message,) = caplog.messages
+    assert message.startswith("diagnostics.a is measured every 50 steps, but the run has 20: not once")
 
 
 @pytest.mark.parametrize("interval", [0, -1, True, 2.5, "step", None])
