@@ -1,0 +1,44 @@
+"""A model in evaluation mode for a moment, and afterwards as if nobody had looked."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from expkit.rng import fixed_seed
+
+__all__ = ["evaluating"]
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Run what is inside in evaluation mode, without gradients, uncompiled and with generators of its own.
+
+    Afterwards every module has the mode that it had itself, buffers their values and the global generators their
+    state, also if something was raised.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        with torch.no_grad(), fixed_seed(0), _eager():
+            model.eval()
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training  # not train(), which people override to keep a part of a model frozen
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+
+
+def _eager() -> contextlib.AbstractContextManager[object]:
+    """Let compiled code run uncompiled, for hooks see nothing of it."""
+    # Nothing is compiled before torch._dynamo is imported, which takes seconds.
+    if "torch._dynamo" not in sys.modules:
+        return contextlib.nullcontext()
+    stance: contextlib.AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+    return stance
