@@ -217,6 +217,8 @@ class Runner:
         metrics[f"{self.task.unit}_per_sec"] = total / self.watch.lap()
         if self.update.device.type == "cuda":
             metrics["memory_allocated_mb"] = torch.cuda.memory_allocated(self.update.device) / 1024**2
+        with torch.no_grad():
+            metrics |= self.task.model_metrics(self.model)
         self.recorder.add(metrics, series=series)
         self.loss_history.append(metrics["train_loss"])
 

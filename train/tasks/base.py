@@ -73,6 +73,14 @@ class Task:
         """
         return means
 
+    def model_metrics(self, model: nn.Module) -> dict[str, float]:
+        """Return what every record of training says of the model besides, name -> number; names get no prefix.
+
+        Called at log steps, under no_grad, with the model in training mode. What a step's loss or sums tell belongs
+        there: this is for what can be read off the model's tensors.
+        """
+        return {}
+
     def describe_data(self) -> dict[str, Any]:
         """Return what config.json says about the data. Called after `train_data` and `val_data`."""
         return {}
