@@ -10,9 +10,10 @@ from torch import nn
 
 from expkit.errors import ConfigError
 
-__all__ = ["GPT", "generate"]
+__all__ = ["GPT", "INIT_STD", "generate"]
 
-_INIT_STD = 0.02
+#: Standard deviation that weight matrices begin with.
+INIT_STD = 0.02
 
 
 class GPT(nn.Module):
@@ -76,18 +77,22 @@ class GPT(nn.Module):
         length = tokens.shape[1]
         if length > self.context_length:
             raise ValueError(f"{length} tokens are more than the model's context_length, {self.context_length}")
-        x = self.token_embedding(tokens) + self.position_embedding.weight[:length]
-        x = self.dropout(x)
+        x = self.dropout(self.embed(tokens))
         for number in range(self.num_layers):
             x = getattr(self, f"block{number}")(x)
         return F.linear(self.norm(x), self.token_embedding.weight)
 
+    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return what the blocks begin with, (batch, length, d_model), of tokens, (batch, length)."""
+        embedding: torch.Tensor = self.token_embedding(tokens) + self.position_embedding.weight[: tokens.shape[1]]
+        return embedding
+
     def _initialise(self) -> None:
         for name, parameter in self.named_parameters():
             if name.endswith("c_proj.weight"):
-                nn.init.normal_(parameter, std=_INIT_STD / math.sqrt(2 * self.num_layers))
+                nn.init.normal_(parameter, std=INIT_STD / math.sqrt(2 * self.num_layers))
             elif parameter.ndim == 2:
-                nn.init.normal_(parameter, std=_INIT_STD)
+                nn.init.normal_(parameter, std=INIT_STD)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 

@@ -21,13 +21,16 @@ __all__ = ["GPTTask"]
 
 _SAMPLES = 6
 _EXP_OVERFLOWS = 700
+#: Metric -> the method that a model has if it can tell it.
+_MODEL_METRICS = {"wave_ratio": "get_wave_ratio", "coherence_loss": "get_coherence_loss"}
 
 
 class GPTTask(Task):
     """Minimise the mean cross-entropy of the next token, in nats.
 
     Logged besides: perplexity = exp(loss), per character with task.data.level=char, per byte with byte: these are not
-    to be compared with each other, nor with perplexities per word.
+    to be compared with each other, nor with perplexities per word. Of a model with waves (`train/models/wave.py`) also
+    wave_ratio and coherence_loss.
 
     The model keeps the vocabulary in a buffer, `vocabulary`: a checkpoint holds it, and one with another vocabulary is
     refused, for its tokens mean something else.
@@ -76,7 +79,7 @@ class GPTTask(Task):
         known = {"vocab_size": data.vocab_size, "context_length": data.context_length}
         tokens = torch.zeros(1, data.context_length, dtype=torch.int64)
         logits = (1, data.context_length, data.vocab_size)
-        model = build_fitting("gpt", self.model, tokens, logits, "task/model=gpt", **known)
+        model = build_fitting("gpt", self.model, tokens, logits, "task/model=gpt or wave", **known)
         model.register_buffer("vocabulary", data.vocabulary.clone())
         check = functools.partial(_check_vocabulary, data.source)
         model.register_load_state_dict_pre_hook(check)  # type: ignore[no-untyped-call]
@@ -100,6 +103,10 @@ class GPTTask(Task):
         """Add perplexity, which is no mean; infinite where a float cannot hold it."""
         loss = means["loss"]
         return {**means, "perplexity": math.inf if loss > _EXP_OVERFLOWS else math.exp(loss)}  # NaN stays NaN
+
+    def model_metrics(self, model: nn.Module) -> dict[str, float]:
+        """Return `wave_ratio` and `coherence_loss` of a model that has `get_wave_ratio` and `get_coherence_loss`."""
+        return {name: getattr(model, get)() for name, get in _MODEL_METRICS.items() if hasattr(model, get)}
 
     def describe_data(self) -> dict[str, Any]:
         """Return what config.json says about the data."""
