@@ -13,7 +13,7 @@ from train.models.gpt import GPT, INIT_STD
 
 __all__ = ["WaveEmbedding", "WaveGPT", "phase_coherence"]
 
-#: The wavelengths of positions grow to this times 2 pi, as those of sinusoidal positions do.
+#: The wavelengths of positions grow towards this times 2 pi, as those of sinusoidal positions do.
 _LONGEST = 10_000
 
 

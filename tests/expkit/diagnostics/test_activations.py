@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -401,3 +403,10 @@ def test_without_a_probe_it_says_what_is_missing() -> None:
 
 def test_a_model_without_layers_has_nothing_to_say() -> None:
     assert measured(nn.Identity(), torch.ones(2, 2)) == {}
+
+
+def test_the_pages_example(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "activations.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(example, {})
+    assert "'1.relu/dead_share': " in capsys.readouterr().out

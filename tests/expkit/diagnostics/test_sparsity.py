@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -170,3 +172,10 @@ def test_a_model_without_weights_is_refused_in_one_line() -> None:
 def test_a_threshold_that_cannot_be_is_named(threshold: Any) -> None:
     with pytest.raises(ConfigError, match=rf"^diagnostics\.sparsity\.threshold={threshold}: "):
         SparsityDiagnostic(threshold=threshold)
+
+
+def test_the_pages_example(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "sparsity.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(example, {})
+    assert "'0.weight': " in capsys.readouterr().out
