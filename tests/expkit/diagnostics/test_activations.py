@@ -14,8 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
+from torch.overrides import TorchFunctionMode
 
+from expkit.diagnostics import Diagnostic
 from expkit.diagnostics.activations import ActivationsDiagnostic
+from expkit.diagnostics.sparsity import SparsityDiagnostic
 from expkit.errors import ConfigError
 
 
@@ -378,7 +381,7 @@ def test_a_parametrized_layer_is_a_layer_and_its_parametrization_none() -> None:
 
 
 def test_no_activation_is_kept() -> None:
-    """Of outputs of 4 MB each, nothing is alive when the next one comes."""
+    """When a layer's output comes, of those before only its input is alive."""
     import weakref
 
     alive: list[weakref.ref[Tensor]] = []
@@ -394,6 +397,28 @@ def test_no_activation_is_kept() -> None:
         layer.register_forward_hook(note)
     measured(model, torch.randn(100, 64))
     assert most <= 2
+
+
+class HostCopies(TorchFunctionMode):
+    """Counts what waits for the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in ("item", "tolist", "__bool__", "__float__", "__int__", "cpu", "nonzero"):
+            self.names.append(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("diagnostic", [ActivationsDiagnostic(), SparsityDiagnostic(threshold=0.1)])
+def test_there_is_one_copy_to_the_host(diagnostic: Diagnostic) -> None:
+    diagnostic.use_probe(lambda model: model(torch.ones(4, 3)))
+    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
+    with HostCopies() as copies:
+        assert diagnostic.measure(model)
+    assert copies.names == ["tolist"]
 
 
 def test_without_a_probe_it_says_what_is_missing() -> None:
