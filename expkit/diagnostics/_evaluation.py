@@ -25,11 +25,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         with torch.no_grad(), fixed_seed(0), _eager():
-            model.eval()
+            # Not eval() and train(), which people override: to keep a part frozen, or to merge weights (LoRA).
+            for module, _ in modes:
+                module.training = False
             yield
     finally:
         for module, training in modes:
-            module.training = training  # not train(), which people override to keep a part of a model frozen
+            module.training = training
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)

@@ -118,9 +118,9 @@ class Twice(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.fc1, self.fc2 = nn.Linear(4, 6), nn.Linear(6, 3)
+        self.fc1, self.fc2 = nn.Linear(4, 6), nn.Linear(6, 6)
         self.relu = nn.ReLU()
-        self.scale = nn.Parameter(torch.ones(3))
+        self.scale = nn.Parameter(torch.ones(6))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu(self.fc2(self.relu(self.fc1(x))))
@@ -129,8 +129,8 @@ class Twice(nn.Module):
 
 def test_repeated_activations_are_numbered_and_functions_of_parameters_are_none() -> None:
     found = measured(Twice(), torch.randn(5, 4))
-    names = {metric.split("/")[0] for metric in found if metric.endswith("/dead_share")}
-    assert names == {"relu.relu", "relu.relu2", "tanh", "tanh2"}
+    names = {metric.split("/")[0] for metric in found if "/" in metric}
+    assert names == {"Twice", "fc1", "fc2", "relu.relu", "relu.relu2", "tanh", "tanh2"}
 
 
 class Cell(nn.Module):
@@ -157,9 +157,13 @@ class Unrolled(nn.Module):
 
 
 def test_a_cell_that_is_called_at_every_step_is_one_place() -> None:
-    found = measured(Unrolled(), torch.randn(1, 3))
+    model = Unrolled()
+    with torch.no_grad():
+        model.cell.layer.weight.copy_(torch.tensor([[0.5, 0, 0], [0, 1.5, 0], [0, 0, 0]]))  # falls, rises, stays
+        model.cell.layer.bias.copy_(torch.tensor([0.0, 0.5, 0.7]))
+    found = measured(model, torch.tensor([[1.0, 0.1, 0.2]]))
     assert {name.split("/")[0] for name in found if "/" in name} == {"cell.layer", "cell.act.tanh", "cell.sigmoid"}
-    assert "cell.act.tanh/dead_share" in found, "the steps are positions"
+    assert found["cell.act.tanh/dead_share"] == pytest.approx(1 / 3), "the steps are positions"
 
 
 def test_what_is_applied_outside_of_modules_is_the_losss() -> None:
@@ -346,6 +350,22 @@ def test_the_model_is_left_as_it_was_also_when_it_raises(raises: bool) -> None:
     assert torch.equal(torch.get_rng_state(), generator)
     assert torch.is_grad_enabled()
     assert not torch.overrides._get_current_function_mode_stack()
+
+
+class Merging(nn.Linear):
+    """Merges weights for evaluation, as LoRA layers do."""
+
+    def train(self, mode: bool = True) -> Merging:
+        if mode != self.training:
+            self.weight.data += -1 if mode else 1
+        return super().train(mode)
+
+
+def test_a_layer_that_merges_weights_for_evaluation_is_left_alone() -> None:
+    model = nn.Sequential(Merging(3, 3))
+    before = model[0].weight.clone()
+    measured(model, torch.ones(2, 3))
+    assert torch.equal(model[0].weight, before)
 
 
 def test_random_numbers_in_evaluation_mode_are_the_same_each_time() -> None:
