@@ -23,7 +23,7 @@ log = logging.getLogger("expkit")
 #: A basis of more than 1/4 of the rows is followed no cheaper than all of them are computed.
 SMALL = 4
 #: A subspace that turned by more radians than this at its last analysis is followed with twice the effort.
-CALM = 0.1
+CALM = 0.05
 #: The published start: r = g - 10, at least 8.
 PRINCIPAL, MIN_R = 10, 8
 #: The published adaptation of r: these factors, for the smallest quarter of the singular values and 10 %.
