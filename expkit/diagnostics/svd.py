@@ -224,10 +224,10 @@ class SVDDiagnostic(Diagnostic):
     def _analyse(self, module: nn.Module, layer: _Layer, fresh: bool) -> None:
         weight: Tensor = module.weight  # type: ignore[assignment]
         matrix = subspace.on_short_side(weight)
+        total = subspace.squared_norm(matrix)  # next to the products with it, while it is in the cache
         squares, basis = self._decompose(matrix, layer, fresh)
         g, k = matrix.shape[0], layer.k
         r, principal = g - k, basis[:, :k]
-        total = subspace.squared_norm(matrix)
         nan = total.new_full((), math.nan)
 
         gradient = weight.grad
