@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from train.config.experiment_file import Experiment
     from train.report import Outcome
 
-__all__ = ["create_config", "load_results", "run_experiment"]
+__all__ = ["analyze_experiment", "create_config", "load_results", "run_experiment"]
 
 #: What `generate_experiment_id` puts after a name.
 _MOMENT = re.compile(r"_(\d{8}_\d{6})_[a-z0-9]{4}$")
@@ -134,10 +134,40 @@ def load_results(run: Path | str, outputs: Path | str = "outputs") -> dict[str, 
     path = Path(run).expanduser()
     if path.suffix == ".json":
         return read_json(path)
-    files = RunDir(path) if RunDir(path).exists() else _newest(str(run), Path(outputs))
+    files = _find(run, outputs)
     if not files.results.exists():
         raise UserError(f"{files.root} has no results.json yet: it is written as the run goes on")
     return read_json(files.results)
+
+
+def analyze_experiment(
+    run: Path | str, outputs: Path | str = "outputs", encoder: str | None = None, decoder: str | None = None
+) -> dict[str, Any]:
+    """Return how blobs formed in a run, from its checkpoints alone: see docs/blob.md.
+
+    Args:
+        run: as for `load_results`: what runs are called, of which the newest is taken; a run's id; the path of a run
+            directory; or of a folder of checkpoints.
+        outputs: where runs are.
+        encoder, decoder: names of the two weight matrices in a checkpoint, where they are not found by themselves.
+
+    Returns:
+        `timeline`, one entry for each checkpoint; `final`, the last one in full; and more, as
+        `expkit.diagnostics.analysis.analyze_experiment` says.
+
+    Raises:
+        UserError: there is no such run, it has no checkpoint that is intact, or its model no such pair of weights.
+    """
+    from expkit.diagnostics.analysis import analyze_experiment as analyze
+
+    path = Path(run).expanduser()
+    return analyze(path if path.is_dir() else _find(run, outputs).root, encoder, decoder)
+
+
+def _find(run: Path | str, outputs: Path | str) -> RunDir:
+    """Return the run that is at the path `run`, or the newest one that is called so."""
+    path = Path(run).expanduser()
+    return RunDir(path) if RunDir(path).exists() else _newest(str(run), Path(outputs))
 
 
 def _experiment(config: Mapping[str, Any] | Path | str, config_dir: Path | str | None) -> Experiment:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["Clusters", "cluster_grid", "cluster_points", "fit_mixtures", "no_clusters"]
+__all__ = ["Clusters", "cluster_grid", "cluster_points", "fit_mixtures", "load_sklearn", "no_clusters"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -56,6 +56,12 @@ class Clusters:
     def silhouette_macro(self) -> float:
         """Mean over the clusters, whatever their sizes; NaN where undefined."""
         return float(np.mean(self.silhouettes)) if self.silhouettes else math.nan
+
+
+def load_sklearn() -> None:
+    """Import what the functions below need, so that the first measurement does not take the second that this takes."""
+    import sklearn.cluster
+    import sklearn.metrics  # noqa: F401
 
 
 def no_clusters(points: Tensor) -> Clusters:

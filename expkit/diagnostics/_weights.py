@@ -1,15 +1,19 @@
-"""The two weight matrices that a blob diagnostic pairs: where they are in a model, and their pairs."""
+"""The two weight matrices that a blob diagnostic pairs: where they are, in a model or a state dict; and their pairs."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
 
-from expkit.errors import ConfigError
+from expkit.errors import ConfigError, UserError
 
-__all__ = ["find_weights", "weight_pairs"]
+__all__ = ["find_weights", "find_weights_in_state", "weight_pairs"]
+
+#: Names that are tried before the first and the last matrix.
+_USUAL = (("encoder", "decoder"), ("fc1", "fc2"))
 
 
 def find_weights(model: nn.Module, encoder: str | None, decoder: str | None) -> tuple[Tensor, Tensor]:
@@ -27,19 +31,62 @@ def find_weights(model: nn.Module, encoder: str | None, decoder: str | None) -> 
                 f"{tuple(first.T.shape)}, the transpose of diagnostics.blob.encoder={encoder}"
             )
         return first, last
-    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    candidates = [
-        (getattr(model, "encoder", None), getattr(model, "decoder", None)),
-        (getattr(model, "fc1", None), getattr(model, "fc2", None)),
-        *([(linears[0], linears[-1])] if len(linears) > 1 else []),
-    ]
-    for one, other in candidates:
-        if isinstance(one, nn.Linear) and isinstance(other, nn.Linear) and one.weight.shape == other.weight.T.shape:
-            return one.weight, other.weight
-    raise ConfigError(
-        f"diagnostics.blob: found no two linear layers of transposed shapes in {type(model).__name__}; "
-        "set diagnostics.blob.encoder=NAME and diagnostics.blob.decoder=NAME, dotted names inside the model"
-    )
+    linears = {name: module.weight for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    names = _partners(linears)
+    if names is None:
+        raise ConfigError(
+            f"diagnostics.blob: found no two linear layers of transposed shapes in {type(model).__name__}; "
+            "set diagnostics.blob.encoder=NAME and diagnostics.blob.decoder=NAME, dotted names inside the model"
+        )
+    return linears[names[0]], linears[names[1]]
+
+
+def find_weights_in_state(state: Mapping[str, object], encoder: str | None, decoder: str | None) -> tuple[str, str]:
+    """Return the keys of W1 (hidden, d) and W2 (d, hidden) in a model's state dict, found as in the model itself.
+
+    Modules are unknown here: without names, every matrix called `weight` passes for a linear layer's.
+
+    Raises:
+        UserError: there are none, or their shapes are not each other's transpose.
+    """
+    matrices = {key: value for key, value in state.items() if isinstance(value, Tensor) and value.ndim == 2}
+    if encoder is None or decoder is None:
+        weights = {key.removesuffix(".weight"): value for key, value in matrices.items() if key.endswith(".weight")}
+        names = _partners(weights)
+        if names is None:
+            raise UserError(
+                "no two matrices called weight have transposed shapes: "
+                f"name two by encoder=NAME and decoder=NAME, {_listed(matrices)}"
+            )
+        return f"{names[0]}.weight", f"{names[1]}.weight"
+    keys = []
+    for argument, name in (("encoder", encoder), ("decoder", decoder)):
+        found = next((key for key in (f"{name}.weight", name) if key in matrices), None)
+        if found is None:
+            raise UserError(f"{argument}={name}: there is no such matrix, {_listed(matrices)}")
+        keys.append(found)
+    first, last = matrices[keys[0]].shape, matrices[keys[1]].shape
+    if first != last[::-1]:
+        raise UserError(
+            f"decoder={decoder} has shape {tuple(last)}: expected {tuple(first[::-1])}, "
+            f"the transpose of encoder={encoder}"
+        )
+    return keys[0], keys[1]
+
+
+def _partners(weights: Mapping[str, Tensor]) -> tuple[str, str] | None:
+    """Return the names of the first candidates, of `weights` in the model's order, whose shapes are transposes."""
+    names = list(weights)
+    for one, other in (*_USUAL, *([(names[0], names[-1])] if len(names) > 1 else [])):
+        if one in weights and other in weights and weights[one].shape == weights[other].T.shape:
+            return one, other
+    return None
+
+
+def _listed(matrices: Mapping[str, Tensor], most: int = 8) -> str:
+    names = [f"{key} {'x'.join(map(str, value.shape))}" for key, value in matrices.items()]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"of {', '.join(names[:most])}{more}" if names else "of which there is none"
 
 
 def _weight(model: nn.Module, name: str, key: str) -> Tensor:

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from expkit.diagnostics._clusters import Clusters, cluster_grid, cluster_points, fit_mixtures, no_clusters
+from expkit.diagnostics._clusters import Clusters, cluster_grid, cluster_points, fit_mixtures, load_sklearn, no_clusters
 from expkit.diagnostics._weights import find_weights, weight_pairs
 from expkit.diagnostics.base import Diagnostic
 from expkit.errors import ConfigError
 
-__all__ = ["BlobDiagnostic", "compute_lightweight_blob_metrics", "full_blob_analysis"]
+__all__ = ["BlobDiagnostic", "analyse_pair", "compute_lightweight_blob_metrics", "full_blob_analysis", "jsonable"]
 
 log = logging.getLogger("expkit")
 
@@ -46,6 +46,7 @@ class BlobDiagnostic(Diagnostic):
         min_samples: pairs within the radius that make a core point. `exact`: 0.1 % of the pairs, at least 25;
             `reference`: 50.
         seed: of the pairs that `reference` draws: the same ones at each call.
+        interval: when it is due: every so many steps, "log" (with the training metrics) or "epoch".
 
     Raises:
         ConfigError: a value that cannot work; the message names its key.
@@ -61,6 +62,7 @@ class BlobDiagnostic(Diagnostic):
         eps: float | None = None,
         min_samples: int | None = None,
         seed: int = 0,
+        interval: int | str = "epoch",
     ) -> None:
         if method not in ("exact", "reference"):
             raise ConfigError(f"diagnostics.blob.method={method}: choose exact or reference")
@@ -86,14 +88,13 @@ class BlobDiagnostic(Diagnostic):
         self.eps = eps
         self.min_samples = min_samples
         self.seed = seed
+        self.interval = interval
         self._said: set[str] = set()
 
     def check(self, model: nn.Module) -> None:
         """Raise ConfigError if `model` has no such pair of weights."""
         find_weights(model, self.encoder, self.decoder)
-        # Loaded now, so that the first measurement does not take the second that this takes.
-        import sklearn.cluster
-        import sklearn.metrics  # noqa: F401
+        load_sklearn()
 
     def measure(self, model: nn.Module) -> dict[str, Any]:
         """Measure the pairs of `model`, on the device where its weights are.
@@ -113,11 +114,12 @@ class BlobDiagnostic(Diagnostic):
         Raises:
             ConfigError: as in `check`.
         """
-        return self._analyse(model)[0]
+        return self.measure_pair(*find_weights(model, self.encoder, self.decoder))[0]
 
-    def _analyse(self, model: nn.Module) -> tuple[dict[str, Any], Clusters]:
+    def measure_pair(self, encoder: Tensor, decoder: Tensor) -> tuple[dict[str, Any], Clusters]:
+        """Return what `measure` says of W1 (hidden, d) and W2 (d, hidden), and the clusters of their pairs."""
         started = time.perf_counter()
-        points = weight_pairs(*find_weights(model, self.encoder, self.decoder))
+        points = weight_pairs(encoder, decoder)
         if self.method == "reference":
             points = _sample(points, self.n_samples, self.seed)
         mean, std, z = _standardise(points)
@@ -196,13 +198,17 @@ def compute_lightweight_blob_metrics(
         ConfigError: the weights were not found, or a value cannot work.
     """
     if compute_full_stats:
-        return _jsonable(BlobDiagnostic().measure(model))
+        return jsonable(BlobDiagnostic().measure(model))
     diagnostic = BlobDiagnostic(method="reference", n_samples=n_samples, eps=eps, min_samples=min_samples)
-    return _jsonable(diagnostic.measure(model))
+    return jsonable(diagnostic.measure(model))
 
 
-def full_blob_analysis(model: nn.Module) -> dict[str, Any]:
+def full_blob_analysis(model: nn.Module, *, encoder: str | None = None, decoder: str | None = None) -> dict[str, Any]:
     """Analyse all weight pairs of `model` at leisure: the exact metrics and a Gaussian mixture.
+
+    Args:
+        model: holds W1 (hidden x d) and W2 (d x hidden).
+        encoder, decoder: their names; without, they are found as by `BlobDiagnostic`.
 
     Returns:
         What `BlobDiagnostic.measure` returns (None in place of NaN and infinities), and
@@ -216,13 +222,18 @@ def full_blob_analysis(model: nn.Module) -> dict[str, Any]:
     Raises:
         ConfigError: the weights were not found.
     """
-    diagnostic = BlobDiagnostic()
-    metrics, clusters = diagnostic._analyse(model)
+    BlobDiagnostic(encoder=encoder, decoder=decoder)  # refuses one name without the other
+    return analyse_pair(*find_weights(model, encoder, decoder))
+
+
+def analyse_pair(encoder: Tensor, decoder: Tensor) -> dict[str, Any]:
+    """Return what `full_blob_analysis` says of W1 (hidden, d) and W2 (d, hidden)."""
+    metrics, clusters = BlobDiagnostic().measure_pair(encoder, decoder)
     return {
-        **_jsonable(metrics),
+        **jsonable(metrics),
         "cluster_sizes": clusters.sizes,
         "silhouette_per_cluster": clusters.silhouettes,
-        "gaussian_mixture": _gaussian_mixture(weight_pairs(*find_weights(model, None, None))),
+        "gaussian_mixture": _gaussian_mixture(weight_pairs(encoder, decoder)),
     }
 
 
@@ -259,5 +270,6 @@ def _gaussian_mixture(points: Tensor) -> dict[str, Any] | None:
     }
 
 
-def _jsonable(metrics: dict[str, Any]) -> dict[str, Any]:
+def jsonable(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Return `metrics` with None in place of NaN and infinities, which JSON cannot hold."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -19,8 +20,24 @@ from omegaconf import OmegaConf
 from expkit.errors import ConfigError, UserError
 from tests.conftest import Train
 from tests.train.once import compose_once
-from train.api import create_config, load_results, run_experiment
+from train.api import analyze_experiment, create_config, load_results, run_experiment
 from train.cli.main import rewrite
+
+#: What the guide's results.json says of blobs before there are any, and the mean over the clusters besides.
+BLOB_ENTRY = {
+    "weight_correlation": float,
+    "encoder_std": float,
+    "decoder_std": float,
+    "encoder_mean": float,
+    "decoder_mean": float,
+    "n_clusters_dbscan": int,
+    "silhouette_score": type(None),
+    "silhouette_macro": type(None),
+    "cluster_centers": list,
+    "n_noise_points": int,
+    "computation_time_ms": float,
+    "n_pairs_analyzed": int,
+}
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
 
@@ -58,7 +75,7 @@ def make_run(outputs: Path, run_id: str, results: dict[str, Any] | None = None) 
 def test_the_workflow_of_the_guide(folder: Path, train: Train) -> None:
     config = create_config("reference_3blob")
     config["training"]["batch_size"] = 1024
-    config["training"]["epochs"] = 2
+    config["training"]["epochs"] = 5
     config["training"]["enable_diagnostics"] = True
     config["training"]["diagnostic_sample_size"] = 500
     config["save_plots"] = False
@@ -69,10 +86,22 @@ def test_the_workflow_of_the_guide(folder: Path, train: Train) -> None:
         json.dump(config, file, indent=2)
     train("config_file=optimized_3blob.json", "run.outputs=outputs", cwd=folder)
     results = load_results("optimized_3blob")
-    assert [h["epoch"] for h in results["training_history"]] == [1, 2]
-    assert [h["diagnostics"]["n_pairs_analyzed"] for h in results["training_history"]] == [500, 500]
-    assert all("silhouette_score" in h["diagnostics"] for h in results["training_history"])
+    assert [h["epoch"] for h in results["training_history"]] == [1, 2, 3, 4, 5]
+    for history in results["training_history"]:
+        assert {"loss", "scaled_loss"} <= history["train"].keys() & history["test"].keys()
+        assert {key: type(value) for key, value in history["diagnostics"].items()} == BLOB_ENTRY
+        assert history["diagnostics"]["n_pairs_analyzed"] == 500
+        (centre,) = history["diagnostics"]["cluster_centers"]
+        assert [type(coordinate) for coordinate in centre] == [float, float]
     assert not list(folder.glob("outputs/*/visualizations/*"))
+
+    analysis = analyze_experiment("optimized_3blob")
+    assert [entry["epoch"] for entry in analysis["timeline"]] == [1, 2, 3, 4, 5], "the experiment keeps every epoch"
+    assert [entry["n_pairs_analyzed"] for entry in analysis["timeline"]] == [512] * 5
+    assert analysis == analyze_experiment(next(folder.glob("outputs/*")) / "checkpoints") | {
+        "timeline": [ANY] * 5,
+        "final": ANY,
+    }
 
 
 def test_the_page_says_what_works(folder: Path, train: Train) -> None:
