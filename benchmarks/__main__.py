@@ -1,4 +1,4 @@
-"""`python -m benchmarks [loop|checkpoint|trackers|start|svd]`: measure, and put the results into docs/benchmarks.md."""
+"""`python -m benchmarks [loop|checkpoint|...]`: measure, and put the results into docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import re
 from pathlib import Path
 
-from benchmarks import checkpoint, diagnostics_svd, loop, start, trackers
+from benchmarks import checkpoint, diagnostics_blob, diagnostics_svd, loop, start, trackers
 from benchmarks.harness import header
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
@@ -25,6 +25,7 @@ BENCHMARKS = {
     "checkpoint": ("Checkpoints", checkpoint, ()),
     "trackers": ("A record", trackers, ("wandb", "trackio", "tensorboard")),
     "start": ("The first step", start, ("hydra-core", "trackio")),
+    "blob": ("Blobs", diagnostics_blob, ("scikit-learn",)),
     "svd": ("Principal subspaces", diagnostics_svd, ()),
 }
 
