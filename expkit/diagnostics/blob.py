@@ -142,7 +142,9 @@ class BlobDiagnostic(Diagnostic):
             "silhouette_score": clusters.silhouette,
             "silhouette_macro": clusters.silhouette_macro,
             "cluster_centers": [
-                points[:, clusters.labels == k].mean(dim=1).tolist() for k in range(min(3, len(clusters.sizes)))
+                # A product with 0 and 1 is quicker than picking the points out.
+                (points @ (clusters.labels == k).to(points.dtype) / size).tolist()
+                for k, size in enumerate(clusters.sizes[:3])
             ],
             "n_noise_points": clusters.n_noise,
             "n_pairs_analyzed": n,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from expkit.errors import UserError
 from tests.expkit.diagnostics.test_blob import TwoLayer, planted
 
 STEPS = (10, 20, 30, 40)
+PAGE = (Path(__file__).parents[3] / "docs" / "blob.md").read_text()
 
 
 def model_at(step: int) -> TwoLayer:
@@ -143,3 +145,18 @@ def test_a_state_dict_gives_the_matrices_that_the_model_gives(tmp_path: Path, mo
     save(tmp_path, 1, model)
     mine, expected = analyze_experiment(tmp_path)["timeline"][0], BlobDiagnostic().measure(model)
     assert [mine[key] for key in ("encoder_std", "decoder_std")] == [expected["encoder_std"], expected["decoder_std"]]
+
+
+def test_the_page_says_what_works(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    analyze, loop = re.findall(r"<!-- blob: \w+ -->\n```python\n(.*?)```", PAGE, re.DOTALL)
+    monkeypatch.chdir(run.parent)
+    (run.parent / "outputs").mkdir()
+    run.rename("outputs/reference_run")
+    exec(analyze, {})
+    assert capsys.readouterr().out.splitlines()[-2].startswith("4 3 0.")
+    found: dict[str, Any] = {"model": Nested()}
+    found["model"].up = found["model"].up[0]
+    exec(loop, found)
+    assert found["metrics"]["n_pairs_analyzed"] == found["analysis"]["n_pairs_analyzed"] == 24
