@@ -15,8 +15,9 @@ from torch import nn
 
 from expkit.checkpoints.staging import state_bytes
 from expkit.checkpoints.state import StateError, check_loadable
+from expkit.diagnostics._evaluation import evaluating
 from expkit.errors import ConfigError
-from expkit.rng import fixed_seed, rng_state, set_rng_state
+from expkit.rng import rng_state, set_rng_state
 from train.data import Batches, to_device
 from train.tasks.base import Task
 from train.update import Update
@@ -71,18 +72,11 @@ def first_batch(batches: Batches) -> Any:
 def probe_loss(task: Task, model: nn.Module, update: Update, batch: Any) -> torch.Tensor:
     """Return the loss of `model` in evaluation mode on `batch`, 0-dimensional.
 
-    Generators and the model's buffers are as before; what else a task or a model counts goes on as in an evaluation.
+    Generators, buffers and the mode of every module are as before; what else a task or a model counts goes on as in an
+    evaluation.
     """
-    training, buffers = model.training, {name: buffer.clone() for name, buffer in model.named_buffers()}
-    model.eval()
-    try:
-        with fixed_seed(0), update.autocast():
-            return task.step(model, to_device(batch, update.device)).loss.detach().float()
-    finally:
-        model.train(training)
-        for name, buffer in model.named_buffers():
-            if name in buffers:
-                buffer.copy_(buffers[name])
+    with evaluating(model), update.autocast():
+        return task.step(model, to_device(batch, update.device)).loss.detach().float()
 
 
 def _small(batch: Any) -> Any:

@@ -22,6 +22,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     state, also if something was raised.
     """
     modes = [(module, module.training) for module in model.modules()]
+    owned = [(module, dict(module._buffers)) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         with torch.no_grad(), fixed_seed(0), _eager():
@@ -32,6 +33,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+        for module, names in owned:  # `self.mean = 0.9 * self.mean + ...` puts another one in its place
+            module._buffers.update(names)
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from expkit.diagnostics import Diagnostic
+from expkit.diagnostics.activations import ActivationsDiagnostic
 from expkit.diagnostics.gradients import GradientsDiagnostic
 from tests.train.helpers import FUSED, Regression, Run
 from train.tasks.base import StepOutput
@@ -162,3 +163,32 @@ def test_the_probe_is_the_first_batch_in_evaluation_mode(n_val: int) -> None:
     run.runner.model.eval()
     expected = float(task.step(run.runner.model, batch).loss.detach())
     assert run.records[-1].metrics["p/loss"] == pytest.approx(expected)
+
+
+class Merging(nn.Linear):
+    """Merges weights for evaluation, as LoRA layers do, and counts in a buffer, not in place."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.merged = False
+        self.register_buffer("calls", torch.zeros(()))
+
+    def train(self, mode: bool = True) -> Merging:
+        self.merged = not mode
+        return super().train(mode)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls = self.calls + 1
+        return super().forward(x)
+
+
+def test_the_probe_leaves_a_layer_that_merges_weights_for_evaluation_as_it_trains() -> None:
+    class Task(Regression):
+        def build_model(self) -> nn.Module:
+            return nn.Sequential(Merging(3, 4), nn.Linear(4, 1))
+
+    def left(diagnostics: dict[str, Diagnostic]) -> tuple[bool, bool, float]:
+        layer = Run(Task(), parts={"diagnostics": diagnostics}, max_epochs=1, batch_size=4).fit().runner.model[0]
+        return layer.merged, layer.training, float(layer.calls)
+
+    assert left({"a": ActivationsDiagnostic()}) == left({}) == (False, True, 7.0)
