@@ -7,11 +7,12 @@ import sys
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from expkit.rng import fixed_seed
 
-__all__ = ["evaluating"]
+__all__ = ["evaluating", "weight_of"]
 
 
 @contextlib.contextmanager
@@ -38,6 +39,16 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
+
+
+def weight_of(module: nn.Module, attribute: str = "weight") -> Tensor:
+    """Return a weight as `module` uses it. One that is computed from others is computed without changing anything."""
+    if not parametrize.is_parametrized(module, attribute):
+        plain: Tensor = getattr(module, attribute)
+        return plain
+    with evaluating(module):  # some change with every use while they train: spectral_norm does
+        value: Tensor = getattr(module, attribute)
+    return value
 
 
 def _eager() -> contextlib.AbstractContextManager[object]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
 
+from expkit.diagnostics._evaluation import weight_of
 from expkit.errors import ConfigError, UserError
 
 __all__ = ["find_weights", "find_weights_in_state", "weight_pairs"]
@@ -31,14 +31,15 @@ def find_weights(model: nn.Module, encoder: str | None, decoder: str | None) -> 
                 f"{tuple(first.T.shape)}, the transpose of diagnostics.blob.encoder={encoder}"
             )
         return first, last
-    linears = {name: module.weight for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    names = _partners(linears)
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    shapes = {name: torch.Size((module.out_features, module.in_features)) for name, module in linears.items()}
+    names = _partners(shapes)
     if names is None:
         raise ConfigError(
             f"diagnostics.blob: found no two linear layers of transposed shapes in {type(model).__name__}; "
             "set diagnostics.blob.encoder=NAME and diagnostics.blob.decoder=NAME, dotted names inside the model"
         )
-    return linears[names[0]], linears[names[1]]
+    return weight_of(linears[names[0]]), weight_of(linears[names[1]])
 
 
 def find_weights_in_state(state: Mapping[str, object], encoder: str | None, decoder: str | None) -> tuple[str, str]:
@@ -51,8 +52,10 @@ def find_weights_in_state(state: Mapping[str, object], encoder: str | None, deco
     """
     matrices = {key: value for key, value in state.items() if isinstance(value, Tensor) and value.ndim == 2}
     if encoder is None or decoder is None:
-        weights = {key.removesuffix(".weight"): value for key, value in matrices.items() if key.endswith(".weight")}
-        names = _partners(weights)
+        shapes = {
+            key.removesuffix(".weight"): value.shape for key, value in matrices.items() if key.endswith(".weight")
+        }
+        names = _partners(shapes)
         if names is None:
             raise UserError(
                 "no two matrices called weight have transposed shapes: "
@@ -74,11 +77,11 @@ def find_weights_in_state(state: Mapping[str, object], encoder: str | None, deco
     return keys[0], keys[1]
 
 
-def _partners(weights: Mapping[str, Tensor]) -> tuple[str, str] | None:
-    """Return the names of the first candidates, of `weights` in the model's order, whose shapes are transposes."""
-    names = list(weights)
+def _partners(shapes: Mapping[str, torch.Size]) -> tuple[str, str] | None:
+    """Return the names of the first candidates, of matrices in the model's order, whose shapes are transposes."""
+    names = list(shapes)
     for one, other in (*_USUAL, *([(names[0], names[-1])] if len(names) > 1 else [])):
-        if one in weights and other in weights and weights[one].shape == weights[other].T.shape:
+        if one in shapes and other in shapes and shapes[one] == shapes[other][::-1]:
             return one, other
     return None
 
@@ -90,17 +93,17 @@ def _listed(matrices: Mapping[str, Tensor], most: int = 8) -> str:
 
 
 def _weight(model: nn.Module, name: str, key: str) -> Tensor:
-    try:
-        found = attrgetter(name)(model)
-    except AttributeError:
-        found = None
-    if isinstance(found, nn.Module):
-        found = getattr(found, "weight", None)
-    if not isinstance(found, Tensor) or found.ndim != 2:
-        raise ConfigError(
-            f"diagnostics.blob.{key}={name}: no weight matrix, nor module with one, in {type(model).__name__}"
-        )
-    return found
+    path, _, last = name.rpartition(".")
+    for module, attribute in ((name, "weight"), (path, last)):
+        try:
+            found: object = weight_of(model.get_submodule(module), attribute)
+        except AttributeError:
+            continue
+        if isinstance(found, Tensor) and found.ndim == 2:
+            return found
+    raise ConfigError(
+        f"diagnostics.blob.{key}={name}: no weight matrix, nor module with one, in {type(model).__name__}"
+    )
 
 
 def weight_pairs(encoder: Tensor, decoder: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from expkit.diagnostics._evaluation import evaluating
+from expkit.diagnostics._evaluation import weight_of
 from expkit.diagnostics.base import Diagnostic
 from expkit.errors import ConfigError
 
@@ -124,6 +124,4 @@ def _used(module: nn.Module, attribute: str) -> tuple[str, Tensor]:
             return attribute, weight
         # The module's own `weight` is of the last forward pass, before the optimizer's last step.
         return name, weight * mask
-    with evaluating(module):  # some change with every use while they train: spectral_norm does
-        value: Tensor = getattr(module, attribute)
-    return attribute, value
+    return attribute, weight_of(module, attribute)

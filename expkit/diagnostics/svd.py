@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from expkit.diagnostics import _subspace as subspace
+from expkit.diagnostics._evaluation import weight_of
 from expkit.diagnostics._layers import choose_layers, take_turns
 from expkit.diagnostics.base import Diagnostic
 from expkit.errors import ConfigError
@@ -206,7 +207,7 @@ class SVDDiagnostic(Diagnostic):
                 new, known = _Layer(self._first_k(g)), self._layers.get(name)
                 # A resume may have been given another rank.
                 layers[name] = known if known is not None and (known.k == new.k or self.adapt_rank) else new
-                costs[name] = module.weight.numel() * (layers[name].k + self.oversampling)
+                costs[name] = module.out_features * module.in_features * (layers[name].k + self.oversampling)
         self._layers, self._turns, self._parts = layers, take_turns(costs, parts), parts
 
     def _first_k(self, g: int) -> int:
@@ -222,7 +223,7 @@ class SVDDiagnostic(Diagnostic):
         return {name for name in names if self._layers[name].basis is None} | set(due[:few])
 
     def _analyse(self, module: nn.Module, layer: _Layer, fresh: bool) -> None:
-        weight: Tensor = module.weight  # type: ignore[assignment]
+        weight = weight_of(module)
         matrix = subspace.on_short_side(weight)
         total = subspace.squared_norm(matrix)  # next to the products with it, while it is in the cache
         squares, basis = self._decompose(matrix, layer, fresh)
@@ -230,7 +231,7 @@ class SVDDiagnostic(Diagnostic):
         r, principal = g - k, basis[:, :k]
         nan = total.new_full((), math.nan)
 
-        gradient = weight.grad
+        gradient = weight.grad if weight.is_leaf else None
         share = nan if gradient is None else subspace.alignment(principal, subspace.on_short_side(gradient))
         turned = nan.expand(k)
         if layer.basis is not None:

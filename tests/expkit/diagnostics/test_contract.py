@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from expkit.checkpoints.state import check_loadable
 from expkit.diagnostics import Diagnostic, DiagnosticSuite
@@ -78,6 +79,16 @@ def test_it_measures_numbers_and_only_looks(file: Path) -> None:
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter.grad, gradients[name])  # type: ignore[arg-type]
         assert parameter.requires_grad
+
+
+def test_a_weight_that_changes_whenever_it_is_used_is_left_as_it_is(file: Path) -> None:
+    diagnostic, model = make(file, "diagnostics", Diagnostic), TwoLayers(0)
+    for layer in (model.encoder, model.decoder):
+        parametrizations.spectral_norm(layer)
+    before = copy.deepcopy(model.state_dict())
+    diagnostic.check(model)
+    assert measured(diagnostic, model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_a_resume_measures_the_same(file: Path) -> None:
