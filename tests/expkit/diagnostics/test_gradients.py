@@ -149,3 +149,11 @@ def test_it_measures_with_the_records_of_the_loss() -> None:
         assert (look is not None) == suite.due
         looks += [step] if look is not None else []
     assert looks == [5, 10]
+
+
+def test_norms_of_large_matrices_have_no_rounding_of_millions_of_sums() -> None:
+    model = nn.Linear(4000, 2000, bias=False)
+    model.weight.grad = torch.full_like(model.weight, 1e-3)
+    diagnostic = GradientsDiagnostic()
+    diagnostic.before_update(model)
+    assert diagnostic.measure(model)["norm"] == pytest.approx(1e-3 * 8e6**0.5, rel=1e-5)
