@@ -122,7 +122,8 @@ class Tracer(TorchFunctionMode):
         name = getattr(func, "__name__", "").rstrip("_")
         function = _ALIASES.get(name, name)
         # Of a parameter it is no activation: how a model keeps a number positive, say.
-        if function in ACTIVATIONS and self._calls and _has_units(output) and not isinstance(args[0], nn.Parameter):
+        of = args[0] if args else options.get("input")
+        if function in ACTIVATIONS and self._calls and _has_units(output) and not isinstance(of, nn.Parameter):
             self._activation(self._place(function), args, options, output)
         return output
 

@@ -87,6 +87,7 @@ def test_a_model_of_the_bundled_kind_has_these_names() -> None:
     [
         (torch.tanh, "tanh"),
         (Tensor.tanh, "tanh"),
+        (lambda x: torch.tanh(input=x), "tanh"),
         (lambda x: x.clone().tanh_(), "tanh"),
         (torch.sigmoid, "sigmoid"),
         (torch.special.expit, "sigmoid"),
