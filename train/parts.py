@@ -143,8 +143,8 @@ def assemble(config: DictConfig) -> Parts:
             diagnostic.check(model)
         except UserError:
             raise
-        except ValueError as error:
-            raise ConfigError(f"diagnostics.{name}: {error}") from error
+        except Exception as error:  # whatever a part of somebody's own does
+            raise ConfigError(told(error, f"diagnostics.{name}", config.diagnostics[name])) from error
     for group, parts in (("detectors", detectors), ("diagnostics", diagnostics)):
         for name, part in parts.items():
             _check_state(f"{group}.{name}", part, config[group][name])

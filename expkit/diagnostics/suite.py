@@ -80,11 +80,14 @@ class DiagnosticSuite:
 
     def use_probe(self, make: Callable[[], Callable[[nn.Module], object]]) -> None:
         """Give those that want one a probe, which `make` returns."""
-        wanting = [each.diagnostic for each in self._all.values() if overrides(each.diagnostic, "use_probe")]
+        wanting = [each for each in self._all.values() if overrides(each.diagnostic, "use_probe")]
         if wanting:
             forward = make()
-            for diagnostic in wanting:
-                diagnostic.use_probe(forward)
+            for each in wanting:
+                try:
+                    each.diagnostic.use_probe(forward)
+                except Exception as error:  # noqa: BLE001 - as in `_ask`
+                    self._say_failed(each, error)
 
     def look_ahead(self, model: nn.Module, ahead: Progress, last: bool) -> Callable[[], None] | None:
         """See what is due once the coming update is done.
@@ -171,8 +174,12 @@ class DiagnosticSuite:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` returned; a diagnostic that is new begins afresh."""
         for name, each in self._all.items():
-            if name in state:
+            if name not in state:
+                continue
+            try:
                 each.diagnostic.load_state_dict(state[name])
+            except Exception as error:  # noqa: BLE001 - somebody's own, changed since then say: it is not worth a run
+                log.warning("diagnostics.%s begins anew: it does not take its own state (%s)", name, describe(error))
 
     def multiples(self) -> dict[str, int]:
         """Return what has been lengthened: name -> multiple of the configured interval."""
@@ -196,10 +203,13 @@ class DiagnosticSuite:
             with each.timed(_device(model)), torch.no_grad():
                 return call()
         except Exception as error:  # noqa: BLE001 - it only watches: whatever it raises is not worth a run
-            if each.name not in self._failed:
-                log.warning("diagnostics.%s failed (%s): training goes on", each.name, describe(error))
-            self._failed.add(each.name)
+            self._say_failed(each, error)
             return None
+
+    def _say_failed(self, each: Scheduled, error: Exception) -> None:
+        if each.name not in self._failed:
+            log.warning("diagnostics.%s failed (%s): training goes on", each.name, describe(error))
+        self._failed.add(each.name)
 
 
 def _device(model: nn.Module) -> torch.device | None:

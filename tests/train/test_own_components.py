@@ -104,6 +104,12 @@ def test_the_test_on_the_page_passes(project: Path, monkeypatch: pytest.MonkeyPa
         ("my_package/norms.py", "class WeightNorm:\n    pass\n", ["diagnostics.norms", "WeightNorm", "Diagnostic"]),
         ("my_package/norms.py", "import not_there\n", ["diagnostics.norms", "not_there", "not installed"]),
         ("my_package/norms.py", "def broken(:\n", ["diagnostics.norms", "SyntaxError"]),
+        (
+            "my_package/norms.py",
+            "from expkit.diagnostics import Diagnostic\n\n\n"
+            "class WeightNorm(Diagnostic):\n    def check(self, model):\n        raise RuntimeError('no heads')\n",
+            ["diagnostics.norms: RuntimeError: no heads (my_package/norms.py, line 6)"],
+        ),
         ("my_conf/diagnostics/norms.yaml", "# @package diagnostics.norms\nx: 1\n", ["diagnostics.norms", "_target_"]),
         (
             "my_conf/diagnostics/norms.yaml",

@@ -139,6 +139,25 @@ def test_one_that_fails_is_said_once_and_the_others_go_on(where: str, caplog: py
     assert [message.split(" (")[0] for message in caplog.messages] == ["diagnostics.bad failed"]
 
 
+def test_one_that_does_not_take_a_probe_or_its_own_state_costs_no_run(caplog: pytest.LogCaptureFixture) -> None:
+    class Choosy(Plain):
+        def use_probe(self, forward: Any) -> None:
+            raise RuntimeError("no probe")
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            raise KeyError("window")
+
+    other = Noting(1)
+    suite = DiagnosticSuite({"choosy": Choosy(), "other": other})
+    suite.use_probe(lambda: lambda model: None)
+    suite.load_state_dict({"choosy": {}, "other": {}})
+    assert suite.measure(MODEL)[0].keys() >= {"choosy/it", "other/parts"}
+    assert caplog.messages == [
+        "diagnostics.choosy failed (RuntimeError: no probe): training goes on",
+        "diagnostics.choosy begins anew: it does not take its own state (KeyError: 'window')",
+    ]
+
+
 def test_within_the_budget_nothing_changes(caplog: pytest.LogCaptureFixture) -> None:
     suite = DiagnosticSuite({"a": Noting(2, seconds=0.001)}, budget=0.9, grace=0)
     for step in range(1, 20):
