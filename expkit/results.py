@@ -103,8 +103,8 @@ class _History:
     ) -> None:
         self._by_epoch = by_epoch
         self._summarize = summarize
-        self._names = frozenset(diagnostics)
-        self._prefixes = tuple(f"{name}/" for name in diagnostics)
+        # Of names that collide the first has the short one; the guides' entries are blob's.
+        self._names = sorted(diagnostics, key=lambda name: name != "blob")
         self.clear()
 
     def clear(self) -> None:
@@ -113,7 +113,7 @@ class _History:
         self._speeds: dict[str, tuple[float, int]] = {}
         self._samples = self._epoch = self._step = 0
         self._last: dict[str, Any] = {}
-        self._diagnostics: dict[str, Any] = {}
+        self._diagnostics: dict[str, dict[str, Any]] = {name: {} for name in self._names}
 
     def take(self, entry: Mapping[str, Any]) -> None:
         if self._by_epoch and entry.get("epoch", 0) > self._epoch and self._sums:
@@ -126,7 +126,7 @@ class _History:
             if place is not None and weight and isinstance(value, int | float):
                 total, count = place.get(name, (0.0, 0))
                 place[name] = total + value * weight, count + weight
-        self._diagnostics.update(self._found(entry))
+        self._take_diagnostics(entry)
         self._last.update({name: value for name, value in entry.items() if isinstance(value, int | float)})
         self._step = entry["step"]
         test = {name.removeprefix("val_"): value for name, value in entry.items() if name.startswith("val_")}
@@ -141,14 +141,14 @@ class _History:
 
     def _close(self, test: dict[str, Any]) -> None:
         self.entries.append(self._entry(test))
-        self._sums, self._diagnostics = {}, {}
+        self._sums, self._diagnostics = {}, {name: {} for name in self._names}
 
     def _entry(self, test: dict[str, Any]) -> dict[str, Any]:
         train = {name.removeprefix("train_"): total / count for name, (total, count) in self._sums.items()}
         if train:
             train |= self._summarize(dict(train))
         made = {"epoch": self._epoch, "step": self._step, "train": train, "test": test}
-        return {**made, "diagnostics": self._diagnostics}
+        return {**made, "diagnostics": self._without_prefix()}
 
     def final(self) -> dict[str, Any]:
         """Return the last value of each validation metric, and the mean speed."""
@@ -157,12 +157,16 @@ class _History:
             final["perplexity"] = self._last["val_perplexity"]
         return final | {f"{name}ond": total / count for name, (total, count) in self._speeds.items()}
 
-    def _found(self, entry: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the diagnostics of an entry. Their prefix is left out, as the guides have it, unless names collide."""
-        found: dict[str, Any] = {}
+    def _take_diagnostics(self, entry: Mapping[str, Any]) -> None:
         for name, value in [*entry.items(), *entry.get("details", {}).items()]:
-            prefix = next((prefix for prefix in self._prefixes if name.startswith(prefix)), None)
-            if prefix is not None or name in self._names:
-                short = name.removeprefix(prefix or "")
-                found[name if short in found else short] = value
+            whose, _, rest = name.partition("/")
+            if whose in self._diagnostics:
+                self._diagnostics[whose][rest or whose] = value
+
+    def _without_prefix(self) -> dict[str, Any]:
+        """Return what was measured since the last entry; of two with the same name the second keeps its prefix."""
+        found: dict[str, Any] = {}
+        for whose, values in self._diagnostics.items():
+            for name, value in values.items():
+                found[f"{whose}/{name}" if name in found else name] = value
         return found

@@ -108,6 +108,13 @@ def test_diagnostics_whose_short_names_collide_keep_their_prefix(run: Path) -> N
     assert history[0]["diagnostics"] == {"std": 0.1, "other/std": 0.2}
 
 
+def test_a_short_name_belongs_to_one_diagnostic_whenever_each_was_measured(run: Path) -> None:
+    write(run, (10, 1, {"other/std": 0.2}), (20, 1, {"blob/std": 0.1, "other": 7}), (30, 1, {"other/std": 0.3}))
+    write(run, (40, 1, {"val_loss": 3.0}))
+    history = results(ResultsView(run, diagnostics=["other", "blob"]), run)["training_history"]
+    assert history[0]["diagnostics"] == {"std": 0.1, "other/std": 0.3, "other": 7}
+
+
 def test_nan_is_null_and_old_journals_with_null_are_read(run: Path) -> None:
     write(run, (10, 1, {"train_loss": math.nan, "val_loss": math.nan}))
     with (run / "logs" / "metrics.jsonl").open("a") as file:
