@@ -181,14 +181,19 @@ class DiagnosticSuite:
             except Exception as error:  # noqa: BLE001 - somebody's own, changed since then say: it is not worth a run
                 log.warning("diagnostics.%s begins anew: it does not take its own state (%s)", name, describe(error))
 
-    def multiples(self) -> dict[str, int]:
-        """Return what has been lengthened: name -> multiple of the configured interval."""
-        return {name: each.stretch for name, each in self._all.items() if each.stretch > 1}
+    def multiples(self) -> dict[str, dict[str, Any]]:
+        """Return what has been lengthened: name -> the configured `interval`, and how many `times` it takes that."""
+        return {
+            name: {"interval": each.diagnostic.interval, "times": each.stretch}
+            for name, each in self._all.items()
+            if each.stretch > 1
+        }
 
-    def load_multiples(self, multiples: Mapping[str, int]) -> None:
-        """Take back what `multiples` returned."""
-        for name in multiples.keys() & self._all.keys():
-            self._all[name].stretch = multiples[name]
+    def load_multiples(self, multiples: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take back what `multiples` returned, where the same is configured now, and there is a budget."""
+        for name in multiples.keys() & self._all.keys() if self._budget is not None else ():
+            if multiples[name]["interval"] == self._all[name].diagnostic.interval:
+                self._all[name].stretch = multiples[name]["times"]
 
     def _trained(self) -> float:
         """Return the seconds since `start` that were not the diagnostics'."""

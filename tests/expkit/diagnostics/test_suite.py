@@ -174,7 +174,7 @@ def test_a_dear_one_is_measured_less_often_and_said(caplog: pytest.LogCaptureFix
     for step in range(1, 50):
         measured += train(suite, range(step, step + 1))
         time.sleep(0.01)
-    multiple = suite.multiples()["dear"]
+    multiple = suite.multiples()["dear"]["times"]
     assert 2 <= multiple <= 10, "as long as the training in between"
     assert "cheap" not in suite.multiples()
     assert measured[:2] == [2, 4], "the first call says little"
@@ -184,8 +184,15 @@ def test_a_dear_one_is_measured_less_often_and_said(caplog: pytest.LogCaptureFix
     assert "trainer.diagnostics_budget=0.3" in message
 
     again = DiagnosticSuite({"dear": Noting(2), "cheap": Noting(5), "new": Noting(3)}, budget=0.05)
-    again.load_multiples({**suite.multiples(), "gone": 4})
+    again.load_multiples({**suite.multiples(), "gone": {"interval": 2, "times": 4}})
     assert again.multiples() == suite.multiples()
+
+
+@pytest.mark.parametrize(("interval", "budget"), [(3, 0.05), ("log", 0.05), (2, None)])
+def test_what_a_resume_asks_for_wins_over_a_longer_interval(interval: int | str, budget: float | None) -> None:
+    suite = DiagnosticSuite({"dear": Noting(interval)}, budget)
+    suite.load_multiples({"dear": {"interval": 2, "times": 4}})
+    assert suite.multiples() == {}
 
 
 def test_a_short_run_has_the_intervals_that_were_asked_for() -> None:
