@@ -92,8 +92,8 @@ class Display:
         """Say a line about `record`: at each evaluation, and now and then where there is no bar."""
         now = time.monotonic()
         quiet = self._console.is_terminal or now - self._said < _PLAIN_EVERY
-        if "val_loss" not in record.metrics and quiet:
-            return
+        if "val_loss" not in record.metrics and (quiet or not any(name in record.metrics for name in _SHOWN)):
+            return  # what diagnostics say between two records of training is in the journal
         self._said = now
         log.info("%s", _line(record, self._runner))
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from expkit.record import make_record
 from tests.faults.injector import FaultInjector
-from train.display import console_logging, file_logging
+from train.display import Display, console_logging, file_logging
 
 log = logging.getLogger("expkit")
 
@@ -80,3 +81,12 @@ def test_what_ends_a_run_is_in_its_log(tmp_path: Path) -> None:
     text = (tmp_path / "training.log").read_text()
     assert "Traceback" in text
     assert "no number" in text
+
+
+def test_a_record_of_diagnostics_alone_is_no_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "expkit")
+    display = Display(console_logging())
+    log.addHandler(caplog.handler)
+    display.record(make_record(7, {"svd/encoder/r": 8.0}, 1))
+    display.record(make_record(10, {"train_loss": 0.5}, 1))
+    assert caplog.messages == ["epoch 1  step 10  train_loss 0.5"]
