@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 import time
+import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -235,3 +239,19 @@ def test_the_budget_is_shared(ratios: Mapping[str, float], factors: Mapping[str,
     left = sum(ratio / found.get(name, 1.0) for name, ratio in ratios.items())
     assert left <= 0.1 * (1 + 1e-9)
     assert not any(math.isinf(factor) for factor in found.values())
+
+
+def test_the_pages_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[3] / "docs" / "diagnostics.md").read_text()
+    blocks = re.findall(r"<!-- diagnostics: \w+ -->\n```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 2
+    names: dict[str, Any] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for block in blocks:
+            exec(block, names)
+    entries = [json.loads(line) for line in (tmp_path / "logs" / "metrics.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in entries] == [*range(10, 101, 10)]
+    assert all(entry["norm"] > 0 and entry["update_ratio"] > 0 for entry in entries)
+    assert names["metrics"]["blob/n_pairs_analyzed"] == 2048 and "blob/cluster_centers" in names["details"]
