@@ -20,13 +20,14 @@ from expkit.detectors import Detector
 from expkit.diagnostics import Diagnostic
 from expkit.dist import Dist
 from expkit.errors import ConfigError, UserError
+from expkit.guards import Guard
 from expkit.machine import GPUSampler
 from expkit.plots import Plot
 from expkit.rng import seed_all
 from expkit.trackers import Delivery, Tracker
 from train.config.blame import told
 from train.config.build import MULTI_SELECT, build, build_named, call_with_known
-from train.config.sections import make_delivery, make_sampler
+from train.config.sections import make_delivery, make_guards, make_sampler
 from train.config.trainer import TrainerConfig
 from train.data import Batches
 from train.tasks.base import Task
@@ -52,6 +53,7 @@ class Parts:
         diagnostics, detectors, plots: name -> component.
         checkpoints: makes the checkpoint manager of a run directory; None for a run without checkpoints.
         sampler: makes what samples the machine, of a function that takes a sample; None for a run without.
+        guards: those of the detectors that are to skip updates.
     """
 
     task: Task
@@ -65,6 +67,7 @@ class Parts:
     plots: dict[str, Plot]
     checkpoints: Callable[..., Any] | None
     sampler: Callable[..., GPUSampler] | None
+    guards: list[Guard]
 
     def update(self, total_steps: int) -> Update:
         """Return what does one optimizer update, in a run of `total_steps`."""
@@ -76,7 +79,8 @@ class Parts:
             trainer.torch_device(),
             trainer.precision,
             trainer.clip_grad_norm,
-            guards=(),
+            guards=self.guards,
+            watch_norm=any(detector.needs_gradient_norm for detector in self.detectors.values()),
         )
 
     def data(self, method: str) -> Any:
@@ -128,6 +132,7 @@ def assemble(config: DictConfig) -> Parts:
     detectors = build_named(config, "detectors", Detector)
     for name, detector in detectors.items():
         detector.name = name
+    guards = make_guards(detectors)
     plots = build_named(config, "plots", Plot)
     checkpoints = None
     if OmegaConf.select(config, "checkpoint._target_") is not None:
@@ -168,6 +173,7 @@ def assemble(config: DictConfig) -> Parts:
         plots,
         checkpoints,
         sampler,
+        guards,
     )
 
 

@@ -38,6 +38,7 @@ class Update:
         precision: "32", "bf16" or "fp16" (with a gradient scaler).
         clip_grad_norm: largest total norm of the gradient, or None.
         guards: may skip the update. With a fused optimizer they cost no host synchronisation.
+        watch_norm: report the gradient norm of every update.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Update:
         precision: str = "32",
         clip_grad_norm: float | None = None,
         guards: Sequence[Guard] = (),
+        watch_norm: bool = False,
     ) -> None:
         self.optimizer = optimizer
         self.scheduler = scheduler
@@ -56,7 +58,7 @@ class Update:
         self._dtype = _AUTOCAST.get(precision)
         self._clip = clip_grad_norm
         self.guards = tuple(guards)
-        self._norm = clip_grad_norm is not None or any(guard.needs_gradient_norm for guard in guards)
+        self._norm = clip_grad_norm is not None or watch_norm or any(guard.needs_gradient_norm for guard in guards)
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         # Fused kernels look at `found_inf` on the device and leave everything as it was when it is 1.
         self._on_device = self.scaler is None and all(group.get("fused") for group in optimizer.param_groups)

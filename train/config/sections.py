@@ -1,4 +1,4 @@
-"""The sections `gpu` and `delivery` of the configuration, checked."""
+"""The sections `gpu`, `delivery` and `responses` of the configuration, and what detectors respond with, checked."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
+from expkit.detectors.base import RESPONSES, Detector
 from expkit.errors import ConfigError, UserError
+from expkit.guards import Guard
 from expkit.machine import GPUSampler
 from expkit.trackers import Delivery, Tracker
 
-__all__ = ["make_delivery", "make_sampler"]
+__all__ = ["make_delivery", "make_guards", "make_sampler"]
 
 
 def make_sampler(section: Any) -> Callable[..., GPUSampler] | None:
@@ -40,6 +42,28 @@ def make_delivery(section: Any, trackers: Mapping[str, Tracker]) -> Delivery:
     values = _values("delivery", section, keys, "set delivery.KEY=... in it")
     made: Delivery = _try("delivery", functools.partial(Delivery, trackers, **values))
     return made
+
+
+def make_guards(detectors: Mapping[str, Detector]) -> list[Guard]:
+    """Return the guards of the detectors that are to skip updates.
+
+    Raises:
+        ConfigError: a detector is to respond with what does not exist, or what it cannot.
+    """
+    guards = []
+    for name, detector in detectors.items():
+        unknown = [each for each in detector.respond if each not in RESPONSES]
+        if unknown:
+            raise ConfigError(f"detectors.{name}.respond: there is no {unknown[0]}; choose from {', '.join(RESPONSES)}")
+        guard = detector.guard() if "skip" in detector.respond else None
+        if guard is not None:
+            guards.append(guard)
+        elif "skip" in detector.respond:
+            raise ConfigError(
+                f"detectors.{name}.respond: it cannot skip an update, since what it watches is not known before it; "
+                "nonfinite, gradient_spike and the loss spikes can"
+            )
+    return guards
 
 
 def _values(name: str, section: Any, keys: Sequence[str], instead: str) -> dict[str, Any]:
