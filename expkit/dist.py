@@ -123,6 +123,8 @@ class Control:
     SAVE = 1
     STOP = 2
     DIAGNOSTICS = 4
+    RESPOND = 8
+    REWIND = 16
 
     def __init__(self, dist: Dist | None = None, elapsed: float = 0.0) -> None:
         self.dist = dist or Dist()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from expkit.journal import Journal
 from expkit.record import Record
 from expkit.trackers import Alert
 
-__all__ = ["EventLog"]
+__all__ = ["EventLog", "read_events"]
 
 log = logging.getLogger("expkit")
 
@@ -27,30 +27,75 @@ _LEVELS = {
 }
 
 
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """Return the entries of an events.jsonl, as far as they are whole: torn lines are passed over."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    entries = []
+    for line in lines:
+        try:
+            entry = orjson.loads(line)
+            known = {"step": int(entry["step"]), "severity": Severity(entry["severity"])}
+            known |= {key: str(entry[key]) for key in ("kind", "message")}
+        except (ValueError, TypeError, KeyError):
+            continue
+        entries.append(entry | known)
+    return entries
+
+
 class EventLog:
     """Shows each record to the detectors and passes on what they say.
 
     Args:
         path: events.jsonl; made with the first event.
         detectors: name -> detector.
-        alert: takes each event for the trackers.
+        alert: takes each event for the trackers, of those detectors that are to alert.
+        respond: takes the events of a record, for what else is to be done about them.
     """
 
-    def __init__(self, path: Path, detectors: Mapping[str, Detector], alert: Callable[[Alert], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        detectors: Mapping[str, Detector],
+        alert: Callable[[Alert], None],
+        respond: Callable[[Sequence[Event]], object] = lambda _: None,
+    ) -> None:
         self._path = path
         self._detectors = detectors
-        self._alert = alert
+        self._alert, self._respond = alert, respond
+        self._epoch = 0
         self._journal: Journal | None = None
         self._failed: set[str] = set()
 
     def observe(self, record: Record) -> list[Event]:
         """Show `record` to every detector, write down and pass on the events, and return them."""
         events = [event for name, detector in self._detectors.items() for event in self._ask(name, detector, record)]
+        self._epoch = record.epoch
         for event in events:
-            self._write(event, record.epoch)
-            log.log(_LEVELS[event.severity], "step %d: %s", event.step, event.message)
-            self._alert(Alert(event.kind, event.message, event.severity.value, event.step))
+            self._pass_on(event)
+        if events:
+            self._respond(events)
         return events
+
+    def note(self, detector: str, step: int, severity: Severity, message: str) -> None:
+        """Write down, and say, what was done about an event of `detector`."""
+        self._pass_on(Event(detector, "response", severity, step, message))
+
+    def troubles(self) -> list[int]:
+        """Return the steps of all events of the run that are warnings or worse."""
+        worse = (Severity.WARNING, Severity.CRITICAL)
+        return [
+            each["step"] for each in read_events(self._path) if each["severity"] in worse and each["kind"] != "response"
+        ]
+
+    def _pass_on(self, event: Event) -> None:
+        alert = "alert" in self._detectors[event.detector].respond
+        self._write(event, alert)
+        log.log(_LEVELS[event.severity], "step %d: %s", event.step, event.message)
+        if alert:
+            self._alert(Alert(event.kind, event.message, event.severity.value, event.step))
 
     def _ask(self, name: str, detector: Detector, record: Record) -> list[Event]:
         try:
@@ -70,17 +115,18 @@ class EventLog:
         """Return what went wrong with the file so far; {} if nothing did."""
         return self._journal.trouble() if self._journal is not None else {}
 
-    def _write(self, event: Event, epoch: int) -> None:
+    def _write(self, event: Event, alert: bool) -> None:
         if self._journal is None:
             self._journal = Journal(self._path, must_open=False)
         entry = {
             "step": event.step,
-            "epoch": epoch,
+            "epoch": self._epoch,
             "time": time.time(),
             "detector": event.detector,
             "kind": event.kind,
             "severity": event.severity.value,
             "message": event.message,
             "values": dict(event.values),
+            "alert": alert,
         }
         self._journal.write_line(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from expkit.errors import UserError, describe
+from expkit.events import read_events
 from expkit.experiment import RunDir
 from expkit.files import read_json
 from expkit.journal import read_journal, to_record
@@ -182,16 +181,7 @@ def _image(name: str, path: Path, step: int) -> Item:
 
 
 def _alerts(run: RunDir) -> Iterator[Item]:
-    try:
-        lines = run.events.read_bytes().splitlines()
-    except FileNotFoundError:
-        return
-    for line in lines:
-        try:
-            event = orjson.loads(line)
-            alert = Alert(event["kind"], event["message"], event["severity"], int(event["step"]))
-        except (ValueError, TypeError, KeyError):
-            continue  # a torn line
-        if alert.level not in _LEVELS:
-            continue
-        yield Item(0, "alert", alert.title, alert.step, (alert,))
+    for event in read_events(run.events):
+        if event.get("alert", True):
+            alert = Alert(event["kind"], event["message"], event["severity"].value, event["step"])
+            yield Item(0, "alert", alert.title, alert.step, (alert,))

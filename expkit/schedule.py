@@ -16,6 +16,7 @@ class Progress:
         epoch: epochs finished.
         batch: batches consumed in the current epoch.
         samples: training samples consumed.
+        skipped: batches passed over after rewinds.
         epoch_ended: the update just done was the last of its epoch.
         elapsed, previous_elapsed: seconds of the run at the last two moments on which all ranks agreed
             (see `expkit.dist.Control`).
@@ -25,6 +26,7 @@ class Progress:
     epoch: int = 0
     batch: int = 0
     samples: int = 0
+    skipped: int = 0
     epoch_ended: bool = False
     elapsed: float = 0.0
     previous_elapsed: float = 0.0

@@ -10,7 +10,7 @@ __all__ = ["MASK", "mask_arguments", "mask_secrets"]
 
 MASK = "***"
 
-_NAMES = r"(api_?key|key|secret|token|password|passwd|credentials?|authorization)"
+_NAMES = r"(api_?key|key|secret|token|password|passwd|credentials?|authorization|webhook)"
 _SECRET = re.compile(rf"(^|[_.\-/]){_NAMES}($|[_.\-/])", re.IGNORECASE)
 #: `{api_key: ...}` inside of an argument; an interpolation is no secret.
 _INSIDE = re.compile(rf"""(\b|_){_NAMES}(["']?\s*[:=]\s*)(?!["']?\$\{{)("[^"]*"|'[^']*'|[^\s,}}\]]+)""", re.IGNORECASE)

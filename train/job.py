@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
@@ -30,7 +30,8 @@ from expkit.secrets import mask_arguments, mask_secrets
 from expkit.status import StatusFile, read_status
 from expkit.stopping import StopSignals
 from expkit.timelimit import TimeLimit
-from expkit.trackers import RunInfo
+from expkit.trackers import Alert, RunInfo
+from expkit.webhook import Webhook
 from train.best import Best
 from train.config.build import plain
 from train.data import kill_loaders
@@ -39,8 +40,9 @@ from train.display import Display, file_logging
 from train.parts import Parts, assemble
 from train.pictures import Pictures
 from train.report import Outcome, Report, dataset_info, resume_command
+from train.responses import Responder, Rewind, rewinds, unfinished_rewind
 from train.restoring import check_continuity, go_back, is_exact, later_checkpoints, load_state, restore
-from train.resume import Origin, check_same_kind, differences, find_origin, warn_if_other_data
+from train.resume import Origin, check_same_kind, differences, find_origin, origin_of, warn_if_other_data
 from train.runner import Runner
 from train.saving import Saver, make_manager
 from train.unfinished import is_of_this_job, newest_step
@@ -72,6 +74,20 @@ def run(config: DictConfig, console: Console) -> Outcome:
         raise ResumeError("resume belongs on the command line: in a file it would come after the run's own overrides")
     if origin is not None:
         check_same_kind(origin, config)
+    job, outcome = _attempt(config, origin, console)
+    while outcome.rewind is not None:  # a resume from an earlier checkpoint, without leaving the process
+        origin, rewind = origin_of(outcome.dir, outcome.rewind.step), outcome.rewind
+        job, outcome = _attempt(config, origin, console, rewind)
+    if outcome.signal:
+        # Last of all: a scheduler's own handler may requeue the job and leave the process.
+        job.signals.call_previous()
+    return outcome
+
+
+def _attempt(
+    config: DictConfig, origin: Origin | None, console: Console, rewind: Rewind | None = None
+) -> tuple[_Job, Outcome]:
+    """Train until the end, a stop, or a rewind."""
     parts = assemble(config)
     with ExitStack() as stack:
         stack.enter_context(_threads(parts.trainer.threads))
@@ -80,17 +96,13 @@ def run(config: DictConfig, console: Console) -> Outcome:
             stack.enter_context(run_lock(files))
             if origin is not None:
                 reopen(config, origin)
-            job = _Job(config, origin, parts, files, console)
-            outcome = job.run(stack)
+            job = _Job(config, origin, parts, files, console, rewind)
+            return job, job.run(stack)
         except UserError:
             _remove_if_untouched(files, origin)
             raise
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_remains(files, _remove_if_untouched(files, origin))) from None
-    if outcome.signal:
-        # Last of all: a scheduler's own handler may requeue the job and leave the process.
-        job.signals.call_previous()
-    return outcome
 
 
 @contextmanager
@@ -126,7 +138,13 @@ class _Job:
     """The pieces of one run, put together in the order in which they depend on each other."""
 
     def __init__(
-        self, config: DictConfig, origin: Origin | None, parts: Parts, files: RunDir, console: Console
+        self,
+        config: DictConfig,
+        origin: Origin | None,
+        parts: Parts,
+        files: RunDir,
+        console: Console,
+        rewind: Rewind | None = None,
     ) -> None:
         self.config, self.origin, self.parts, self.files = config, origin, parts, files
         self.plain: Mapping[str, Any] = mask_secrets(plain(config))
@@ -143,6 +161,7 @@ class _Job:
         self.limit = self._limit()
         self.state: dict[str, Any] | None = None
         self.lost = 0  # records that come again
+        self.rewind = rewind
 
     def run(self, stack: ExitStack) -> Outcome:
         """Do everything; a run that is resumed is touched once it is known that it can be."""
@@ -212,6 +231,9 @@ class _Job:
             self.state = load_state(self.manager, self.files, origin)
         if origin is not None and self.state is not None:
             restore(runner, self.state, origin, self.plain, parts.detectors)
+            self.rewind = self.rewind or unfinished_rewind(origin.stored, self.step)
+            if self.rewind is not None:
+                runner.pass_over(self.rewind.batches)
         self.report.runner = runner
         self.dataset = dataset_info(parts, train, val)
         if origin is not None:
@@ -225,7 +247,7 @@ class _Job:
         changes = differences(before["config"], self.plain) if before is not None else []
         branch = int(origin.stored.get("branch", 0)) if origin is not None else 0
         later = self.state is not None and later_checkpoints(files, self.step)
-        if (self.lost and not is_exact(changes)) or later:
+        if (self.lost and not is_exact(changes)) or later or self.rewind is not None:
             branch += 1  # what the trackers hold of these steps will not come again: they get a run of their own
         if origin is None:
             self.report.add_to_config(dataset=self.dataset)
@@ -236,6 +258,7 @@ class _Job:
                 "command": mask_arguments(sys.orig_argv),
                 **git_state(),
                 "changed": changes,
+                **({"rewind": asdict(self.rewind)} if self.rewind is not None else {}),
             }
             # In this order: whatever a kill or a disk leaves undone, the next resume does, and no record is lost.
             with may_refuse(files.root):
@@ -245,8 +268,9 @@ class _Job:
         with may_refuse(files.root):
             journal = Journal(files.metrics)
         stack.callback(journal.close)
-        events = EventLog(files.events, parts.detectors, parts.trackers.alert)
+        events = EventLog(files.events, parts.detectors, self._alert(stack), lambda found: self.responder.take(found))
         stack.callback(events.close)
+        self.responder = runner.respond = self._responder(events)
         if self.manager is not None:
             self.report.troubles["checkpoints"] = self.manager.trouble
         self.report.troubles |= {"logs/metrics.jsonl": journal.trouble, "logs/events.jsonl": events.trouble}
@@ -280,9 +304,16 @@ class _Job:
         self.status.set("running")
         with self.display.showing(runner):
             finished = runner.fit()
+            self.responder(runner)  # of the last step too
             if self.manager is not None:
                 self.manager.wait()
-        state = "finished" if finished else self.signals.state
+        if self.responder.rewind is not None and self.signals.received is None:
+            self.parts.trackers.finish(self.report.summary(), failed=False)
+            self.status.stop("running")
+            return Outcome(self.files.root, "running", None, rewind=self.responder.rewind)
+        stopped = self.responder.stopped_by is not None and self.signals.received is None
+        self.report.stopped_by = self.responder.stopped_by if stopped else None
+        state = "finished" if finished or stopped else self.signals.state
         self.status.stop(state)
         self.report.results(self.report.samples() if finished else [])
         self.parts.trackers.finish(self.report.summary(), failed=False)
@@ -292,6 +323,31 @@ class _Job:
         number = 0 if finished else int(self.signals.received or 0)
         look = self.parts.trackers.where(replace(self.info, dir=self.files.root))
         return Outcome(self.files.root, state, best, number, tuple(look), complete)
+
+    def _alert(self, stack: ExitStack) -> Callable[[Alert], None]:
+        """Return what takes an alert to the trackers, and to the webhook if there is one."""
+        to_trackers, url = self.parts.trackers.alert, self.parts.responses.webhook
+        if url is None or not self.dist.is_main:
+            return to_trackers
+        webhook = Webhook(url)
+        stack.callback(webhook.close)
+
+        def alert(each: Alert) -> None:
+            to_trackers(each)
+            webhook.send({"run": self.files.id, "dir": str(self.files.root.absolute()), **asdict(each)})
+
+        return alert
+
+    def _responder(self, events: EventLog) -> Responder:
+        return Responder(
+            self.parts.responses,
+            self.parts.detectors,
+            self.control,
+            events.note,
+            self.manager.steps if self.manager is not None else tuple,
+            events.troubles,
+            0 if self.origin is None else rewinds(self.origin.stored) + (self.rewind is not None),
+        )
 
     def _limit(self) -> TimeLimit | None:
         """Return what asks for a checkpoint before the job ends."""

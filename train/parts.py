@@ -27,9 +27,10 @@ from expkit.rng import seed_all
 from expkit.trackers import Delivery, Tracker
 from train.config.blame import told
 from train.config.build import MULTI_SELECT, build, build_named, call_with_known
-from train.config.sections import make_delivery, make_guards, make_sampler
+from train.config.sections import make_delivery, make_guards, make_responses, make_sampler
 from train.config.trainer import TrainerConfig
 from train.data import Batches
+from train.responses import ResponseSettings
 from train.tasks.base import Task
 from train.update import Update
 
@@ -38,7 +39,10 @@ __all__ = ["Parts", "assemble"]
 log = logging.getLogger("expkit")
 
 _ANY_STEPS = 1000
-_SECTIONS = (*MULTI_SELECT, "run", "trainer", "gpu", "delivery", "task", "optimizer", "scheduler", "checkpoint")
+_SECTIONS = (
+    *MULTI_SELECT,
+    *("run", "trainer", "gpu", "delivery", "responses", "task", "optimizer", "scheduler", "checkpoint"),
+)
 
 
 @dataclasses.dataclass
@@ -54,6 +58,7 @@ class Parts:
         checkpoints: makes the checkpoint manager of a run directory; None for a run without checkpoints.
         sampler: makes what samples the machine, of a function that takes a sample; None for a run without.
         guards: those of the detectors that are to skip updates.
+        responses: how detectors' events are responded to.
     """
 
     task: Task
@@ -68,6 +73,7 @@ class Parts:
     checkpoints: Callable[..., Any] | None
     sampler: Callable[..., GPUSampler] | None
     guards: list[Guard]
+    responses: ResponseSettings
 
     def update(self, total_steps: int) -> Update:
         """Return what does one optimizer update, in a run of `total_steps`."""
@@ -133,6 +139,7 @@ def assemble(config: DictConfig) -> Parts:
     for name, detector in detectors.items():
         detector.name = name
     guards = make_guards(detectors)
+    responses = make_responses(config.get("responses"))
     plots = build_named(config, "plots", Plot)
     checkpoints = None
     if OmegaConf.select(config, "checkpoint._target_") is not None:
@@ -174,6 +181,7 @@ def assemble(config: DictConfig) -> Parts:
         checkpoints,
         sampler,
         guards,
+        responses,
     )
 
 

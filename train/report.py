@@ -26,6 +26,7 @@ from expkit.troubles import WriteTrouble
 from train.parts import Parts
 from train.pictures import Pictures
 from train.program import shadow
+from train.responses import Rewind
 from train.runner import Runner
 
 __all__ = ["Outcome", "Report", "dataset_info", "resume_command", "say_next"]
@@ -44,6 +45,7 @@ class Outcome:
         signal: the number of the signal that stopped it before its end, or 0.
         look: what to type to look at it in the trackers' tools.
         complete: whether everything that it had to say at its end could be written.
+        rewind: where it goes on from, if it has not ended.
     """
 
     dir: Path
@@ -52,6 +54,7 @@ class Outcome:
     signal: int = 0
     look: tuple[str, ...] = ()
     complete: bool = True
+    rewind: Rewind | None = None
 
 
 class Report:
@@ -64,12 +67,14 @@ class Report:
     Attributes:
         runner, manager, pictures: set once they are there; the manager knows the best checkpoint.
         troubles: file -> what says which troubles it has had.
+        stopped_by: the event that a detector stopped the run for, or None.
     """
 
     def __init__(self, files: RunDir, parts: Parts) -> None:
         self.files, self.parts = files, parts
         self.manager: CheckpointManager | None = None
         self.runner: Runner | None = None
+        self.stopped_by: str | None = None
         self.pictures: Pictures | None = None
         self._results: ResultsView | None = None
         self._results_trouble, self._config_trouble = WriteTrouble(files.results), WriteTrouble(files.config)
@@ -90,6 +95,8 @@ class Report:
                 "total_steps": self.runner.known_steps,
                 "metrics": dict(self.runner.recorder.latest),
             }
+        if self.stopped_by is not None:
+            fields["stopped_by"] = self.stopped_by
         troubles = {name: found for name, trouble in self.troubles.items() if (found := trouble())}
         return {**fields, "trackers": self.parts.trackers.failures(), "unwritten": troubles}
 

@@ -179,12 +179,7 @@ def _restore_schedule(
             group["lr"] = group["initial_lr"] = now["lr"]
         _replay(scheduler, state["step"])
     elif "lr" in changed:
-        factor = now["lr"] / then["lr"]
-        for group in groups:
-            group["lr"] *= factor
-            group["initial_lr"] = group.get("initial_lr", then["lr"]) * factor
-        if scheduler is not None:
-            scheduler.base_lrs = [rate * factor for rate in scheduler.base_lrs]
+        update.scale_learning_rate(now["lr"] / then["lr"])
 
 
 def _replay(scheduler: LRScheduler | None, steps: int) -> None:

@@ -18,7 +18,10 @@ from expkit.record import to_plain
 from expkit.secrets import MASK
 from train.unfinished import find_same
 
-__all__ = ["Origin", "check_same_kind", "differences", "find_origin", "merge_overrides", "warn_if_other_data"]
+__all__ = [
+    *("Origin", "check_same_kind", "differences", "find_origin", "merge_overrides", "origin_of"),
+    "warn_if_other_data",
+]
 
 log = logging.getLogger("expkit")
 
@@ -69,16 +72,16 @@ def find_origin(
         newest = newest_run(outputs)
         if newest is None:
             raise ResumeError(f"resume=latest: there is no run in {outputs.absolute()}; leave resume out to start one")
-        return _origin(newest.root, None)
+        return origin_of(newest.root, None)
     for path in (Path(resume), outputs / resume) if _is_inside(resume) else (Path(resume),):
         step = _STEP.fullmatch(path.name)
         if step and path.is_file():
-            return _origin(path.parent.parent, int(step[1]))
+            return origin_of(path.parent.parent, int(step[1]))
         if path.suffix == ".pt" and path.is_file():  # checkpoint_latest.pt, checkpoint_best.pt: links to a step's file
             linked = _STEP.fullmatch(path.resolve().name)
-            return _origin(path.parent.parent, int(linked[1]) if linked else None)
+            return origin_of(path.parent.parent, int(linked[1]) if linked else None)
         if RunDir(path).exists():
-            return _origin(path, None)
+            return origin_of(path, None)
         if path.suffix == ".pt" and RunDir(path.parent.parent).exists():
             steps = sorted(int(found[1]) for each in path.parent.glob("*.pt") if (found := _STEP.fullmatch(each.name)))
             there = ", ".join(map(str, steps)) or "none"
@@ -92,13 +95,13 @@ def find_origin(
 def _auto(outputs: Path, run_id: object, overrides: Sequence[str]) -> Origin | None:
     if run_id is not None:
         run = outputs / str(run_id)
-        return _origin(run, None) if is_id(str(run_id)) and RunDir(run).exists() else None
+        return origin_of(run, None) if is_id(str(run_id)) and RunDir(run).exists() else None
     found, why = find_same(outputs, overrides)
     if found is None:
         print(f"resume=auto: a fresh run, as there is {why}", file=sys.stderr, flush=True)
         return None
     print(f"resume=auto: goes on with {found.run.root}, {why}", file=sys.stderr, flush=True)
-    return _origin(found.run.root, None)
+    return origin_of(found.run.root, None)
 
 
 def check_same_kind(origin: Origin, config: Mapping[str, Any]) -> None:
@@ -179,7 +182,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return sorted(changed)
 
 
-def _origin(run: Path, step: int | None) -> Origin:
+def origin_of(run: Path, step: int | None) -> Origin:
+    """Return a run and one of its checkpoints, None for the newest, as what is resumed.
+
+    Raises:
+        ResumeError: it is no run directory of `python -m train`.
+    """
     if not RunDir(run).exists():
         raise ResumeError(f"{run} is no run directory: it has no config.json")
     stored = ConfigTracker(run).load_config()

@@ -62,6 +62,7 @@ class Runner:
         best: knows what makes a checkpoint the best.
         save: called as `save(runner, moment)` at each step boundary; it saves if a checkpoint is due.
         plot: called as `plot(runner, last)` after each step that may have something to draw, or None.
+        respond: does what detectors' events ask for, and returns what else `Control` has to do.
         on_record: called with each record, after the recorder's sinks.
         dist, control: the ranks, and what they must do together.
     """
@@ -79,6 +80,7 @@ class Runner:
         best: Best | None = None,
         save: Callable[[Runner, Moment], None] | None = None,
         plot: Callable[[Runner, bool], None] | None = None,
+        respond: Callable[[Runner], int] | None = None,
         on_record: Sequence[Callable[[Record], object]] = (),
         dist: Dist | None = None,
         control: Control | None = None,
@@ -106,7 +108,7 @@ class Runner:
         self.diagnostics = DiagnosticSuite(diagnostics, budget, log_steps)
         by_epoch = config.eval_interval == "epoch"
         self._eval = Every(epochs=1) if by_epoch else Every(steps=int(config.eval_interval))
-        self.save, self.plot, self._on_record = save, plot, on_record
+        self.save, self.plot, self.respond, self._on_record = save, plot, respond, on_record
         self.watch = Stopwatch()
         self.peak = PeakMemory(update.device)
 
@@ -162,6 +164,10 @@ class Runner:
         """Do what is due at this step boundary. Return whether to stop."""
         progress, control = self.progress, self.control
         actions = control.poll(progress.step)
+        if actions & Control.RESPOND and self.respond is not None:
+            actions |= self.respond(self)
+            if actions & Control.REWIND:
+                return True
         progress.previous_elapsed, progress.elapsed = progress.elapsed, control.elapsed
         last = self.done
         if self._log.due(progress) or progress.epoch_ended or last:
@@ -251,6 +257,15 @@ class Runner:
         *sums, count = self.dist.sum(totals).tolist()
         return {name: value / count for name, value in zip(names, sums, strict=True)}
 
+    def pass_over(self, batches: int) -> None:
+        """Go on so many batches further in the data, without training on them."""
+        progress = self.progress
+        progress.skipped += batches
+        progress.batch += batches
+        if self.train.steps is not None:
+            progress.epoch += progress.batch // self.train.steps
+            progress.batch %= self.train.steps
+
     def _probe(self) -> Callable[[nn.Module], object]:
         """Return what runs a model on a batch that is always the same."""
         batch = first_batch(self.val or self.train)
@@ -281,7 +296,7 @@ class Runner:
         progress = self.progress
         series = self.series.state_dict() if self.series is not None else self.pending_series
         return {
-            "cursor": {"epoch": progress.epoch, "batch": progress.batch, "skipped": 0},
+            "cursor": {"epoch": progress.epoch, "batch": progress.batch, "skipped": progress.skipped},
             "loader": self.train.state_dict(),
             "batch_size": self.config.batch_size,
             "step": progress.step,
@@ -305,6 +320,7 @@ class Runner:
             epoch=cursor["epoch"],
             batch=batch,
             samples=state["samples"],
+            skipped=cursor["skipped"],
             epoch_ended=state["epoch_ended"],
             elapsed=state["elapsed"],
             previous_elapsed=state["elapsed"],

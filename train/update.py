@@ -72,6 +72,16 @@ class Update:
         """The learning rate that the last update used, of the first parameter group."""
         return float(self.optimizer.param_groups[0]["lr"] if self._used_lr is None else self._used_lr)
 
+    def scale_learning_rate(self, factor: float) -> None:
+        """Multiply the learning rate by `factor`, and with it what the schedule goes on from."""
+        for group in self.optimizer.param_groups:
+            group["initial_lr"] = group.get("initial_lr", group["lr"]) * factor
+            group["lr"] *= factor
+        if self.scheduler is not None:
+            self.scheduler.base_lrs = [rate * factor for rate in self.scheduler.base_lrs]
+        if self._used_lr is not None:
+            self._used_lr *= factor
+
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Return the context in which the forward pass runs."""
         if self._dtype is None:

@@ -263,6 +263,10 @@ class CheckpointManager:
             logger.warning("%s is no valid checkpoint: %s", path, problem)
         return problem is None
 
+    def steps(self) -> list[int]:
+        """Return the steps of the checkpoints that there are, the newest first; none of them is read."""
+        return list(self._folder.files())
+
     def list_checkpoints(self) -> list[CheckpointInfo]:
         """Return what is known of each checkpoint, oldest step first; each is read whole, to verify it."""
         self.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
@@ -13,8 +14,9 @@ from expkit.errors import ConfigError, UserError
 from expkit.guards import Guard
 from expkit.machine import GPUSampler
 from expkit.trackers import Delivery, Tracker
+from train.responses import ResponseSettings
 
-__all__ = ["make_delivery", "make_guards", "make_sampler"]
+__all__ = ["make_delivery", "make_guards", "make_responses", "make_sampler"]
 
 
 def make_sampler(section: Any) -> Callable[..., GPUSampler] | None:
@@ -41,6 +43,18 @@ def make_delivery(section: Any, trackers: Mapping[str, Tracker]) -> Delivery:
     keys = ("queue_size", "start_timeout", "finish_timeout")
     values = _values("delivery", section, keys, "set delivery.KEY=... in it")
     made: Delivery = _try("delivery", functools.partial(Delivery, trackers, **values))
+    return made
+
+
+def make_responses(section: Any) -> ResponseSettings:
+    """Return how events are responded to.
+
+    Raises:
+        ConfigError: a value that cannot work, or a key that does not exist.
+    """
+    keys = [field.name for field in dataclasses.fields(ResponseSettings)]
+    values = _values("responses", section, keys, "set responses.KEY=... in it")
+    made: ResponseSettings = _try("responses", functools.partial(ResponseSettings, **values))
     return made
 
 

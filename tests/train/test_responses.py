@@ -1,0 +1,168 @@
+"""What detectors' events set going: skip, lower_lr, stop and rewind, in real runs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from expkit.journal import read_journal
+from tests.conftest import Train
+from train.responses import Rewind, rewinds, unfinished_rewind
+
+Trouble = Callable[..., Path]
+
+
+@pytest.fixture
+def trouble(train: Train, outputs: Path, tmp_path: Path) -> Trouble:
+    """Train on data with a NaN in epoch 4, of 10 steps each, and return the run directory."""
+    (tmp_path / "conf" / "task").mkdir(parents=True)
+    (tmp_path / "conf" / "detectors").mkdir()
+    (tmp_path / "conf" / "task" / "troubled.yaml").write_text(
+        "_target_: tests.train.troubled.TroubledTask\nbad_epoch: 3\n"
+    )
+    (tmp_path / "conf" / "detectors" / "spoilt.yaml").write_text(
+        "# @package detectors.spoilt\n_target_: tests.train.troubled.LossNan\nrespond: [alert]\n"
+    )
+    names = itertools.count()
+
+    def run(*arguments: str, detectors: str = "spoilt") -> Path:
+        name = f"run{next(names)}"
+        train(
+            *("--config-dir", str(tmp_path / "conf"), "task=troubled", f"detectors=[{detectors}]", f"run.id={name}"),
+            *("tracker=[]", "plots=[]", "trainer.batch_size=8", "trainer.max_epochs=6", "trainer.log_interval=5"),
+            *("trainer.deterministic=true", "checkpoint.save_interval=5", "optimizer.lr=0.1"),
+            *("responses.rewind_back=5", "responses.rewind_clean=5", "responses.rewind_skip=0"),
+            *arguments,
+        )
+        return outputs / name
+
+    return run
+
+
+def read(run: Path, file: str) -> Any:
+    return json.loads((run / file).read_text())
+
+
+def events(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "logs" / "events.jsonl").read_text().splitlines()]
+
+
+def losses(run: Path) -> list[float]:
+    return [loss for entry in read_journal(run / "logs" / "metrics.jsonl") for loss in entry["series"]["train_loss"]]
+
+
+def test_without_a_response_the_run_is_spoilt(trouble: Trouble) -> None:
+    run = trouble()
+    assert math.isnan(losses(run)[-1])
+    assert [event["kind"] for event in events(run)][:1] == ["nan"]
+
+
+def test_a_rewind_goes_back_and_passes_the_bad_batch_over(trouble: Trouble) -> None:
+    run = trouble("detectors.spoilt.respond=[rewind]")
+    status, config = read(run, "status.json"), read(run, "config.json")
+    assert status["state"] == "finished"
+    assert status["step"] < 60, "batches were passed over"
+    found = losses(run)
+    assert all(map(math.isfinite, found))
+    assert len(found) == status["step"]
+    (resume,) = config["resumes"]
+    rewind = resume["rewind"]
+    assert rewind["step"] % 5 == 0
+    assert resume["step"] == rewind["step"]
+    assert rewind["batches"] == 60 - status["step"]
+    assert config["branch"] == 1, "what trackers hold will not come again"
+    said = (run / "logs" / "training.log").read_text()
+    assert f"rewind: back to step {rewind['step']}, past the next {rewind['batches']} batches" in said
+    cut = [json.loads(line) for line in (run / "logs" / "events.cut-1.jsonl").read_text().splitlines()]
+    assert [event["kind"] for event in cut] == ["nan", "response"]
+    best = trouble("task.bad_epoch=-1")
+    last = [read(each, "results.json")["final_metrics"]["val_loss"] for each in (run, best)]
+    assert last[0] == pytest.approx(last[1], rel=0.2)
+
+
+def test_after_a_few_rewinds_the_run_stops(trouble: Trouble) -> None:
+    run = trouble("detectors.spoilt.respond=[rewind]", "responses.rewind_times=0")
+    status = read(run, "status.json")
+    assert status["state"] == "finished"
+    assert 31 <= status["step"] <= 42
+    assert "no rewind: the run was rewound 0 times already" in (run / "logs" / "training.log").read_text()
+    assert "resumes" not in read(run, "config.json")
+
+
+def test_a_run_without_a_good_checkpoint_stops(trouble: Trouble) -> None:
+    run = trouble("detectors.spoilt.respond=[rewind]", "responses.rewind_back=50")
+    assert read(run, "status.json")["step"] <= 42
+    assert "no checkpoint is 50 steps older" in (run / "logs" / "training.log").read_text()
+
+
+def test_stop_ends_the_run_at_the_next_step_boundary(trouble: Trouble) -> None:
+    run = trouble("detectors.spoilt.respond=[stop]")
+    status = read(run, "status.json")
+    (first, *_) = events(run)
+    assert status["state"] == "finished"
+    assert status["step"] <= first["step"] + 6
+    assert "NaN" in status["stopped_by"]
+    assert (run / "checkpoints" / f"checkpoint_step_{status['step']}.pt").exists()
+
+
+@pytest.mark.parametrize("scheduler", ["constant", "cosine"])
+def test_lower_lr_halves_what_follows(trouble: Trouble, scheduler: str) -> None:
+    plain = trouble(f"scheduler={scheduler}")
+    lowered = trouble(f"scheduler={scheduler}", "detectors.spoilt.respond=[lower_lr]", "task.bad_epoch=5")
+    rates = [
+        {entry["step"]: entry["learning_rate"] for entry in read_journal(run / "logs" / "metrics.jsonl")}
+        for run in (plain, lowered)
+    ]
+    (first, *_) = [event for event in events(lowered) if event["kind"] == "response"]
+    for step, rate in rates[1].items():
+        factor = 1.0 if step <= first["step"] else 0.5 if step <= first["step"] + 4 else None
+        if factor is not None:
+            assert rate == pytest.approx(factor * rates[0][step])
+
+
+def test_a_skipped_update_leaves_everything_as_it_was(trouble: Trouble) -> None:
+    run = trouble("detectors.spoilt.respond=[skip,alert]", "checkpoint.save_interval=1", "checkpoint.keep_last_n=60")
+    found = losses(run)
+    bad = [step for step, loss in enumerate(found, 1) if math.isnan(loss)]
+    assert len(bad) == 1
+    one, other = (
+        torch.load(run / "checkpoints" / f"checkpoint_step_{step}.pt", weights_only=True)
+        for step in (bad[0] - 1, bad[0])
+    )
+    for name, value in one["model_state_dict"].items():
+        assert torch.equal(value, other["model_state_dict"][name])
+    before, after = (each["optimizer_state_dict"]["state"] for each in (one, other))
+    assert all(torch.equal(value, after[key][name]) for key, state in before.items() for name, value in state.items())
+    skipped = [entry["skipped_steps"] for entry in read_journal(run / "logs" / "metrics.jsonl")]
+    assert sum(skipped) == 1
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("detectors.spoilt.respond=[rewnd]", "respond: there is no rewnd; choose from snapshot, alert"),
+        ("responses.lr_factor=2", "responses.lr_factor=2: a number above 0 and below 1"),
+        ("responses.rewind_skip=-1", "responses.rewind_skip=-1: a whole number, 0 or more"),
+        ("+responses.factor=1", "there is no responses.factor: responses has lr_factor"),
+    ],
+)
+def test_a_mistake_is_one_line(trouble: Trouble, typed: str, said: str, train: Train) -> None:
+    with pytest.raises(AssertionError, match=said.replace("[", r"\[").replace("(", r"\(")):
+        trouble(typed)
+
+
+def test_a_kill_right_after_a_rewind_does_not_undo_it() -> None:
+    rewind = {"step": 20, "batches": 30, "why": "NaN"}
+    stored = {"resumes": [{"step": 5}, {"step": 20, "rewind": rewind}]}
+    assert unfinished_rewind(stored, 20) == Rewind(**rewind)
+    assert unfinished_rewind(stored, 25) is None, "something was saved since"
+    assert unfinished_rewind({"resumes": [*stored["resumes"], {"step": 25}]}, 25) is None
+    assert unfinished_rewind({}, 0) is None
+    assert rewinds(stored) == 1
