@@ -1,58 +1,31 @@
-"""One run, from its configuration to its results: prepare, open the run directory, train, leave it complete.
-
-A resume changes nothing on disk before everything has been prepared: data, model, and the checkpoint that fits it.
-"""
+"""One run, from its configuration to its results: what is resumed, where it lies, and as many attempts as it takes."""
 
 from __future__ import annotations
 
 import logging
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
-from datetime import datetime
-from typing import Any
+from dataclasses import replace
 
 import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
-from expkit.dist import Control, Dist
-from expkit.environment import git_state, was_requeued
+from expkit.environment import was_requeued
 from expkit.errors import ResumeError, UserError
-from expkit.events import EventLog
 from expkit.experiment import RunDir
-from expkit.journal import Journal
 from expkit.lock import run_lock
-from expkit.recorder import Recorder
-from expkit.schedule import auto_intervals
-from expkit.secrets import mask_arguments, mask_secrets
-from expkit.status import StatusFile, read_status
-from expkit.stopping import StopSignals
-from expkit.timelimit import TimeLimit
-from expkit.trackers import Alert, RunInfo
-from expkit.webhook import Webhook
-from train.best import Best
-from train.config.build import plain
-from train.data import kill_loaders
-from train.directory import check_room, fresh_directory, may_refuse, note_resume, remove_fresh, reopen, typed_overrides
-from train.display import Display, file_logging
-from train.parts import Parts, assemble
-from train.pictures import Pictures
-from train.report import Outcome, Report, dataset_info, resume_command
-from train.responses import Responder, Rewind, rewinds, unfinished_rewind
-from train.restoring import check_continuity, go_back, is_exact, later_checkpoints, load_state, restore
-from train.resume import Origin, check_same_kind, differences, find_origin, origin_of, warn_if_other_data
-from train.runner import Runner
-from train.saving import Saver, make_manager
+from train.attempt import Attempt
+from train.directory import fresh_directory, remove_fresh, reopen, typed_overrides
+from train.parts import assemble
+from train.report import Outcome, resume_command
+from train.responses import Rewind
+from train.resume import Origin, check_same_kind, find_origin, origin_of
 from train.unfinished import is_of_this_job, newest_step
 
 __all__ = ["run"]
 
 log = logging.getLogger("expkit")
-
-#: Seconds that trackers get when somebody has pressed Ctrl-C twice; a resume sends them what they lack.
-_PATIENCE = 2.0
 
 
 def run(config: DictConfig, console: Console) -> Outcome:
@@ -86,7 +59,7 @@ def run(config: DictConfig, console: Console) -> Outcome:
 
 def _attempt(
     config: DictConfig, origin: Origin | None, console: Console, rewind: Rewind | None = None
-) -> tuple[_Job, Outcome]:
+) -> tuple[Attempt, Outcome]:
     """Train until the end, a stop, or a rewind."""
     parts = assemble(config)
     with ExitStack() as stack:
@@ -96,7 +69,7 @@ def _attempt(
             stack.enter_context(run_lock(files))
             if origin is not None:
                 reopen(config, origin)
-            job = _Job(config, origin, parts, files, console, rewind)
+            job = Attempt(config, origin, parts, files, console, rewind)
             return job, job.run(stack)
         except UserError:
             _remove_if_untouched(files, origin)
@@ -132,239 +105,3 @@ def _remains(files: RunDir, removed: bool) -> str:
     step = newest_step(files)
     saved = "has no checkpoint yet" if step is None else f"has everything up to step {step}"
     return f"interrupted at once: {files.root} {saved}; go on with: {resume_command(files.root)}"
-
-
-class _Job:
-    """The pieces of one run, put together in the order in which they depend on each other."""
-
-    def __init__(
-        self,
-        config: DictConfig,
-        origin: Origin | None,
-        parts: Parts,
-        files: RunDir,
-        console: Console,
-        rewind: Rewind | None = None,
-    ) -> None:
-        self.config, self.origin, self.parts, self.files = config, origin, parts, files
-        self.plain: Mapping[str, Any] = mask_secrets(plain(config))
-        self.display = Display(console)
-        self.dist = Dist.current()
-        self.control = Control(self.dist)
-        self.signals = StopSignals(lambda: self.control.request(Control.STOP))
-        self.recorder = Recorder()
-        self.report = Report(files, parts)
-        self.status = StatusFile(files.status, self.report.status)
-        self.manager = make_manager(parts, config.checkpoint, files)
-        if self.manager is None and origin is not None:
-            raise ResumeError("resume needs checkpoints, but checkpoint=none was chosen: leave that out")
-        self.limit = self._limit()
-        self.state: dict[str, Any] | None = None
-        self.lost = 0  # records that come again
-        self.rewind = rewind
-
-    def run(self, stack: ExitStack) -> Outcome:
-        """Do everything; a run that is resumed is touched once it is known that it can be."""
-        stack.enter_context(self.signals)
-        if self.limit is not None:
-            stack.enter_context(self.limit)
-        stack.callback(self.report.close)
-        if self.origin is not None:
-            runner = self._prepare()
-            self.lost = check_room(self.files, self.step)
-        self._begin(stack)
-        try:
-            if self.origin is None:
-                runner = self._prepare()
-            self._open(stack, runner)
-            return self._train(runner)
-        except BaseException as error:
-            at_once = self.signals.at_once or isinstance(error, KeyboardInterrupt)
-            if at_once:
-                kill_loaders()
-            if self.manager is not None:
-                self.manager.abandon() if at_once else self.manager.wait()
-            self.status.stop("interrupted" if at_once else "failed")
-            self.report.results([])
-            self.parts.trackers.finish({}, failed=True, timeout=_PATIENCE if at_once else None)
-            self.status.set(self.status.state)  # once more: the trackers' last troubles are known now
-            if at_once:
-                raise KeyboardInterrupt from None
-            raise
-
-    @property
-    def step(self) -> int:
-        """The step that the run goes on from."""
-        return int(self.state["step"]) if self.state is not None else 0
-
-    def _begin(self, stack: ExitStack) -> None:
-        text = stack.enter_context(file_logging(self.files.text_log))
-        self.report.troubles |= {"status.json": self.status.trouble.summary, "logs/training.log": text.trouble}
-        before = read_status(self.files.status)
-        if self.origin is not None and not before:
-            log.warning("%s is missing or damaged: it is written anew", self.files.status)
-        self.status.start(restarts=0 if self.origin is None else int(before.get("restarts", 0)) + 1)
-
-    def _prepare(self) -> Runner:
-        """Return the runner, where it goes on from. Nothing is written but what a damaged checkpoint is renamed to."""
-        parts, origin = self.parts, self.origin
-        train = parts.batches(parts.data("train_data"), training=True, dist=self.dist)
-        data = parts.data("val_data")
-        val = parts.batches(data, training=False, dist=self.dist) if data is not None else None
-        steps = parts.trainer.total_steps(train.steps)
-        if self.manager is not None and self.config.checkpoint.get("save_interval") == "auto":
-            self.manager.save_interval = auto_intervals(steps)["checkpoint"]
-        runner = Runner(
-            parts.task,
-            parts.model,
-            parts.update(steps),
-            parts.trainer,
-            train,
-            val,
-            recorder=self.recorder,
-            diagnostics=parts.diagnostics,
-            best=Best(self.manager.monitor, self.manager.mode, parts.task.higher_is_better) if self.manager else None,
-            dist=self.dist,
-            control=self.control,
-        )
-        if origin is not None and self.manager is not None:
-            self.state = load_state(self.manager, self.files, origin)
-        if origin is not None and self.state is not None:
-            restore(runner, self.state, origin, self.plain, parts.detectors)
-            self.rewind = self.rewind or unfinished_rewind(origin.stored, self.step)
-            if self.rewind is not None:
-                runner.pass_over(self.rewind.batches)
-        self.report.runner = runner
-        self.dataset = dataset_info(parts, train, val)
-        if origin is not None:
-            warn_if_other_data(origin, self.dataset)
-        return runner
-
-    def _open(self, stack: ExitStack, runner: Runner) -> None:
-        """Bring the run directory to where the runner is, and let the runner write to it."""
-        files, parts, origin = self.files, self.parts, self.origin
-        before = self.state if self.state is not None else origin.stored if origin is not None else None
-        changes = differences(before["config"], self.plain) if before is not None else []
-        branch = int(origin.stored.get("branch", 0)) if origin is not None else 0
-        later = self.state is not None and later_checkpoints(files, self.step)
-        if (self.lost and not is_exact(changes)) or later or self.rewind is not None:
-            branch += 1  # what the trackers hold of these steps will not come again: they get a run of their own
-        if origin is None:
-            self.report.add_to_config(dataset=self.dataset)
-        else:
-            moment = {
-                "step": self.step,
-                "timestamp": datetime.now().astimezone().isoformat(timespec="seconds"),
-                "command": mask_arguments(sys.orig_argv),
-                **git_state(),
-                "changed": changes,
-                **({"rewind": asdict(self.rewind)} if self.rewind is not None else {}),
-            }
-            # In this order: whatever a kill or a disk leaves undone, the next resume does, and no record is lost.
-            with may_refuse(files.root):
-                note_resume(self.config, origin, self.plain, moment, branch)
-                go_back(self.manager if self.state is not None else None, files, self.step)
-            self.report.add_to_config()
-        with may_refuse(files.root):
-            journal = Journal(files.metrics)
-        stack.callback(journal.close)
-        events = EventLog(files.events, parts.detectors, self._alert(stack), lambda found: self.responder.take(found))
-        stack.callback(events.close)
-        self.responder = runner.respond = self._responder(events)
-        if self.manager is not None:
-            self.report.troubles["checkpoints"] = self.manager.trouble
-        self.report.troubles |= {"logs/metrics.jsonl": journal.trouble, "logs/events.jsonl": events.trouble}
-        self.recorder.connect(
-            journal.write,
-            parts.trackers.log,
-            events.observe,
-            self.display.record,
-            lambda _: self.report.results_if_due(),
-        )
-        pictures = Pictures(parts.plots, files, self.config.run.name, runner.total_steps, parts.trackers)
-        self.report.pictures = runner.plot = pictures
-        if self.manager is not None:
-            self.report.manager = self.manager
-            saver = Saver(self.manager, self.plain, journal, parts.detectors)
-            runner.save = saver
-            if self.state is not None:
-                saver.resumed(self.step)
-        self.report.begin(self.config, self.step if origin is not None else None, changes)
-        if self.state is not None and self.manager is not None:
-            check_continuity(runner, self.state, self.manager.loss_tolerance)
-        if parts.sampler is not None and self.dist.is_first_of_node:
-            stack.enter_context(parts.sampler(lambda sample: self.recorder.add(sample, late=True)))
-        self.info = self._run_info(branch)
-        parts.trackers.start(self.info)
-
-    def _train(self, runner: Runner) -> Outcome:
-        if runner.done:
-            where = f"step {runner.progress.step}, after {runner.progress.epoch} epochs"
-            log.warning("nothing is left to train: the run stands at %s; raise trainer.max_epochs or max_steps", where)
-        self.status.set("running")
-        with self.display.showing(runner):
-            finished = runner.fit()
-            self.responder(runner)  # of the last step too
-            if self.manager is not None:
-                self.manager.wait()
-        if self.responder.rewind is not None and self.signals.received is None:
-            self.parts.trackers.finish(self.report.summary(), failed=False)
-            self.status.stop("running")
-            return Outcome(self.files.root, "running", None, rewind=self.responder.rewind)
-        stopped = self.responder.stopped_by is not None and self.signals.received is None
-        self.report.stopped_by = self.responder.stopped_by if stopped else None
-        state = "finished" if finished or stopped else self.signals.state
-        self.status.stop(state)
-        self.report.results(self.report.samples() if finished else [])
-        self.parts.trackers.finish(self.report.summary(), failed=False)
-        self.status.set(state)  # once more: the trackers' last troubles are known now
-        complete = self.report.end(state)
-        best = runner.best.metrics.get("val_loss")
-        number = 0 if finished else int(self.signals.received or 0)
-        look = self.parts.trackers.where(replace(self.info, dir=self.files.root))
-        return Outcome(self.files.root, state, best, number, tuple(look), complete)
-
-    def _alert(self, stack: ExitStack) -> Callable[[Alert], None]:
-        """Return what takes an alert to the trackers, and to the webhook if there is one."""
-        to_trackers, url = self.parts.trackers.alert, self.parts.responses.webhook
-        if url is None or not self.dist.is_main:
-            return to_trackers
-        webhook = Webhook(url)
-        stack.callback(webhook.close)
-
-        def alert(each: Alert) -> None:
-            to_trackers(each)
-            webhook.send({"run": self.files.id, "dir": str(self.files.root.absolute()), **asdict(each)})
-
-        return alert
-
-    def _responder(self, events: EventLog) -> Responder:
-        return Responder(
-            self.parts.responses,
-            self.parts.detectors,
-            self.control,
-            events.note,
-            self.manager.steps if self.manager is not None else tuple,
-            events.troubles,
-            0 if self.origin is None else rewinds(self.origin.stored) + (self.rewind is not None),
-        )
-
-    def _limit(self) -> TimeLimit | None:
-        """Return what asks for a checkpoint before the job ends."""
-        if self.manager is None or self.manager.before_timeout is None or not self.dist.is_main:
-            return None
-        return TimeLimit(self.manager.before_timeout, lambda: self.control.request(Control.SAVE))
-
-    def _run_info(self, branch: int) -> RunInfo:
-        run = self.config.run
-        return RunInfo(
-            id=self.files.id if branch == 0 else f"{self.files.id}-r{branch}",
-            dir=self.files.root.absolute(),
-            project=run.project,
-            name=run.name,
-            group=run.group if branch == 0 else run.group or self.files.id,
-            tags=tuple(map(str, run.tags)),
-            notes=run.notes,
-            config=self.plain,
-            resumed_step=self.step,
-        )

@@ -18,6 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 from rich.console import Console
 
+import train.attempt
 import train.cli.main  # what the configuration's interpolations need
 import train.job
 import train.parts
@@ -155,7 +156,7 @@ class Runs:
                 super().__init__(*arguments, **{**options, "guards": guards})
 
         def work() -> None:
-            vars(train.job)["Runner"] = Part
+            vars(train.attempt)["Runner"] = Part
             vars(train.parts)["Update"] = Guarded
             HydraConfig.instance().set_config(self.composed)
             config = copy.deepcopy(self.composed)
