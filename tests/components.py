@@ -33,10 +33,15 @@ def write_page(folder: Path) -> Path:
 
 
 def option_files(group: str) -> list[Path]:
-    """Return the YAML files of a group's options: absolute paths, and for the page's one below the fixture `page`."""
+    """Return the YAML files of a group's parts: absolute paths, and for the page's one below the fixture `page`."""
     shown = [Path(path) for path in page_files() if path.startswith(f"my_conf/{group}/")]
     assert shown
-    return [*sorted((CONF / group).glob("*.yaml")), *shown]
+    return [*(file for file in sorted((CONF / group).glob("*.yaml")) if not preset(file)), *shown]
+
+
+def preset(file: Path) -> list[str]:
+    """Return the options that a file selects, if that is what it is for."""
+    return [option for option in yaml.safe_load(file.read_text()).get("defaults", []) if option != "_self_"]
 
 
 def load(file: Path) -> tuple[type[Any], dict[str, Any]]:
@@ -54,6 +59,8 @@ def make(file: Path, group: str, base: type[Any]) -> Any:
     kind, arguments = load(file)
     assert issubclass(kind, base) and kind is not base
     parameters = inspect.signature(kind).parameters
-    assert arguments == {name: parameter.default for name, parameter in parameters.items()}, "YAML and defaults differ"
+    defaults = {name: parameter.default for name, parameter in parameters.items()}
+    same = {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()}
+    assert arguments == same, "YAML and defaults differ"
     assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters.values())
     return kind(**arguments)

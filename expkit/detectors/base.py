@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from expkit.errors import ConfigError
 from expkit.record import Record, to_number
 
-__all__ = ["Detector", "Event", "Severity", "checked_events"]
+if TYPE_CHECKING:
+    from expkit.guards.base import Guard
+
+__all__ = ["RESPONSES", "Detector", "Event", "Severity", "checked_events", "checked_respond"]
+
+#: What can be done about an event; `Detector.respond` holds some of these words.
+RESPONSES = ("snapshot", "alert", "skip", "rewind", "stop", "lower_lr", "switch")
 
 
 class Severity(StrEnum):
@@ -31,6 +39,8 @@ class Event:
         step: the step at which it happened.
         message: one line for people.
         values: the numbers behind it.
+        reason: what happened, and how much, in a word that can be a file name (`loss_spike_37.8pct`): the name of a
+            snapshot's folder. The kind, if nothing is said.
     """
 
     detector: str
@@ -39,6 +49,11 @@ class Event:
     step: int
     message: str
     values: Mapping[str, float] = field(default_factory=dict)
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.reason:
+            object.__setattr__(self, "reason", self.kind)
 
 
 class Detector:
@@ -49,6 +64,10 @@ class Detector:
 
     #: Set by whoever built the detector: the name of its node in the configuration.
     name: str = ""
+    #: What is done about its events, of `RESPONSES`.
+    respond: tuple[str, ...] = ("snapshot", "alert")
+    #: Whether it watches the gradient norm, which is there at every step only if somebody asks for it.
+    needs_gradient_norm: bool = False
 
     def observe(self, record: Record) -> list[Event]:
         """Take one record, in order of steps, and return what it shows: an empty list, mostly.
@@ -56,6 +75,13 @@ class Detector:
         `record.series` holds every step's value. A metric that is absent was not measured at this step.
         """
         raise NotImplementedError
+
+    def guard(self) -> Guard | None:
+        """Return what skips updates on the device where `respond` has `skip`, always the same one.
+
+        None if this detector cannot: what it watches is not known before the update.
+        """
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """State that an exact resume needs, as plain types (dict, list, tuple, str, int, float, bool, None)."""
@@ -66,7 +92,7 @@ class Detector:
 
 
 def checked_events(found: object) -> list[Event]:
-    """Return what a detector's `observe` returned, its values made plain numbers.
+    """Return what a detector's `observe` returned, its values made plain numbers, its reason a file's name.
 
     Raises:
         TypeError: it is no list of events; the message says what it is.
@@ -83,9 +109,31 @@ def checked_events(found: object) -> list[Event]:
             step=int(event.step),
             severity=Severity(event.severity),
             values={str(name): to_number(name, value) for name, value in event.values.items()},
+            reason=re.sub(r"[^\w.-]+", "_", str(event.reason)),
         )
         for event in found
     ]
+
+
+def checked_respond(option: str, respond: Sequence[str], able: Sequence[str] = RESPONSES) -> tuple[str, ...]:
+    """Return a detector's `respond`, each word once.
+
+    Args:
+        option: the detector's name in the configuration.
+        respond: what was set.
+        able: the words that this detector can do anything about.
+
+    Raises:
+        ConfigError: a word is none of these.
+    """
+    words = (respond,) if isinstance(respond, str) else tuple(dict.fromkeys(respond))
+    for word in words:
+        if word not in able:
+            what = "this detector cannot" if word in RESPONSES else f"there is no {word}"
+            raise ConfigError(
+                f"detectors.{option}.respond=[{','.join(map(str, words))}]: {what}; choose from {', '.join(able)}"
+            )
+    return words
 
 
 def _kind(value: object) -> str:

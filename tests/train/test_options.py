@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from expkit.journal import read_journal
+from tests.components import preset
 from tests.conftest import CONF, SMALL, Train, options
 from train.config.build import MULTI_SELECT
 
@@ -92,9 +93,10 @@ def test_an_experiment_runs_when_made_small(train: Train, outputs: Path, experim
 @pytest.mark.parametrize("group", MULTI_SELECT)
 def test_a_multi_select_option_holds_flat_arguments_under_its_own_name(group: str) -> None:
     for option in options(group):
-        text = (CONF / group / f"{option}.yaml").read_text()
-        assert text.startswith(f"# @package {group}.{option}\n")
-        assert "\n_target_: " in text
+        file = CONF / group / f"{option}.yaml"
+        text, chosen = file.read_text(), preset(file)
+        assert text.startswith(f"# @package {group}\n" if chosen else f"# @package {group}.{option}\n")
+        assert set(chosen) <= set(options(group)) if chosen else "\n_target_: " in text
 
 
 def test_everything_at_once(train: Train, outputs: Path) -> None:

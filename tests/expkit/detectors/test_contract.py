@@ -23,7 +23,7 @@ FILES = option_files("detectors")
 EVERY = 10  # steps between two records
 QUIET = 60  # records of a course that goes well
 SPOILT = (20, 21, QUIET - 2)  # records of it that one test spoils, the last shortly before the spike
-ENDS = (QUIET, QUIET + 30, QUIET + 50, QUIET + 110)  # of its phases
+ENDS = (QUIET, QUIET + 30, QUIET + 50, QUIET + 130)  # of its phases
 
 Make = Callable[[], Detector]
 
@@ -35,23 +35,24 @@ def course() -> list[Record]:
     """
     noise = random.Random(0)
     records = []
-    for number in range(1, QUIET + 121):
+    for number in range(1, QUIET + 141):
         after = number - QUIET
         loss, norm, accuracy = 0.2 + 2.0 * math.exp(-number / 20), 1.0, 90.0 - 60 * math.exp(-number / 20)
         if after in (1, 2):  # a spike
             loss, norm = 1e6, 1e6
         elif 30 < after <= 50:  # it diverges
             loss, norm, accuracy = loss * 2.0 ** (after - 30), 2.0 ** (after - 30), 10.0
-        elif 50 < after <= 110:  # nothing moves any more
+        elif 50 < after <= 130:  # nothing moves any more
             loss, norm, accuracy = 5.0, 0.0, 10.0
-        elif after > 110:
+        elif after > 130:
             loss, norm, accuracy = math.nan, math.inf, math.nan
-        losses = [loss * noise.uniform(0.95, 1.05) if not 50 < after <= 110 else loss for _ in range(EVERY)]
+        losses = [loss * noise.uniform(0.95, 1.05) if not 50 < after <= 130 else loss for _ in range(EVERY)]
         metrics = {"train_loss": sum(losses) / EVERY, "gradient_norm": norm, "learning_rate": 1e-3}
-        if number % 5 == 0:
+        if number % 2 == 0:
             metrics |= {"val_loss": loss, "train_accuracy": accuracy, "val_accuracy": accuracy}
         series = {"train_loss": losses, "gradient_norm": [norm] * EVERY}
-        records.append(Record(EVERY * number, 1 + number // 20, 1.7e9 + number, metrics, {}, series))
+        time = 1.7e9 + number + (1000 if after > 40 else 0)  # where it stood still for a while
+        records.append(Record(EVERY * number, 1 + number // 20, time, metrics, {}, series))
     # One without anything, and one of a loop that keeps no series.
     records[3] = Record(records[3].step, 1, records[3].time, {})
     records[7] = Record(records[7].step, 1, records[7].time, records[7].metrics)
