@@ -6,7 +6,7 @@ import argparse
 import re
 from pathlib import Path
 
-from benchmarks import checkpoint, diagnostics_blob, diagnostics_svd, loop, start, trackers
+from benchmarks import checkpoint, detectors, diagnostics_blob, diagnostics_svd, loop, start, trackers
 from benchmarks.harness import header
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
@@ -24,6 +24,7 @@ BENCHMARKS = {
     "loop": ("A training step", loop, ()),
     "checkpoint": ("Checkpoints", checkpoint, ()),
     "trackers": ("A record", trackers, ("wandb", "trackio", "tensorboard")),
+    "detectors": ("Detectors", detectors, ()),
     "start": ("The first step", start, ("hydra-core", "trackio")),
     "blob": ("Blobs", diagnostics_blob, ("scikit-learn",)),
     "svd": ("Principal subspaces", diagnostics_svd, ()),

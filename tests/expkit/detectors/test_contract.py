@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import random
 import re
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -78,6 +80,11 @@ def through_a_checkpoint(state: dict[str, Any]) -> dict[str, Any]:
     return loaded
 
 
+def through_json(state: dict[str, Any]) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(json.dumps(state, allow_nan=False))
+    return loaded
+
+
 def check_events(new: Make) -> None:
     """Events are events, whatever comes."""
     detector, seen = new(), set()
@@ -87,6 +94,7 @@ def check_events(new: Make) -> None:
         for event in checked_events(found):
             assert event.detector == detector.name
             assert re.fullmatch(r"[\w.-]+", event.kind), "it can be a file's name"
+            assert re.fullmatch(r"[\w.-]+", event.reason), "it is the name of a snapshot's folder"
             assert record.step - EVERY < event.step <= record.step
             assert event.message.strip() and "\n" not in event.message
             assert (event.kind, event.step) not in seen, "that is what identifies an event"
@@ -98,11 +106,14 @@ def check_resume(new: Make) -> None:
     """A resume anywhere, in mid-window too, gives the same events as no interruption."""
     records = course()
     whole = repr(observe(new(), records))  # as text: NaN does not equal itself
-    for cut in [*range(0, QUIET, 7), *range(QUIET, len(records), 3)]:
-        before, after = new(), new()
-        events = observe(before, records[:cut])
-        after.load_state_dict(through_a_checkpoint(before.state_dict()))
-        assert repr(events + observe(after, records[cut:])) == whole, f"resumed after record {cut}"
+    for first, way in ((0, through_a_checkpoint), (3, through_json), (5, through_json)):
+        detector, events = new(), []
+        for number, record in enumerate(records):
+            if number % 7 == first:
+                state, detector = way(detector.state_dict()), new()
+                detector.load_state_dict(state)
+            events += observe(detector, [record])
+        assert repr(events) == whole, f"resumed after record {first} and every 7th"
 
 
 def check_not_blinded(new: Make) -> None:
@@ -114,13 +125,54 @@ def check_not_blinded(new: Make) -> None:
         assert expected <= phases(observe(new(), bad)), f"after {value}"
 
 
+def check_bounded(new: Make) -> None:
+    """What it remembers does not grow with the run, nor what it does at a record."""
+    detector, noise = new(), random.Random(1)
+    sizes, calls = [], []
+    for start in (0, 600, 1200):
+        for number in range(start, start + 600):
+            losses = [3 + noise.uniform(-0.1, 0.1) for _ in range(EVERY)]
+            metrics = {"train_loss": losses[0], "gradient_norm": losses[1], "val_accuracy": 50 + losses[2]}
+            step = EVERY * (number + 1)
+            series = {"train_loss": losses, "gradient_norm": losses}
+            record = Record(step, 1, 1.7e9 + number, metrics, {}, series)
+            detector.observe(record)
+        sizes.append(len(leaves(detector.state_dict())))
+        calls.append(calls_of(lambda record=record: detector.observe(record)))
+    assert max(sizes) <= 400
+    assert sizes[2] <= sizes[1]
+    assert calls[2] <= 1.5 * calls[0] + 10
+
+
+def leaves(value: object) -> list[object]:
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else None
+    return [value] if inside is None else [leaf for each in inside for leaf in leaves(each)]
+
+
+def calls_of(function: Callable[[], object]) -> int:
+    """Count the calls, of builtins too, that `function` makes: a measure of its work that no other load disturbs."""
+    count = 0
+
+    def profile(frame: object, event: str, argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        function()
+    finally:
+        sys.setprofile(before)
+    return count
+
+
 def phases(events: list[Event]) -> set[tuple[str, int]]:
     """What was said, and in which phase after the quiet one."""
     told = {(event.kind, sum(event.step > EVERY * end for end in ENDS)) for event in events}
     return {(kind, phase) for kind, phase in told if phase > 0}
 
 
-CHECKS = (check_events, check_resume, check_not_blinded)
+CHECKS = (check_events, check_resume, check_not_blinded, check_bounded)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -183,6 +235,21 @@ class Repeating(Jump):
         return 2 * super().observe(record)
 
 
+class Hoarding(Jump):
+    """Keeps everything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[float] = []
+
+    def observe(self, record: Record) -> list[Event]:
+        self.seen += record.series.get("train_loss", ())
+        return super().observe(record)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "seen": list(self.seen)}
+
+
 class Deaf(Jump):
     """Looks for what is not there."""
 
@@ -197,7 +264,13 @@ def test_a_detector_with_a_window_can_keep_the_contract(check: Callable[[Make], 
 
 @pytest.mark.parametrize(
     ("kind", "check"),
-    [(Forgetful, check_resume), (Blinded, check_not_blinded), (Repeating, check_events), (Deaf, check_events)],
+    [
+        (Forgetful, check_resume),
+        (Blinded, check_not_blinded),
+        (Repeating, check_events),
+        (Deaf, check_events),
+        (Hoarding, check_bounded),
+    ],
 )
 def test_the_contract_finds_what_is_wrong(kind: type[Detector], check: Callable[[Make], None]) -> None:
     with pytest.raises(AssertionError):
