@@ -1,22 +1,16 @@
-"""One checkpoint file: written durably, verified, read. Nothing here knows of other checkpoints beside it.
-
-The format is what `torch.save` writes, a zip archive. `torch.load` ignores the checksums in it: of 2,000
-single bit flips 1,990 load silently wrong. So `zipfile` checks every file before it is trusted.
-"""
+"""One checkpoint file: written durably, verified, read. Nothing here knows of other checkpoints beside it."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import re
-import struct
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
+from expkit.checkpoint_file import archive_error, damage, step_of
 from expkit.files import atomic_writer
 
 __all__ = [
@@ -31,22 +25,8 @@ __all__ = [
 #: The keys that every checkpoint has.
 REQUIRED = ("model_state_dict", "optimizer_state_dict", "step", "loss_history", "config")
 
-#: Of a zip archive: what stands before each part (signature, version, flags, method, time, date, checksum, two sizes,
-#: lengths of name and extra field), and what stands behind it if a flag says so (signature, checksum, size).
-_LOCAL_HEADER = struct.Struct("<4sHHHHHIIIHH")
-_DATA_DESCRIPTOR = struct.Struct("<4sII")
-_REPEATED_BEHIND = 1 << 3
-
 #: Bytes that are written before anybody asks again whether to give up.
 _CHUNK = 1 << 24
-
-_NAME = re.compile(r"checkpoint_step_(0|[1-9]\d*)\.pt")
-
-
-def step_of(path: Path) -> int | None:
-    """Return the step in the name `checkpoint_step_{step}.pt`, or None for any other name."""
-    match = _NAME.fullmatch(path.name)
-    return int(match[1]) if match else None
 
 
 def write_checkpoint(
@@ -103,46 +83,16 @@ def checkpoint_error(path: Path) -> str | None:
     Raises:
         OSError: the file cannot be read, which says nothing about what is in it.
     """
+    problem = archive_error(path)
+    if problem is not None:
+        return problem
     try:
-        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-            broken = archive.testzip() or _broken_entry(file, archive)
-        if broken is not None:
-            return f"the checksum of {broken} does not match: it was changed after it was written"
         checkpoint = read_checkpoint(path, mmap=True)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # which is what seeking to a damaged offset gives
-            raise
-        return "it is damaged or incomplete (an offset points nowhere)"
-    except Exception as error:  # noqa: BLE001 - damaged bytes make zipfile and torch raise nearly anything
-        return _reason(error)
+    except Exception as error:  # noqa: BLE001 - damaged bytes make torch raise nearly anything
+        if "Weights only load failed" in str(error):
+            return "it holds something besides tensors and plain values, which may run code when loaded: refused"
+        return damage(error)
     return _content_error(checkpoint, step_of(path))
-
-
-def _broken_entry(file: BinaryIO, archive: zipfile.ZipFile) -> str | None:
-    """Return the name of an entry in the table of contents that does not match what it stands for, if any.
-
-    The table has no checksum, and torch reads it in its own way: one bit makes it take a tensor for a folder, and
-    leave the memory as it was. But checksum and size are repeated: behind a part's data, or (of empty ones) before.
-    """
-    for member in archive.infolist():
-        file.seek(member.header_offset)
-        _, _, flags, _, _, _, *repeated, name_length, extra_length = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
-        if flags & _REPEATED_BEHIND:
-            file.seek(member.header_offset + _LOCAL_HEADER.size + name_length + extra_length + member.file_size)
-            signature, *repeated = _DATA_DESCRIPTOR.unpack(file.read(_DATA_DESCRIPTOR.size))
-            if signature != b"PK\x07\x08":
-                return member.filename
-        as_written = member.compress_type == zipfile.ZIP_STORED and member.external_attr == 0
-        if not as_written or repeated[:2] != [member.CRC, member.compress_size & 0xFFFFFFFF]:
-            return member.filename
-    return None
-
-
-def _reason(error: Exception) -> str:
-    if "Weights only load failed" in str(error):
-        return "it holds something besides tensors and plain values, which may run code when loaded: refused"
-    first_line = str(error).partition("\n")[0]
-    return f"it is damaged or incomplete ({type(error).__name__}: {first_line})"
 
 
 def _content_error(checkpoint: Any, step: int | None) -> str | None:
