@@ -96,6 +96,7 @@ class RunDir:
         self.events = self.logs / "events.jsonl"
         self.text_log = self.logs / "training.log"
         self.visualizations = self.root / "visualizations"
+        self.snapshots = self.root / "snapshots"
 
     @property
     def id(self) -> str:

@@ -23,6 +23,7 @@ import orjson
 from expkit.errors import UserError
 
 __all__ = [
+    "atomic_folder",
     "atomic_writer",
     "check_disk_space",
     "check_writable",
@@ -94,6 +95,34 @@ def atomic_writer(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
         raise
     if durable:
         fsync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Make a temporary folder beside `path`; on leaving without an error it becomes `path`, durably.
+
+    Readers see all of it or nothing, and of several that make the same one the first gets the name. What is put into it
+    is fsynced by whoever does so. With an error the temporary folder is removed.
+
+    Raises:
+        FileExistsError: there is such a folder by now.
+    """
+    temporary = _temporary(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for folder, _, _ in os.walk(temporary):
+            fsync_folder(Path(folder))
+        try:
+            os.replace(temporary, path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+    except BaseException:  # whatever ends it, Ctrl-C too, leaves no temporary folder behind
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    fsync_folder(path.parent)
 
 
 def write_bytes(path: Path, data: bytes, durable: bool = True) -> None:

@@ -21,6 +21,7 @@ HEAVY = ("torch", "pynvml", "psutil", "numpy", "wandb", "trackio", "matplotlib",
         "import expkit.detectors, expkit.events, expkit.recorder, expkit.schedule, expkit.status, expkit.results",
         "import expkit.trackers, expkit.plots, expkit.config_tracker, expkit.dist, expkit.stopping, expkit.secrets",
         "import expkit.machine, expkit.environment",
+        "import expkit.snapshots, expkit.cli.snapshots",
     ],
 )
 def test_importing_loads_nothing_heavy(statement: str) -> None:

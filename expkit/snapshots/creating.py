@@ -1,0 +1,246 @@
+"""Making a snapshot: all of it or nothing, and the checkpoint in it without a copy where the disk can."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import math
+import re
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from expkit.checkpoint_file import archive_error, step_of
+from expkit.errors import ConfigError
+from expkit.experiment import RunDir
+from expkit.files import atomic_folder, fsync_folder, write_bytes, write_json
+from expkit.record import to_plain
+from expkit.snapshots.files import METADATA, RUN_CONFIG, STATUS, digest, link_file, sync, with_own_digest
+from expkit.snapshots.reading import list_snapshots
+
+__all__ = ["Observed", "Trigger", "check_export", "create", "make"]
+
+log = logging.getLogger("expkit")
+
+#: Seconds after which a temporary folder is surely nobody's: its maker may be alive on another host.
+_STALE = 86400.0
+
+
+class Trigger(Protocol):
+    """What a snapshot is made for: an event, say."""
+
+    @property
+    def kind(self) -> str:
+        """What happened, in a word: loss_spike."""
+        ...
+
+    @property
+    def reason(self) -> str:
+        """The same with a number, for the name of the folder: loss_spike_37.8pct."""
+        ...
+
+
+@dataclass(frozen=True)
+class Observed:
+    """How the run stood: fields of metadata.json.
+
+    Attributes:
+        step: the step of the events.
+        time: seconds since 1970 of their record: everybody who saw it gives the snapshot the same name.
+        loss: at that step; None if it was not measured.
+        accuracy: the last one, in percent.
+        loss_history: the last losses up to that step.
+        best_loss: the lowest loss so far.
+        best_loss_step: the step that it belongs to.
+    """
+
+    step: int
+    time: float
+    loss: float | None = None
+    accuracy: float | None = None
+    loss_history: Sequence[float] = ()
+    best_loss: float | None = None
+    best_loss_step: int | None = None
+
+
+def create(
+    run: RunDir,
+    triggers: Sequence[Trigger],
+    observed: Observed,
+    status: Mapping[str, Any],
+    checkpoint: Path | None = None,
+    safetensors: bool = False,
+) -> Path | None:
+    """Make `snapshots/anomaly_{YYYYmmdd_HHMMSS}_{reason}/` in a run directory.
+
+    It appears whole or not at all, and when it returns it is on the disk. Of several that make the same one, the runner
+    and a watcher say, one does. It may be called from any thread.
+
+    Args:
+        run: the run directory.
+        triggers: what happened at this step, the first one names the folder; at least one.
+        observed: how the run stood.
+        status: what status.json says now.
+        checkpoint: the checkpoint to keep; None, or if that one is gone or damaged: the newest intact one.
+        safetensors: write the model's weights to model/model.safetensors, too. This reads the checkpoint into memory.
+
+    Returns:
+        Its path; None if there is one of this step and reason already, or if the disk refuses, which is one warning.
+
+    Raises:
+        ConfigError: `safetensors` without the package of that name.
+    """
+    try:
+        return make(run, triggers, observed, status, checkpoint, safetensors=safetensors)
+    except OSError as error:
+        why = error.strerror or str(error)
+        log.warning("no snapshot of step %d in %s (%s): training goes on", observed.step, run.snapshots, why)
+        return None
+
+
+def make(
+    run: RunDir,
+    triggers: Sequence[Trigger],
+    observed: Observed,
+    status: Mapping[str, Any],
+    checkpoint: Path | None = None,
+    near: int | None = None,
+    safetensors: bool = False,
+) -> Path | None:
+    """Do what `create` does; a disk that refuses is an OSError. `near`: rather the checkpoint nearest to this step.
+
+    Raises:
+        OSError: nothing was made.
+        ConfigError: as for `create`.
+    """
+    if safetensors:
+        check_export()
+    reason = triggers[0].reason
+    if not run.snapshots.is_dir():
+        run.snapshots.mkdir(exist_ok=True)
+        fsync_folder(run.root)
+    _remove_stale(run.snapshots)
+    loss = observed.loss if observed.loss is not None and math.isfinite(observed.loss) else None
+    for there in list_snapshots(run):
+        if (there.step, there.reason, there.loss) == (observed.step, reason, loss):
+            return None  # another watcher's, or this run's own from before it was resumed
+    timestamp = f"{datetime.fromtimestamp(observed.time):%Y%m%d_%H%M%S}"
+    name = f"anomaly_{timestamp}_{_word(reason)}"
+    if (run.snapshots / name).exists():  # of another step within the same second
+        name = f"{name}_step_{observed.step}"
+    try:
+        with atomic_folder(run.snapshots / name) as folder:
+            (folder / "model").mkdir()
+            kept = _keep_checkpoint(run, folder / "model", checkpoint, near)
+            if kept is not None and safetensors:
+                _export(kept, folder / "model" / "model.safetensors")
+            write_json(folder / STATUS, to_plain(status))
+            with contextlib.suppress(FileNotFoundError):  # a run of somebody's own loop
+                write_bytes(folder / RUN_CONFIG, run.config.read_bytes())
+            metadata = {
+                "timestamp": timestamp,
+                "reason": reason,
+                "step": observed.step,
+                "loss": observed.loss,
+                "accuracy": observed.accuracy,
+                "triggers": list(dict.fromkeys(trigger.reason for trigger in triggers)),
+                "loss_history": list(observed.loss_history),
+                "best_loss": observed.best_loss,
+                "best_loss_step": observed.best_loss_step,
+                "kinds": list(dict.fromkeys(trigger.kind for trigger in triggers)),
+                "run": run.id,
+                "checkpoint_step": step_of(kept) if kept is not None else None,
+                "files": {
+                    file.relative_to(folder).as_posix(): {"sha256": digest(file), "size": file.stat().st_size}
+                    for file in sorted(folder.rglob("*"))
+                    if file.is_file()
+                },
+            }
+            write_bytes(folder / METADATA, with_own_digest(metadata))
+    except FileExistsError:
+        return None  # somebody else was first
+    return run.snapshots / name
+
+
+def check_export() -> None:
+    """Refuse to export weights without the package that does it.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    import importlib.util
+
+    if importlib.util.find_spec("safetensors") is None:
+        raise ConfigError(
+            "snapshots.safetensors=true: this needs a package that is not installed: pip install 'expkit[safetensors]'"
+        )
+
+
+def _keep_checkpoint(run: RunDir, folder: Path, wanted: Path | None, near: int | None) -> Path | None:
+    """Give the first intact checkpoint a second name in `folder` and return that; None if there is none."""
+    for path in _candidates(run, wanted, near):
+        step = step_of(path) if step_of(path) is not None else step_of(path.resolve())
+        if step is None:
+            continue
+        kept = folder / f"checkpoint_step_{step}.pt"
+        try:
+            link_file(path, kept)
+            problem = archive_error(kept)  # of the second name: the first may be deleted at any time
+        except FileNotFoundError:
+            continue
+        if problem is None:
+            return kept
+        log.warning("%s is passed over for a snapshot: %s", path, problem)
+        kept.unlink()
+    return None
+
+
+def _candidates(run: RunDir, wanted: Path | None, near: int | None) -> Iterator[Path]:
+    if wanted is not None:
+        yield wanted
+    steps: dict[int, Path] = {}
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        steps = {step: path for path in run.checkpoints.iterdir() if (step := step_of(path)) is not None}
+    for step in sorted(steps, key=lambda step: (0 if near is None else abs(step - near), -step)):
+        yield steps[step]
+
+
+def _export(checkpoint: Path, target: Path) -> None:
+    """Write the weights of a checkpoint in the safetensors format, a tensor that has several names once for each."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    from expkit.checkpoints import read_checkpoint
+
+    state = read_checkpoint(checkpoint, mmap=True)["model_state_dict"]
+    seen: set[int] = set()
+    weights = {}
+    for name, tensor in state.items():
+        if not hasattr(tensor, "untyped_storage"):
+            continue  # extra state of a module's own
+        storage = tensor.untyped_storage().data_ptr()
+        weights[name] = tensor.clone().contiguous() if storage in seen else tensor.contiguous()
+        seen.add(storage)
+    try:
+        save_file(weights, target, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(errno.EIO, f"the weights cannot be exported: {error}") from error
+    sync(target)
+
+
+def _word(reason: str) -> str:
+    """Return `reason` as a part of a folder's name."""
+    return re.sub(r"[^A-Za-z0-9._+=-]+", "-", reason)[:80] or "event"
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what a process that died in the middle of making or removing a snapshot has left."""
+    for path in folder.glob(".anomaly_*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.lstat().st_mtime > _STALE:
+                shutil.rmtree(path)

@@ -1,0 +1,194 @@
+"""When to take a snapshot: not too often of one kind, and a best model that came too soon a little later."""
+
+from __future__ import annotations
+
+import logging
+import math
+import operator
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from expkit.errors import ConfigError
+from expkit.experiment import RunDir
+from expkit.record import Record
+from expkit.snapshots.cleaning import Retention, remove
+from expkit.snapshots.creating import Observed, Trigger, check_export, make
+from expkit.snapshots.reading import list_snapshots
+from expkit.troubles import WriteTrouble
+
+__all__ = ["Snapshots"]
+
+log = logging.getLogger("expkit")
+
+_BEST = "best_model"
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A best model whose snapshot has to wait."""
+
+    kind: str
+    reason: str
+    step: int
+    time: float
+
+
+class Snapshots:
+    """Takes the snapshots of one run: shown every record, and what in it asks for one.
+
+    Args:
+        run: the run directory.
+        min_steps_between_saves: steps between two snapshots of one kind. A best model within that time is pending: it
+            is saved when the time has passed, unless a better one has come.
+        safetensors: write the weights in this format, too.
+        history: how many of the last losses metadata.json holds.
+        loss: the metric's name; of several the first that is there.
+        accuracy: the same.
+        retention: which snapshots to remove after each new one; None: none.
+
+    Attributes:
+        trouble: what could not be written, and why; it is said once.
+
+    Raises:
+        ConfigError: a number is none of at least 0 (`history`: 1), or the package for `safetensors` is not installed.
+    """
+
+    def __init__(
+        self,
+        run: RunDir,
+        min_steps_between_saves: int = 500,
+        safetensors: bool = False,
+        history: int = 100,
+        loss: Sequence[str] = ("train_loss", "loss"),
+        accuracy: Sequence[str] = ("val_accuracy", "accuracy"),
+        retention: Retention | None = None,
+    ) -> None:
+        for name, value, least in (("min_steps_between_saves", min_steps_between_saves, 0), ("history", history, 1)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ConfigError(f"snapshots.{name}={value}: it must be a whole number of at least {least}")
+        if safetensors:
+            check_export()
+        self.run, self.min_steps_between_saves, self.safetensors = run, min_steps_between_saves, safetensors
+        self.retention = retention
+        self.trouble = WriteTrouble(run.snapshots)
+        self._loss, self._accuracy = tuple(loss), tuple(accuracy)
+        self._history: deque[tuple[int, float]] = deque(maxlen=history)
+        self._last_accuracy: float | None = None
+        self._best: tuple[float, int] | None = None
+        self._saved: dict[str, int] = {}  # kind -> the step of its last snapshot
+        self._pending: _Pending | None = None
+        self._not_before = 0  # the step at which a disk that has refused is tried again
+
+    def observe(
+        self,
+        record: Record,
+        triggers: Sequence[Trigger] = (),
+        status: Callable[[], Mapping[str, Any]] = dict,
+        checkpoint: Path | None = None,
+        step: int | None = None,
+    ) -> Path | None:
+        """Take one record, in order of steps, and what in it asks for a snapshot; return the snapshot, if one was made.
+
+        Args:
+            record: of this step.
+            triggers: events that ask for a snapshot: several make one.
+            status: returns what status.json says now; called only for a snapshot.
+            checkpoint: see `create`.
+            step: the step of the events, if that is not the record's: an earlier one of its series.
+        """
+        self._look(record)
+        step = record.step if step is None else step
+        best = next((each for each in triggers if each.kind == _BEST), None)
+        if best is not None:
+            self._pending = _Pending(best.kind, best.reason, step, record.time)
+        if record.step < self._not_before:
+            return None
+        if any(self._is_due(each.kind, record.step) for each in triggers):
+            return self._take(record, triggers, step, record.time, status, checkpoint)
+        pending = self._pending
+        if pending is not None and self._is_due(pending.kind, record.step):
+            return self._take(record, [pending], pending.step, pending.time, status, checkpoint, near=pending.step)
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what an exact resume needs, as plain types."""
+        pending = self._pending
+        return {
+            "history": [list(each) for each in self._history],
+            "accuracy": self._last_accuracy,
+            "best": list(self._best) if self._best is not None else None,
+            "saved": dict(self._saved),
+            "pending": [pending.kind, pending.reason, pending.step, pending.time] if pending is not None else None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
+        self._history.clear()
+        self._history.extend((int(step), float(loss)) for step, loss in state["history"])
+        self._last_accuracy = state["accuracy"]
+        self._best = (float(state["best"][0]), int(state["best"][1])) if state["best"] is not None else None
+        self._saved = {str(kind): int(step) for kind, step in state["saved"].items()}
+        self._pending = _Pending(*state["pending"]) if state["pending"] is not None else None
+        self._not_before = 0
+
+    def _look(self, record: Record) -> None:
+        name = next((name for name in self._loss if name in record.series or name in record.metrics), None)
+        if name is not None:
+            losses = record.series[name] if name in record.series else [record.metrics[name]]
+            first = record.step - len(losses) + 1
+            self._history.extend((first + index, float(loss)) for index, loss in enumerate(losses))
+            finite = [(float(loss), first + index) for index, loss in enumerate(losses) if math.isfinite(loss)]
+            lowest = min(finite, default=None, key=operator.itemgetter(0))
+            if lowest is not None and (self._best is None or lowest[0] < self._best[0]):
+                self._best = lowest
+        accuracy = next((record.metrics[name] for name in self._accuracy if name in record.metrics), None)
+        if accuracy is not None:
+            self._last_accuracy = float(accuracy)
+
+    def _is_due(self, kind: str, step: int) -> bool:
+        return kind not in self._saved or step - self._saved[kind] >= self.min_steps_between_saves
+
+    def _take(
+        self,
+        record: Record,
+        triggers: Sequence[Trigger],
+        step: int,
+        time: float,
+        status: Callable[[], Mapping[str, Any]],
+        checkpoint: Path | None,
+        near: int | None = None,
+    ) -> Path | None:
+        losses = [(at, loss) for at, loss in self._history if at <= step]
+        observed = Observed(
+            step=step,
+            time=time,
+            loss=losses[-1][1] if losses and losses[-1][0] == step else None,
+            accuracy=self._last_accuracy,
+            loss_history=[loss for _, loss in losses],
+            best_loss=self._best[0] if self._best is not None else None,
+            best_loss_step=self._best[1] if self._best is not None else None,
+        )
+        try:
+            made = make(self.run, triggers, observed, status(), checkpoint, near, self.safetensors)
+        except OSError as error:
+            self.trouble.failed(error)
+            self._not_before = record.step + max(1, self.min_steps_between_saves // 10)
+            return None
+        self.trouble.worked()
+        self._saved |= {each.kind: record.step for each in triggers}
+        if any(each.kind == _BEST for each in triggers):
+            self._pending = None
+        if made is not None:
+            log.info("snapshot %s", made)
+            self._clean()
+        return made
+
+    def _clean(self) -> None:
+        for each in self.retention.removable(list_snapshots(self.run)) if self.retention is not None else ():
+            try:
+                remove(each)
+            except OSError as error:
+                log.warning("the old snapshot %s cannot be removed: %s", each.path, error.strerror or error)
