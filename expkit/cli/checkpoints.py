@@ -19,7 +19,7 @@ from expkit.errors import UserError
 from expkit.experiment import RunDir
 from expkit.files import read_json
 
-__all__ = ["CheckpointsCommand"]
+__all__ = ["CheckpointsCommand", "readable_size"]
 
 _NAME = re.compile(r"checkpoint_step_(?P<step>0|[1-9]\d*)\.pt(?:\.(?P<aside>corrupt|rewound)(?:\.\d+)?)?")
 
@@ -192,7 +192,7 @@ def _lines(listing: dict[str, Any]) -> Iterator[str]:
         yield "  no checkpoint yet"
         return
     number = len(rows)
-    total = f"{number} file{'s' if number > 1 else ''}, {_size(listing['total_bytes'])}"
+    total = f"{number} file{'s' if number > 1 else ''}, {readable_size(listing['total_bytes'])}"
     step = listing["resume_step"]
     if step is None:
         yield f"{total}; none that a resume could take"
@@ -207,7 +207,7 @@ def _row(entry: dict[str, Any]) -> tuple[str, ...]:
     state = "" if entry["valid"] is None else "intact" if entry["valid"] else entry["problem"]
     return (
         str(entry["step"]),
-        _size(entry["bytes"]),
+        readable_size(entry["bytes"]),
         entry["modified"],
         ", ".join(entry["uses"]),
         str(entry["reason"] or ""),
@@ -216,7 +216,7 @@ def _row(entry: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _size(number: int) -> str:
+def readable_size(number: int) -> str:
     """Return a number of bytes in units of 1024."""
     size, unit = float(number), "B"
     for unit in ("B", "KB", "MB", "GB", "TB"):

@@ -21,6 +21,7 @@ _COMMANDS = {
     "dashboard": "expkit.cli.dashboard:DashboardCommand",
     "replay": "expkit.cli.replay:ReplayCommand",
     "show": "expkit.cli.show:ShowCommand",
+    "snapshots": "expkit.cli.snapshots:SnapshotsCommand",
     "sync": "expkit.cli.sync:SyncCommand",
     "wandb": "expkit.cli.wandb:WandbCommand",
 }
