@@ -65,6 +65,7 @@ class Attempt:
         rewind: Rewind | None = None,
     ) -> None:
         self.config, self.origin, self.parts, self.files = config, origin, parts, files
+        self.resumed = None if origin is None or origin.is_fork else origin  # whose directory this is
         self.plain: Mapping[str, Any] = mask_secrets(plain(config))
         self.display = Display(console)
         self.dist = Dist.current()
@@ -119,9 +120,9 @@ class Attempt:
         text = stack.enter_context(file_logging(self.files.text_log))
         self.report.troubles |= {"status.json": self.status.trouble.summary, "logs/training.log": text.trouble}
         before = read_status(self.files.status)
-        if self.origin is not None and not before:
+        if self.resumed is not None and not before:
             log.warning("%s is missing or damaged: it is written anew", self.files.status)
-        self.status.start(restarts=0 if self.origin is None else int(before.get("restarts", 0)) + 1)
+        self.status.start(restarts=0 if self.resumed is None else int(before.get("restarts", 0)) + 1)
 
     def _prepare(self) -> Runner:
         """Return the runner, where it goes on from. Nothing is written but what a damaged checkpoint is renamed to."""
@@ -160,14 +161,14 @@ class Attempt:
 
     def _open(self, stack: ExitStack, runner: Runner) -> None:
         """Bring the run directory to where the runner is, and let the runner write to it."""
-        files, parts, origin = self.files, self.parts, self.origin
+        files, parts, origin, resumed = self.files, self.parts, self.origin, self.resumed
         before = self.state if self.state is not None else origin.stored if origin is not None else None
         changes = differences(before["config"], self.plain) if before is not None else []
-        branch = int(origin.stored.get("branch", 0)) if origin is not None else 0
+        branch = int(resumed.stored.get("branch", 0)) if resumed is not None else 0
         later = self.state is not None and later_checkpoints(files, self.step)
         if (self.lost and not is_exact(changes)) or later or self.rewind is not None:
             branch += 1  # what the trackers hold of these steps will not come again: they get a run of their own
-        if origin is None:
+        if resumed is None:
             self.report.add_to_config(dataset=self.dataset)
         else:
             moment = {
@@ -180,7 +181,7 @@ class Attempt:
             }
             # In this order: whatever a kill or a disk leaves undone, the next resume does, and no record is lost.
             with may_refuse(files.root):
-                note_resume(self.config, origin, self.plain, moment, branch)
+                note_resume(self.config, resumed, self.plain, moment, branch)
                 go_back(self.manager if self.state is not None else None, files, self.step)
             self.report.add_to_config()
         with may_refuse(files.root):

@@ -13,12 +13,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from torch import nn
 
+from expkit.checkpoints import checkpoint_error
 from expkit.config_tracker import ConfigTracker
-from expkit.errors import ConfigError, UserError
+from expkit.errors import ConfigError, ResumeError, UserError
 from expkit.experiment import RunDir, create_experiment_directory, generate_experiment_id, is_id
 from expkit.files import check_writable, free_gb, fsync_folder, remove_stale_temporaries, write_bytes
 from expkit.journal import cut_needs
 from expkit.secrets import mask_arguments, mask_secrets
+from expkit.snapshots.files import link_file
+from expkit.snapshots.reading import Snapshot, verify
 from train.config.build import plain
 from train.resume import Origin
 
@@ -37,12 +40,18 @@ __all__ = [
 _ROOM = 1 << 19
 
 
-def fresh_directory(config: DictConfig, model: nn.Module) -> RunDir:
+def fresh_directory(config: DictConfig, model: nn.Module, origin: Origin | None = None) -> RunDir:
     """Make the directory of a fresh run, with its config.json. `config.run.id` is set, and with it `config.run.dir`.
 
+    Args:
+        config: the configuration.
+        model: of the run.
+        origin: the snapshot that it begins with: its checkpoint is put there, too.
+
     Raises:
-        UserError: too little disk space, or no place to write.
+        UserError: too little disk space, no place to write, or the snapshot is damaged.
     """
+    checkpoint = _checkpoint_of(origin.snapshot) if origin is not None and origin.snapshot is not None else None
     outputs = Path(config.run.outputs)
     _check_space(config, outputs)
     if config.run.group is None and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -50,7 +59,11 @@ def fresh_directory(config: DictConfig, model: nn.Module) -> RunDir:
     files = _fresh(config, outputs)
     try:
         _write_hydra(files.root / ".hydra", config)
-        ConfigTracker(files.root).save_config(plain(config), model, overrides=typed_overrides(), parent=None)
+        if checkpoint is not None:
+            link_file(checkpoint, files.checkpoints / checkpoint.name)
+            fsync_folder(files.checkpoints)
+        parent = origin.parent if origin is not None else None
+        ConfigTracker(files.root).save_config(plain(config), model, overrides=typed_overrides(), parent=parent)
         fsync_folder(outputs)
     except OSError as error:
         remove_fresh(files)
@@ -133,6 +146,25 @@ def note_resume(
         resumes=resumes,
         branch=branch,
     )
+
+
+def _checkpoint_of(snapshot: Snapshot) -> Path:
+    """Return the checkpoint of a snapshot, once every byte has been read.
+
+    Raises:
+        ResumeError: it is damaged, or what is in it is no checkpoint.
+    """
+    checkpoint = snapshot.checkpoint
+    assert checkpoint is not None
+    try:
+        problem = verify(snapshot)
+        if problem is None and (inside := checkpoint_error(checkpoint)) is not None:
+            problem = f"{checkpoint.name}: {inside}"
+    except OSError as error:
+        problem = f"it cannot be read ({error.strerror or error})"
+    if problem is not None:
+        raise ResumeError(f"{snapshot.path} is damaged: {problem}; begin with another snapshot or a checkpoint")
+    return checkpoint
 
 
 def _check_space(config: DictConfig, place: Path) -> None:

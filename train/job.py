@@ -39,7 +39,7 @@ def run(config: DictConfig, console: Console) -> Outcome:
     if resume == "never" and was_requeued() and not any(each.startswith("resume=") for each in typed):
         resume = "auto"  # the scheduler has started this job again: it is to go on with its own run
     origin = find_origin(resume, config.run.outputs, config.run.id, typed)
-    if origin is not None and origin.step is not None and is_of_this_job(RunDir(origin.run)):
+    if origin is not None and origin.step is not None and not origin.is_fork and is_of_this_job(RunDir(origin.run)):
         log.info("this SLURM job has gone on from step %d before: it takes the newest checkpoint now", origin.step)
         origin = replace(origin, step=None)
     # What auto finds has the overrides of now, so that it may stand in a file.
@@ -64,11 +64,12 @@ def _attempt(
     parts = assemble(config)
     with ExitStack() as stack:
         stack.enter_context(_threads(parts.trainer.threads))
-        files = fresh_directory(config, parts.model) if origin is None else RunDir(origin.run)
+        resumed = None if origin is None or origin.is_fork else origin
+        files = fresh_directory(config, parts.model, origin) if resumed is None else RunDir(resumed.run)
         try:
             stack.enter_context(run_lock(files))
-            if origin is not None:
-                reopen(config, origin)
+            if resumed is not None:
+                reopen(config, resumed)
             job = Attempt(config, origin, parts, files, console, rewind)
             return job, job.run(stack)
         except UserError:
@@ -92,7 +93,8 @@ def _threads(number: int | None) -> Iterator[None]:
 def _remove_if_untouched(files: RunDir, origin: Origin | None) -> bool:
     """Remove a fresh run directory in which nothing has been trained. Return whether it was one."""
     recorded = files.metrics.exists() and files.metrics.stat().st_size > 0
-    if origin is not None or recorded or newest_step(files) is not None:
+    begun = origin.step if origin is not None else None  # with a snapshot's checkpoint
+    if (origin is not None and not origin.is_fork) or recorded or newest_step(files) not in (None, begun):
         return False
     remove_fresh(files)
     return True

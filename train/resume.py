@@ -7,15 +7,18 @@ import logging
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from expkit.config_tracker import ConfigTracker
-from expkit.errors import ResumeError
+from expkit.environment import was_requeued
+from expkit.errors import ResumeError, UserError
 from expkit.experiment import RunDir, is_id, newest_run
 from expkit.record import to_plain
 from expkit.secrets import MASK
+from expkit.snapshots.files import RUN_CONFIG
+from expkit.snapshots.reading import Snapshot, is_snapshot, load_snapshot
 from train.unfinished import find_same
 
 __all__ = [
@@ -37,12 +40,33 @@ class Origin:
     Attributes:
         run: its directory.
         step: the checkpoint that was asked for, or None for the newest that is valid.
-        stored: its config.json.
+        stored: its config.json; of a snapshot the one of its time.
+        snapshot: the snapshot that a new run begins with, `step` being that of its checkpoint; None: the run goes on.
     """
 
     run: Path
     step: int | None
     stored: Mapping[str, Any]
+    snapshot: Snapshot | None = None
+
+    @property
+    def is_fork(self) -> bool:
+        """Whether a new run begins there."""
+        return self.snapshot is not None
+
+    @property
+    def parent(self) -> dict[str, Any] | None:
+        """What config.json of a new run says of where it comes from."""
+        if self.snapshot is None:
+            return None
+        return {"run": self.snapshot.run, "snapshot": self.snapshot.path.resolve().name, "step": self.step}
+
+    @property
+    def place(self) -> Path:
+        """What `resume` names."""
+        if self.snapshot is not None:
+            return self.snapshot.path
+        return self.run if self.step is None else self.run / "checkpoints" / f"checkpoint_step_{self.step}.pt"
 
 
 def find_origin(
@@ -52,8 +76,8 @@ def find_origin(
 
     Args:
         resume: never; latest (the run that was active last); auto (the run called `run_id`, or without an id the one
-            that an unchanged command line has started; the choice is said on standard error); or the path of a run or
-            of one of its checkpoints, or a run's id.
+            that an unchanged command line has started; the choice is said on standard error); or the path of a run, of
+            one of its checkpoints or of one of its snapshots, or a run's id.
         outputs: where runs are.
         run_id: the id that was configured.
         overrides: as Hydra gets them, for auto.
@@ -74,6 +98,9 @@ def find_origin(
             raise ResumeError(f"resume=latest: there is no run in {outputs.absolute()}; leave resume out to start one")
         return origin_of(newest.root, None)
     for path in (Path(resume), outputs / resume) if _is_inside(resume) else (Path(resume),):
+        snapshot = path.parent.parent if path.suffix == ".pt" else path
+        if is_snapshot(snapshot):
+            return _fork(load_snapshot(snapshot), outputs, overrides)
         step = _STEP.fullmatch(path.name)
         if step and path.is_file():
             return origin_of(path.parent.parent, int(step[1]))
@@ -102,6 +129,22 @@ def _auto(outputs: Path, run_id: object, overrides: Sequence[str]) -> Origin | N
         return None
     print(f"resume=auto: goes on with {found.run.root}, {why}", file=sys.stderr, flush=True)
     return origin_of(found.run.root, None)
+
+
+def _fork(snapshot: Snapshot, outputs: Path, overrides: Sequence[str]) -> Origin:
+    """Return where a new run begins; of a job that was requeued, the run that it has begun there before."""
+    run = snapshot.path.resolve().parent.parent
+    if snapshot.checkpoint is None:
+        raise ResumeError(f"{snapshot.path} holds no checkpoint: there was none yet when it was made")
+    try:
+        origin = replace(_checked(run, snapshot.config(), snapshot.path / RUN_CONFIG), snapshot=snapshot)
+    except UserError as error:
+        raise ResumeError(str(error)) from None
+    origin = replace(origin, step=snapshot.checkpoint_step)
+    if was_requeued() and overrides:
+        begun, _ = find_same(outputs, overrides, origin.parent)
+        return _origin(begun.run.root, None) if begun is not None else origin
+    return origin
 
 
 def check_same_kind(origin: Origin, config: Mapping[str, Any]) -> None:
@@ -190,12 +233,14 @@ def origin_of(run: Path, step: int | None) -> Origin:
     """
     if not RunDir(run).exists():
         raise ResumeError(f"{run} is no run directory: it has no config.json")
-    stored = ConfigTracker(run).load_config()
+    return replace(_checked(run, ConfigTracker(run).load_config(), RunDir(run).config), step=step)
+
+
+def _checked(run: Path, stored: Mapping[str, Any], file: Path) -> Origin:
     config = stored.get("config")
     if not isinstance(config, Mapping) or not isinstance(config.get("run"), Mapping):
-        what = "holds no configuration of `python -m train`"
-        raise ResumeError(f"{run}/config.json {what}: restore it, or start a fresh run")
-    return Origin(run, step, stored)
+        raise ResumeError(f"{file} holds no configuration of `python -m train`: restore it, or start a fresh run")
+    return Origin(run, None, stored)
 
 
 def _is_inside(path: str) -> bool:

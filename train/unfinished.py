@@ -77,7 +77,9 @@ def unfinished_runs(outputs: Path) -> Iterator[Unfinished]:
             yield Unfinished(RunDir(folder), stored, status)
 
 
-def find_same(outputs: Path, overrides: Sequence[str]) -> tuple[Unfinished | None, str]:
+def find_same(
+    outputs: Path, overrides: Sequence[str], parent: Mapping[str, Any] | None = None
+) -> tuple[Unfinished | None, str]:
     """Return the run that a command line with these overrides goes on with, or None, and why.
 
     In a SLURM job it is the job's own: the number stays the same when it is requeued. Two jobs that were submitted
@@ -86,12 +88,15 @@ def find_same(outputs: Path, overrides: Sequence[str]) -> tuple[Unfinished | Non
     Args:
         outputs: where runs are.
         overrides: as Hydra gets them.
+        parent: of a run that was begun with a snapshot, where that was; None: only runs that were not.
     """
     wanted, job = _settings(overrides), _job(slurm_ids())
     whose = f"of SLURM job {'_'.join(job)}" if job else "of these settings"
     alive = []
     for each in unfinished_runs(outputs):
         # Those of the start, too: who resumed it once with others may go back to the command line that started it.
+        if each.stored.get("parent") != parent:
+            continue
         known = [each.stored.get(key) for key in ("overrides", "first_overrides")]
         if not any(isinstance(stored, list) and _settings(map(str, stored)) == wanted for stored in known):
             continue

@@ -59,8 +59,7 @@ def with_resumed(arguments: list[str], experiment: Experiment | None) -> list[st
     others = [argument for argument in arguments if argument not in overrides]
     if origin is None:
         return [*others, *typed, "resume=never"]
-    place = origin.run if origin.step is None else origin.run / "checkpoints" / f"checkpoint_step_{origin.step}.pt"
-    quoted = str(place).replace("\\", "\\\\").replace("'", "\\'")
+    quoted = str(origin.place).replace("\\", "\\\\").replace("'", "\\'")
     return [*others, *merge_overrides(origin, typed), f"resume='{quoted}'"]
 
 
