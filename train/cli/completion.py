@@ -52,7 +52,7 @@ def answer(arguments: Sequence[str]) -> str | None:
 def _runs(line: str) -> list[str] | None:
     """Return what `resume=` at the end of a command line can be completed to, or None if the line ends otherwise.
 
-    Runs are those in `run.outputs`; after the folder of one and a slash it is its checkpoints.
+    Runs are those in `run.outputs`; after the folder of one and a slash it is its checkpoints and snapshots.
     """
     typed = re.search(r"(?:^|\s)resume=(\S*)$", line)
     if typed is None:
@@ -63,5 +63,6 @@ def _runs(line: str) -> list[str] | None:
     words = ["latest", "auto", "ask", "never", *map(str, runs)]
     run = next((run for run in runs if typed[1].startswith(f"{run}/")), None)
     if run is not None:
-        words = [str(file) for file in RunDir(run).checkpoints.glob("checkpoint_*.pt")]
+        files = RunDir(run)
+        words = [*map(str, files.checkpoints.glob("checkpoint_*.pt")), *map(str, files.snapshots.glob("anomaly_*"))]
     return [f"resume={word}" for word in sorted(words) if word.startswith(typed[1])]

@@ -401,3 +401,16 @@ def test_best_model_is_one_kind_among_others(run: RunDir) -> None:
     assert load_snapshot(made).is_best
     assert load_snapshot(made).is_of("loss_spike")
     assert not load_snapshot(made).is_of("loss")
+
+
+def test_the_page_says_what_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "snapshots.md").read_text()
+    code = page.partition("<!-- snapshots: own loop -->\n```python\n")[2].partition("```")[0]
+    (tmp_path / "my_run").mkdir()
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "snapshots.md", "exec"), {"__name__": "page"})
+    shown = capsys.readouterr().out
+    assert "loss_spike_45.7pct 105" in shown
+    assert "checkpoint_step_100.pt intact" in shown
