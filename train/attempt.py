@@ -150,7 +150,8 @@ class Attempt:
             self.state = load_state(self.manager, self.files, origin)
         if origin is not None and self.state is not None:
             restore(runner, self.state, origin, self.plain, parts.detectors)
-            self.rewind = self.rewind or unfinished_rewind(origin.stored, self.step)
+            if self.resumed is not None:
+                self.rewind = self.rewind or unfinished_rewind(origin.stored, self.step)
             if self.rewind is not None:
                 runner.pass_over(self.rewind.batches)
         self.report.runner = runner
@@ -265,7 +266,7 @@ class Attempt:
             events.note,
             self.manager.steps if self.manager is not None else tuple,
             events.troubles,
-            0 if self.origin is None else rewinds(self.origin.stored) + (self.rewind is not None),
+            0 if self.resumed is None else rewinds(self.resumed.stored) + (self.rewind is not None),
         )
 
     def _limit(self) -> TimeLimit | None:

@@ -143,7 +143,7 @@ def _fork(snapshot: Snapshot, outputs: Path, overrides: Sequence[str]) -> Origin
     origin = replace(origin, step=snapshot.checkpoint_step)
     if was_requeued() and overrides:
         begun, _ = find_same(outputs, overrides, origin.parent)
-        return _origin(begun.run.root, None) if begun is not None else origin
+        return origin_of(begun.run.root, None) if begun is not None else origin
     return origin
 
 
