@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -16,6 +16,7 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.console import Console
 
+from expkit.detectors.base import Event
 from expkit.dist import Control, Dist
 from expkit.environment import git_state
 from expkit.errors import ResumeError
@@ -43,6 +44,7 @@ from train.restoring import check_continuity, go_back, is_exact, later_checkpoin
 from train.resume import Origin, differences, warn_if_other_data
 from train.runner import Runner
 from train.saving import Saver, make_manager
+from train.snapshotting import Snapshotter
 
 __all__ = ["Attempt"]
 
@@ -188,9 +190,13 @@ class Attempt:
         with may_refuse(files.root):
             journal = Journal(files.metrics)
         stack.callback(journal.close)
-        events = EventLog(files.events, parts.detectors, self._alert(stack), lambda found: self.responder.take(found))
+        events = EventLog(files.events, parts.detectors, self._alert(stack), self._respond)
         stack.callback(events.close)
         self.responder = runner.respond = self._responder(events)
+        snapshots = parts.snapshots(files)
+        if self.state is not None and self.state.get("snapshot_state"):
+            snapshots.load_state_dict(self.state["snapshot_state"])
+        self.snapshotter = Snapshotter(snapshots, parts.detectors, self.control, self.report.status, self.manager)
         if self.manager is not None:
             self.report.troubles["checkpoints"] = self.manager.trouble
         self.report.troubles |= {"logs/metrics.jsonl": journal.trouble, "logs/events.jsonl": events.trouble}
@@ -198,6 +204,7 @@ class Attempt:
             journal.write,
             parts.trackers.log,
             events.observe,
+            self.snapshotter.record,
             self.display.record,
             lambda _: self.report.results_if_due(),
         )
@@ -205,7 +212,7 @@ class Attempt:
         self.report.pictures = runner.plot = pictures
         if self.manager is not None:
             self.report.manager = self.manager
-            saver = Saver(self.manager, self.plain, journal, parts.detectors)
+            saver = Saver(self.manager, self.plain, journal, parts.detectors, snapshots)
             runner.save = saver
             if self.state is not None:
                 saver.resumed(self.step)
@@ -227,6 +234,7 @@ class Attempt:
             self.responder(runner)  # of the last step too
             if self.manager is not None:
                 self.manager.wait()
+            self.snapshotter.finish()
         if self.responder.rewind is not None and self.signals.received is None:
             self.parts.trackers.finish(self.report.summary(), failed=False)
             self.status.stop("running")
@@ -257,6 +265,10 @@ class Attempt:
             webhook.send({"run": self.files.id, "dir": str(self.files.root.absolute()), **asdict(each)})
 
         return alert
+
+    def _respond(self, events: Sequence[Event]) -> None:
+        self.responder.take(events)
+        self.snapshotter.take(events)
 
     def _responder(self, events: EventLog) -> Responder:
         return Responder(

@@ -20,14 +20,16 @@ from expkit.detectors import Detector
 from expkit.diagnostics import Diagnostic
 from expkit.dist import Dist
 from expkit.errors import ConfigError, UserError
+from expkit.experiment import RunDir
 from expkit.guards import Guard
 from expkit.machine import GPUSampler
 from expkit.plots import Plot
 from expkit.rng import seed_all
+from expkit.snapshots import Snapshots
 from expkit.trackers import Delivery, Tracker
 from train.config.blame import told
 from train.config.build import MULTI_SELECT, build, build_named, call_with_known
-from train.config.sections import make_delivery, make_guards, make_responses, make_sampler
+from train.config.sections import make_delivery, make_guards, make_responses, make_sampler, make_snapshots
 from train.config.trainer import TrainerConfig
 from train.data import Batches
 from train.responses import ResponseSettings
@@ -41,7 +43,7 @@ log = logging.getLogger("expkit")
 _ANY_STEPS = 1000
 _SECTIONS = (
     *MULTI_SELECT,
-    *("run", "trainer", "gpu", "delivery", "responses", "task", "optimizer", "scheduler", "checkpoint"),
+    *("run", "trainer", "gpu", "delivery", "responses", "snapshots", "task", "optimizer", "scheduler", "checkpoint"),
 )
 
 
@@ -59,6 +61,7 @@ class Parts:
         sampler: makes what samples the machine, of a function that takes a sample; None for a run without.
         guards: those of the detectors that are to skip updates.
         responses: how detectors' events are responded to.
+        snapshots: makes what takes snapshots of a run directory.
     """
 
     task: Task
@@ -74,6 +77,7 @@ class Parts:
     sampler: Callable[..., GPUSampler] | None
     guards: list[Guard]
     responses: ResponseSettings
+    snapshots: Callable[[RunDir], Snapshots]
 
     def update(self, total_steps: int) -> Update:
         """Return what does one optimizer update, in a run of `total_steps`."""
@@ -140,6 +144,7 @@ def assemble(config: DictConfig) -> Parts:
         detector.name = name
     guards = make_guards(detectors)
     responses = make_responses(config.get("responses"))
+    snapshots = make_snapshots(config.get("snapshots"))
     plots = build_named(config, "plots", Plot)
     checkpoints = None
     if OmegaConf.select(config, "checkpoint._target_") is not None:
@@ -182,6 +187,7 @@ def assemble(config: DictConfig) -> Parts:
         sampler,
         guards,
         responses,
+        snapshots,
     )
 
 

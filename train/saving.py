@@ -17,6 +17,7 @@ from expkit.errors import ConfigError, UserError
 from expkit.experiment import RunDir
 from expkit.journal import Journal, is_volatile
 from expkit.rng import rng_state
+from expkit.snapshots import Snapshots
 from train.parts import Parts
 from train.probe import make_probe
 from train.runner import Runner
@@ -62,6 +63,7 @@ class Saver:
         config: the configuration, plain and masked.
         journal: made durable before each checkpoint commits, so that no checkpoint is ahead of it.
         detectors: name -> detector.
+        snapshots: when the last ones were taken.
     """
 
     def __init__(
@@ -70,11 +72,12 @@ class Saver:
         config: Mapping[str, Any],
         journal: Journal,
         detectors: Mapping[str, Detector],
+        snapshots: Snapshots | None = None,
     ) -> None:
         self.checkpoints = checkpoints
         self._config = config
         self._journal = journal
-        self._detectors = detectors
+        self._detectors, self._snapshots = detectors, snapshots
         self._saved_step = -1
         self._monitored, self._durable = False, True
         checkpoints.before_commit(self._make_durable)
@@ -111,6 +114,7 @@ class Saver:
             rng_state=rng_state(),
             sampler_state=runner.state_dict(),
             detector_state={name: detector.state_dict() for name, detector in self._detectors.items()},
+            snapshot_state=self._snapshots.state_dict() if self._snapshots is not None else None,
             guard_state=[guard.state_dict() for guard in update.guards],
             journal_state={"step": step},
             threads=torch.get_num_threads(),

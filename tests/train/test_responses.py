@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import torch
 
+from expkit.experiment import RunDir
 from expkit.journal import read_journal
+from expkit.snapshots import list_snapshots, verify
 from tests.conftest import Train
 from train.responses import Rewind, rewinds, unfinished_rewind
 
@@ -166,3 +168,25 @@ def test_a_kill_right_after_a_rewind_does_not_undo_it() -> None:
     assert unfinished_rewind({"resumes": [*stored["resumes"], {"step": 25}]}, 25) is None
     assert unfinished_rewind({}, 0) is None
     assert rewinds(stored) == 1
+
+
+def test_a_snapshot_is_taken_with_the_checkpoint_from_before_the_trouble(trouble: Trouble) -> None:
+    run = trouble("detectors.spoilt.respond=[snapshot]", "snapshots.min_steps_between_saves=1000")
+    (snapshot,) = list_snapshots(RunDir(run))
+    (first, *_) = events(run)
+    assert (snapshot.step, snapshot.reason) == (first["step"], "nan")
+    assert snapshot.checkpoint_step is not None
+    assert snapshot.checkpoint_step < first["step"] + 5
+    assert verify(snapshot) is None
+    assert not first["alert"]
+
+
+def test_a_best_model_is_kept_with_its_own_weights(trouble: Trouble) -> None:
+    run = trouble(
+        *("task.bad_epoch=-1", "checkpoint.save_interval=1000"),
+        *("detectors.best_model.cooldown=20", "snapshots.min_steps_between_saves=20"),
+        detectors="best_model",
+    )
+    first, *_ = list_snapshots(RunDir(run))
+    assert first.checkpoint_step is not None
+    assert 0 <= first.checkpoint_step - first.step <= 1

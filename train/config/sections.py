@@ -1,4 +1,4 @@
-"""The sections `gpu`, `delivery` and `responses` of the configuration, and what detectors respond with, checked."""
+"""Sections of the configuration, checked: gpu, delivery, responses, snapshots; and what detectors respond with."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from expkit.detectors.base import RESPONSES, Detector
 from expkit.errors import ConfigError, UserError
+from expkit.experiment import RunDir
 from expkit.guards import Guard
 from expkit.machine import GPUSampler
+from expkit.snapshots import Retention, Snapshots
+from expkit.snapshots.cleaning import parse_age, parse_size
 from expkit.trackers import Delivery, Tracker
 from train.responses import ResponseSettings
 
-__all__ = ["make_delivery", "make_guards", "make_responses", "make_sampler"]
+__all__ = ["make_delivery", "make_guards", "make_responses", "make_sampler", "make_snapshots"]
 
 
 def make_sampler(section: Any) -> Callable[..., GPUSampler] | None:
@@ -56,6 +59,25 @@ def make_responses(section: Any) -> ResponseSettings:
     values = _values("responses", section, keys, "set responses.KEY=... in it")
     made: ResponseSettings = _try("responses", functools.partial(ResponseSettings, **values))
     return made
+
+
+def make_snapshots(section: Any) -> Callable[[RunDir], Snapshots]:
+    """Return what makes the taker of snapshots of a run directory.
+
+    Raises:
+        ConfigError: a value that cannot work, or a key that does not exist.
+    """
+    keys = ("min_steps_between_saves", "safetensors", "history", "older_than", "max_size")
+    values = _values("snapshots", section, keys, "set snapshots.KEY=... in it")
+    age, size = values.pop("older_than", None), values.pop("max_size", None)
+    try:
+        oldest = None if age is None else parse_age(str(age))
+        retention = Retention(oldest, max_size=None if size is None else parse_size(str(size)))
+    except UserError as error:
+        raise ConfigError(f"snapshots: {error}") from error
+    make = functools.partial(Snapshots, retention=retention if (age, size) != (None, None) else None, **values)
+    make(run=RunDir("."))  # says what cannot work
+    return lambda run: make(run=run)
 
 
 def make_guards(detectors: Mapping[str, Detector]) -> list[Guard]:

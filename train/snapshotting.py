@@ -1,0 +1,76 @@
+"""The snapshots that detectors ask for, taken as the run goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from expkit.checkpoints import CheckpointManager
+from expkit.detectors.base import Detector, Event
+from expkit.dist import Control
+from expkit.record import Record
+from expkit.snapshots import Snapshots
+
+__all__ = ["Snapshotter"]
+
+_BEST = "best_model"
+
+
+class Snapshotter:
+    """Shows each record to `snapshots`, with those of its events that ask for one.
+
+    A best model is worth its own weights: a checkpoint is asked for, and the snapshot waits until that is there. For
+    all else the newest one that there is will do, from before the trouble.
+
+    Args:
+        snapshots: takes them.
+        detectors: name -> detector, which says how to respond.
+        control: asked for checkpoints.
+        status: returns what status.json says now.
+        manager: knows what has been saved; None for a run without checkpoints.
+    """
+
+    def __init__(
+        self,
+        snapshots: Snapshots,
+        detectors: Mapping[str, Detector],
+        control: Control,
+        status: Callable[[], Mapping[str, object]],
+        manager: CheckpointManager | None,
+    ) -> None:
+        self.snapshots = snapshots
+        self._detectors, self._control, self._status, self._manager = detectors, control, status, manager
+        self._waiting: list[Event] = []
+        self._best: Event | None = None
+        self._record: Record | None = None
+
+    def take(self, events: Sequence[Event]) -> None:
+        """Take the events of a record, before the record itself."""
+        for event in events:
+            if "snapshot" not in self._detectors[event.detector].respond:
+                continue
+            if event.kind == _BEST and self._manager is not None:
+                self._best = event
+                self._control.request(Control.SAVE)
+            else:
+                self._waiting.append(event)
+
+    def record(self, record: Record) -> None:
+        """Take a record, and make the snapshot that is due, if one is. The disk may refuse: that is said once."""
+        self._record = record
+        self._observe(record)
+
+    def finish(self) -> None:
+        """Make what still waits, once the last checkpoint is there."""
+        if self._record is not None and self._best is not None:
+            self._observe(replace(self._record, metrics={}, series={}))  # its values have been seen
+
+    def _observe(self, record: Record) -> None:
+        events, self._waiting = self._waiting, []
+        if self._best is not None and self._is_saved(self._best.step):
+            events, self._best = [*events, self._best], None
+        self.snapshots.observe(record, events, self._status, step=events[0].step if events else None)
+
+    def _is_saved(self, step: int) -> bool:
+        saved = self._manager.saved_step if self._manager is not None else None
+        return saved is not None and saved >= step
