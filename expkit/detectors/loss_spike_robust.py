@@ -64,7 +64,6 @@ class LossSpikeRobust(WindowDetector):
         respond: Sequence[str] = ("snapshot", "alert"),
     ) -> None:
         self._sorted: list[float] = []
-        self._logs: list[float] = []  # sorted too
         least = whole("detectors.loss_spike_robust.least", least, 2)
         super().__init__(metric, warmup, cooldown, respond, window, least)
         self._threshold = ByStep("detectors.loss_spike_robust.threshold", threshold)
@@ -78,8 +77,17 @@ class LossSpikeRobust(WindowDetector):
         limit = median + self._threshold.at(step) * scale
         if self._log_threshold is None or self._sorted[0] <= 0:
             return limit
-        median, mad = median_and_mad(self._logs)
+        median, mad = median_and_mad([math.log(value) for value in self._sorted])
         return max(limit, math.exp(min(median + self._log_threshold * _SIGMA * mad, _LARGEST_EXPONENT)))
+
+    def _ordinary(self, step: int, value: float) -> bool:
+        # Half of the values are between the quartiles, so MAD is at least the distance to the nearer one.
+        ordered, n = self._sorted, len(self._sorted)
+        if n < self._least:
+            return False
+        median, inside = ordered[(n - 1) // 2], n // 4 + 1
+        mad = min(median - ordered[inside], ordered[n - 1 - inside] - ordered[n // 2])
+        return value <= median + self._threshold.at(step) * _SIGMA * mad
 
     def _alarm(self, step: int, value: float) -> Event:
         median, scale = self._scale()
@@ -102,21 +110,13 @@ class LossSpikeRobust(WindowDetector):
 
     def _accept(self, value: float) -> None:
         if len(self._window) == self._window.maxlen:
-            oldest = self._window[0]
-            del self._sorted[bisect_left(self._sorted, oldest)]
-            del self._logs[bisect_left(self._logs, _log(oldest))]
+            del self._sorted[bisect_left(self._sorted, self._window[0])]
         insort(self._sorted, value)
-        insort(self._logs, _log(value))
         super()._accept(value)
 
     def _restart(self, values: Iterable[float]) -> None:
         self._sorted.clear()
-        self._logs.clear()
         super()._restart(values)
-
-
-def _log(value: float) -> float:
-    return math.log(value) if value > 0 else -math.inf
 
 
 def median_and_mad(values: Sequence[float]) -> tuple[float, float]:

@@ -64,8 +64,11 @@ class WindowDetector(MetricDetector):
         return events
 
     def _take(self, step: int, value: float) -> Event | None:
-        # Where a guard acts, what it has skipped is what is alarmed: its limit stays for all steps of a record.
-        limit = self._guard.limit if self._guard is not None else self._limit(step)
+        limit: float | None = None
+        if self._guard is not None:
+            limit = self._guard.limit  # for all steps of a record: what it has skipped is what is alarmed
+        elif not self._ordinary(step, value):
+            limit = self._limit(step)
         if limit is None or not self._beyond(value, limit):
             self._outside.clear()
             self._accept(value)
@@ -76,6 +79,10 @@ class WindowDetector(MetricDetector):
             self._restart(self._outside)
             self._outside.clear()
         return event
+
+    def _ordinary(self, step: int, value: float) -> bool:  # noqa: ARG002
+        """Whether it is known without computing the limit that `value` is not beyond it."""
+        return False
 
     def _limit(self, step: int) -> float | None:
         """Return the limit that follows from the window, or None if there is none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -88,6 +89,19 @@ def test_median_and_mad_are_those_of_the_definition() -> None:
     assert median_and_mad([1, 2, 4, 8]) == (3, 1.5)
     assert median_and_mad([0, 0, 0, 9]) == (0, 0)
     assert median_and_mad([1, 3]) == (2, 1)
+
+
+@pytest.mark.parametrize("least", [2, 3, 5, 16])
+def test_what_is_taken_without_computing_the_limit_is_never_beyond_it(least: int) -> None:
+    class Slow(LossSpikeRobust):
+        def _ordinary(self, step: int, value: float) -> bool:
+            return False
+
+    noise = random.Random(least)
+    losses = [noise.choice([noise.gauss(1, 0.1), 1.0, 10 ** noise.uniform(-2, 2)]) for _ in range(2000)]
+    window = max(least, 16)
+    fast, slow = (kind(threshold=0.5, window=window, least=least, cooldown=0) for kind in (LossSpikeRobust, Slow))
+    assert show(fast, losses) == show(slow, losses) != []
 
 
 def test_a_gradient_spike_has_its_z_score() -> None:
