@@ -19,7 +19,7 @@ from train.config.blame import told, typed_keys, unresolved
 from train.config.signature import check_values, locate
 
 __all__ = ["CONF_DIR", "MULTI_SELECT", "build", "build_named", "call_with_known", "group_folders", "group_options"]
-__all__ += ["plain", "without_target"]
+__all__ += ["plain", "preset", "without_target"]
 
 T = TypeVar("T")
 
@@ -105,6 +105,25 @@ def group_options(group: str) -> list[str]:
     return sorted(GlobalHydra.instance().config_loader().get_group_options(group))
 
 
+def preset(group: str, option: str) -> list[str]:
+    """Return the options that an option of a multi-select group selects, if that is what it is for."""
+    for folder in group_folders(group):
+        file = folder / f"{option}.yaml"
+        if file.is_file():
+            node = OmegaConf.load(file)
+            chosen = node.get("defaults", []) if isinstance(node, DictConfig) else []
+            return [str(each) for each in chosen if each != "_self_"]
+    return []
+
+
+def _shortened(group: str, selected: Sequence[str]) -> list[str]:
+    """Return `selected` with `standard` in place of what it selects: as it is by default, with its own values."""
+    inside = preset(group, "standard")
+    if not inside or not set(inside) <= set(selected):
+        return list(selected)
+    return ["standard", *(name for name in selected if name not in inside)]
+
+
 def without_target(key: str, node: Any, selected: Sequence[str] = ()) -> str:
     """Return what is wrong with a node that nothing can be made of: an option that is not selected, mostly.
 
@@ -122,7 +141,9 @@ def without_target(key: str, node: Any, selected: Sequence[str] = ()) -> str:
             return f"{key} is set, but there is no {group} {name!r}: choose from {', '.join(options) or 'none yet'}"
         if node is not None and not any(each.startswith(f"{group}.{name}.") for each in typed_keys()):
             return f"{key} has no _target_: the YAML file of {group}={name} needs one"
-        both = ",".join(dict.fromkeys([*selected, name]))
+        if preset(group, name):
+            return f"{key} is set, but {name} only selects others: set the values of {', '.join(preset(group, name))}"
+        both = ",".join(dict.fromkeys([*_shortened(group, selected), name]))
         return f"{key} is set, but {name} is not selected: {group}={both} selects it"
     if node is None:
         return f"{key} is missing: select an option, {group}={' or '.join(group_options(group)) or '...'}"
