@@ -17,7 +17,7 @@ from torch import nn
 from expkit.errors import ResumeError, UserError
 from expkit.record import to_plain
 
-__all__ = ["StateError", "check_loadable", "collect_state", "load_model_state", "plain_config", "unwrap"]
+__all__ = ["StateError", "bare_name", "check_loadable", "collect_state", "load_model_state", "plain_config", "unwrap"]
 
 
 class StateError(UserError, TypeError):
@@ -84,20 +84,20 @@ def load_model_state(model: nn.Module, state: Mapping[str, Any]) -> None:
 
 def _renamed(state: Mapping[str, Any], own: Mapping[str, Any]) -> Mapping[str, Any]:
     """Give the entries of `state` the names that `own` has for them; unknown ones keep theirs."""
-    names = {_bare(name): name for name in own}
+    names = {bare_name(name): name for name in own}
     if len(names) != len(own):
         return state
-    renamed = OrderedDict((names.get(_bare(name), name), value) for name, value in state.items())
+    renamed = OrderedDict((names.get(bare_name(name), name), value) for name, value in state.items())
     if hasattr(state, "_metadata"):  # versions of the modules' formats, by module name
-        versions = {_bare(name): version for name, version in state._metadata.items()}
+        versions = {bare_name(name): version for name, version in state._metadata.items()}
         own_modules = getattr(own, "_metadata", {})
         renamed._metadata = {  # type: ignore[attr-defined]
-            name: versions[_bare(name)] for name in own_modules if _bare(name) in versions
+            name: versions[bare_name(name)] for name in own_modules if bare_name(name) in versions
         }
     return renamed if len(renamed) == len(state) else state
 
 
-def _bare(name: str) -> str:
+def bare_name(name: str) -> str:
     """Return a name without what wrappers put into it: a leading `module`, and `_orig_mod` anywhere."""
     parts = [part for part in name.split(".") if part != "_orig_mod"]
     return ".".join(parts[1:] if parts[:1] == ["module"] else parts)

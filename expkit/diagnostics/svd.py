@@ -158,7 +158,7 @@ class SVDDiagnostic(Diagnostic):
                 subspaces of this analysis and the one before, in radians; NaN in the first.
             reconstruction_error: ||W - W_k||_F / ||W||_F.
             stable_rank: ||W||_F^2 / s_1^2.
-            mode: 0.0, the layer trains as a whole.
+            mode: 0.0, the layer trains as a whole (FULL); 1.0, the minor part of it (`expkit.lowrank`).
             r, trainable_ratio: minor directions, and r (m + n) / (m n), the parameters of a factorised minor part.
 
             All but the last three are NaN where the weights are zero, or hold what is not finite.
@@ -231,7 +231,8 @@ class SVDDiagnostic(Diagnostic):
         r, principal = g - k, basis[:, :k]
         nan = total.new_full((), math.nan)
 
-        gradient = weight.grad if weight.is_leaf else None
+        # In LOW-RANK, an adaptive layer's weight is no parameter, but it has kept the gradient.
+        gradient = getattr(module, "weight_gradient", weight.grad if weight.is_leaf else None)
         share = nan if gradient is None else subspace.alignment(principal, subspace.on_short_side(gradient))
         turned = nan.expand(k)
         if layer.basis is not None:
