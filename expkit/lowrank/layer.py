@@ -40,6 +40,7 @@ class AdaptiveLinear(nn.Linear):
     name: str = ""
     keep_gradient: bool = True
     _gradient: Tensor | None = None
+    _backward: int = -1
     _told: bool = False
 
     @property
@@ -61,8 +62,8 @@ class AdaptiveLinear(nn.Linear):
     def weight_gradient(self) -> Tensor | None:
         """The gradient of W (m, n), in both modes; None where there is none.
 
-        In LOW-RANK that of the passes since `lora_A.grad` was None: it is neither clipped nor, among several
-        processes, averaged.
+        In LOW-RANK it is the sum over backward passes since `zero_grad(set_to_none=True)`, not clipped, and in each of
+        several processes its own.
         """
         return self._gradient if self.mode == LOW_RANK else self.weight.grad
 
@@ -137,14 +138,17 @@ class AdaptiveLinear(nn.Linear):
         with torch.autocast(self.principal.device.type, enabled=False):
             weight = torch.addmm(self.principal, self.lora_B, self.lora_A)
         if weight.requires_grad and self.keep_gradient:
-            if self.lora_A.grad is None:  # the first pass of an update
-                self._gradient = None
             weight.register_hook(self._take_gradient)  # type: ignore[no-untyped-call]
         return weight
 
     def _take_gradient(self, gradient: Tensor) -> None:
-        gradient = gradient.detach()
-        self._gradient = gradient if self._gradient is None else self._gradient + gradient
+        # Summed as autograd does for a parameter: over uses of the layer in one backward pass, and over passes until
+        # the optimizer's zero_grad. Parameters get theirs at the end of a pass.
+        backward = torch._C._current_graph_task_id()
+        if backward != self._backward and self.lora_A.grad is None:
+            self._gradient = None
+        self._backward = backward
+        self._gradient = gradient.detach() if self._gradient is None else self._gradient + gradient.detach()
 
     def _become(self, parameters: Mapping[str, Tensor], principal: Tensor | None) -> None:
         """Make these the layer's parameters, before its bias, so that their order depends on the mode alone."""
