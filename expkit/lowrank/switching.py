@@ -40,23 +40,27 @@ def convert(model: nn.Module, patterns: str | Sequence[str] = "*", key: str = "l
     users: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         users.setdefault(id(parameter), []).append(name)
-    left_out, adaptive = [], []
+    left_out, adaptive = [], {}
     for name, layer in chosen.items():
-        if not isinstance(layer, AdaptiveLinear) and (type(layer) is not nn.Linear or min(layer.weight.shape) < 2):
-            left_out.append(name)
-            continue
-        tied = users.get(id(layer.weight), [])
-        if len(tied) > 1:
-            raise ConfigError(f"{key}: {' and '.join(tied)} are one weight, which cannot be split: leave {name} out")
-        layer.__class__ = AdaptiveLinear  # as torch.nn.utils.parametrize does: who holds the layer keeps it
-        cast(AdaptiveLinear, layer).name = name
-        adaptive.append(name)
+        if not isinstance(layer, AdaptiveLinear):
+            if type(layer) is not nn.Linear or min(layer.weight.shape) < 2:
+                left_out.append(name)
+                continue
+            tied = users[id(layer.weight)]
+            if len(tied) > 1:
+                raise ConfigError(
+                    f"{key}: {' and '.join(tied)} are one weight, which cannot be split: leave {name} out"
+                )
+        adaptive[name] = layer
     if left_out:
         only = f"{key}: {', '.join(left_out)}: only a plain nn.Linear with 2 rows and columns or more can be split"
         if not adaptive:
             raise ConfigError(only)
         log.warning("%s: left out", only)
-    return adaptive
+    for name, layer in adaptive.items():
+        layer.__class__ = AdaptiveLinear  # as torch.nn.utils.parametrize does: who holds the layer keeps it
+        cast(AdaptiveLinear, layer).name = name
+    return list(adaptive)
 
 
 def switch(
