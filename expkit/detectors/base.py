@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from expkit.errors import ConfigError
-from expkit.record import Record, to_number
+from expkit.record import Record, to_number, to_plain
 
 if TYPE_CHECKING:
     from expkit.guards.base import Guard
@@ -41,6 +41,7 @@ class Event:
         values: the numbers behind it.
         reason: what happened, and how much, in a word that can be a file name (`loss_spike_37.8pct`): the name of a
             snapshot's folder. The kind, if nothing is said.
+        details: what a response has to know besides: plain JSON values.
     """
 
     detector: str
@@ -50,6 +51,7 @@ class Event:
     message: str
     values: Mapping[str, float] = field(default_factory=dict)
     reason: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.reason:
@@ -110,6 +112,7 @@ def checked_events(found: object) -> list[Event]:
             severity=Severity(event.severity),
             values={str(name): to_number(name, value) for name, value in event.values.items()},
             reason=re.sub(r"[^\w.-]+", "_", str(event.reason)),
+            details=to_plain(event.details),
         )
         for event in found
     ]

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from expkit.errors import UserError
+from expkit.svd import FULL, LOW_RANK
 
-__all__ = ["FULL", "LOW_RANK", "AdaptiveLinear"]
+__all__ = ["AdaptiveLinear"]
 
 log = logging.getLogger("expkit")
-
-FULL, LOW_RANK = "FULL", "LOW-RANK"
 
 
 class AdaptiveLinear(nn.Linear):

@@ -12,7 +12,8 @@ from torch import nn
 from expkit.checkpoints.state import bare_name, unwrap
 from expkit.diagnostics._layers import choose_layers
 from expkit.errors import ConfigError, UserError
-from expkit.lowrank.layer import FULL, LOW_RANK, AdaptiveLinear
+from expkit.lowrank.layer import AdaptiveLinear
+from expkit.svd import FULL, LOW_RANK
 
 __all__ = ["convert", "restore_modes", "switch"]
 

@@ -27,6 +27,11 @@ QUIET = 60  # records of a course that goes well
 SPOILT = (20, 21, QUIET - 2)  # records of it that one test spoils, the last shortly before the spike
 ENDS = (QUIET, QUIET + 30, QUIET + 50, QUIET + 130)  # of its phases
 
+LAYER = {
+    **{"principal_alignment": 0.1, "minor_alignment": 0.99, "subspace_angle": 0.3, "reconstruction_error": 0.5},
+    **{"alignment_excess": 2.0, "mode": 0.0, "r": 54, "trainable_ratio": 1.7},
+}
+
 Make = Callable[[], Detector]
 
 
@@ -52,6 +57,9 @@ def course() -> list[Record]:
         metrics = {"train_loss": sum(losses) / EVERY, "gradient_norm": norm, "learning_rate": 1e-3}
         if number % 2 == 0:
             metrics |= {"val_loss": loss, "train_accuracy": accuracy, "val_accuracy": accuracy}
+        if number % 2 == 0:  # a layer whose gradient lies in its principal directions, from the spike on for a while
+            shares = {"principal_alignment": 0.9, "minor_alignment": 0.44} if 0 < after <= 30 else {}
+            metrics |= {f"svd/layer/{name}": value for name, value in (LAYER | shares).items()}
         series = {"train_loss": losses, "gradient_norm": [norm] * EVERY}
         time = 1.7e9 + number + (1000 if after > 40 else 0)  # where it stood still for a while
         records.append(Record(EVERY * number, 1 + number // 20, time, metrics, {}, series))

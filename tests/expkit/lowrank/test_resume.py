@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,11 @@ from torch.optim import Optimizer
 
 from expkit.checkpoints import CheckpointManager
 from expkit.checkpoints.state import load_model_state
+from expkit.detectors.base import Event, checked_events
+from expkit.detectors.svd_switch import SVDSwitch
 from expkit.diagnostics.svd import SVDDiagnostic
 from expkit.lowrank import convert, restore_modes, switch
+from expkit.record import make_record
 from tests.expkit.lowrank.test_switching import OPTIMIZERS
 from train.models.gpt import GPT
 from train.tasks.text_data import TextData, TextWindows
@@ -61,24 +64,42 @@ class Training:
         self.losses: list[float] = []
         self.svd = SVDDiagnostic(layers="block0.attn.c_q")
         self.measured: list[str] = []
+        self.detector = SVDSwitch(principal_danger=0.75, cooldown=4, respond=["alert", "switch"])
+        self.events: list[Event] = []
+
+    def update(self, look: Callable[[], None]) -> None:
+        inputs, targets = self.windows.batch(range(4 * self.step, 4 * self.step + 4))
+        loss = F.cross_entropy(self.model(inputs).flatten(0, 1), targets.flatten())
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.step += 1
+        look()
+        self.optimizer.step()
+        self.losses.append(loss.item())
 
     def train(self, until: int, switches: dict[int, tuple[str, str, int | None]]) -> None:
         while self.step < until:
-            inputs, targets = self.windows.batch(range(4 * self.step, 4 * self.step + 4))
-            loss = F.cross_entropy(self.model(inputs).flatten(0, 1), targets.flatten())
-            self.optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-            self.svd.before_update(self.model)
-            self.optimizer.step()
-            self.step += 1
-            self.losses.append(loss.item())
+            self.update(lambda: self.svd.before_update(self.model))
             self.measured.append(repr(self.svd.measure(self.model)))
             if self.step in switches:
                 switch(self.model, self.optimizer, *switches[self.step])
 
+    def train_as_detected(self, until: int) -> None:
+        """The detector decides, from records, as in a run: analysed every 4 steps, a part of the layers at each."""
+        while self.step < until:
+            self.update(lambda: self.svd.before_update(self.model, (self.step - 1) % 4, 4))
+            if self.step % 4 == 0:
+                measured = self.svd.measure(self.model)
+                record = make_record(self.step, {f"svd/{name}": value for name, value in measured.items()})
+                for event in checked_events(self.detector.observe(record)):
+                    self.events.append(event)
+                    for each in event.details["switches"]:
+                        assert switch(self.model, self.optimizer, each["layer"], each["to"], each["r"])
+
     def state_dict(self) -> dict[str, Any]:
         return {
+            "detector": self.detector.state_dict(),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
@@ -91,6 +112,7 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
         self.svd.load_state_dict(state["svd"])
+        self.detector.load_state_dict(state["detector"])
 
 
 def same(one: Any, other: Any) -> bool:
@@ -128,6 +150,27 @@ def test_a_run_killed_and_resumed_on_either_side_of_a_switch_is_the_uninterrupte
         assert resumed.measured[1:] == whole.measured[step + 1 :]
         assert same(resumed.model.state_dict(), whole.model.state_dict())
         assert list(resumed.model.state_dict()) == list(whole.model.state_dict())
+        assert same(resumed.optimizer.state_dict(), whole.optimizer.state_dict())
+
+
+def test_a_run_that_its_detector_switches_is_resumed_exactly_anywhere() -> None:
+    whole = Training("adamw_fused")
+    whole.svd = SVDDiagnostic(layers="*attn*")
+    saved: dict[int, bytes] = {}
+    for step in range(1, 33):
+        whole.train_as_detected(step)
+        file = io.BytesIO()
+        torch.save(whole.state_dict(), file)
+        saved[step] = file.getvalue()
+    there = {(each["to"], each["rule"]) for event in whole.events for each in event.details["switches"]}
+    assert there == {("LOW-RANK", "clobbering"), ("FULL", "recon")}, "otherwise it shows nothing"
+    for step in (3, whole.events[0].step, whole.events[-1].step - 1, whole.events[-1].step):
+        resumed = Training("adamw_fused", seed=1)
+        resumed.svd = SVDDiagnostic(layers="*attn*")
+        resumed.load_state_dict(torch.load(io.BytesIO(saved[step]), weights_only=True))
+        resumed.train_as_detected(32)
+        assert repr(resumed.events) == repr([event for event in whole.events if event.step > step])
+        assert same(resumed.model.state_dict(), whole.model.state_dict())
         assert same(resumed.optimizer.state_dict(), whole.optimizer.state_dict())
 
 
