@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import io
 import logging
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from expkit.diagnostics.svd import SVDDiagnostic
 from expkit.errors import UserError
 from expkit.lowrank import AdaptiveLinear, convert
 
@@ -164,6 +167,24 @@ def test_a_state_dict_brings_its_mode_along(then: int | None, now: int | None, b
     }
 
 
+def test_the_svd_diagnostic_measures_the_same_in_both_modes() -> None:
+    layer = made(24, 40)
+
+    def measured() -> dict[str, Any]:
+        layer.zero_grad()
+        layer(inputs(layer)).square().sum().backward()
+        diagnostic = SVDDiagnostic()
+        diagnostic.before_update(layer)
+        return diagnostic.measure(layer)
+
+    full = measured()
+    layer.switch_to_low_rank(14)
+    low = measured()
+    assert (full.pop("model/mode"), low.pop("model/mode")) == (0.0, 1.0)
+    assert "model/principal_alignment" in full
+    assert low == pytest.approx(full, rel=1e-4, nan_ok=True)
+
+
 def test_a_state_dict_of_another_size_is_refused_and_changes_no_mode() -> None:
     saved, fresh = made(24, 41), made(24, 40)
     saved.switch_to_low_rank(6)
@@ -249,3 +270,12 @@ def test_more_parameters_than_full_is_said_once(
     assert (trained > m * n) == more
     said = "block0.attn.c_q: LOW-RANK with r=17 trains 1088 numbers, FULL only 1024: it trains fewer for r below 16"
     assert caplog.messages == ([said] if more else [])
+
+
+def test_the_page_runs_as_it_stands() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "adaptive-svd.md").read_text()
+    block = re.search(r"<!-- lowrank: loop -->\n```python\n(.*?)```", page, re.DOTALL)
+    assert block is not None
+    names: dict[str, Any] = {}
+    exec(compile(block[1], "docs/adaptive-svd.md", "exec"), names)
+    assert names["model"][0].svd_mode == 0.0 and "0.lora_A" in names["checkpoint"]["model"]
