@@ -57,3 +57,7 @@ def take(
 ) -> Path | None:
     observed = Observed(step, time, loss, 58.3, history, 0.6987, 16800)
     return create(run, events or [Event()], observed, {"state": "running"}, checkpoint, safetensors)
+
+
+def leftovers(run: RunDir) -> list[str]:
+    return [path.name for path in run.snapshots.iterdir() if path.name.startswith(".")]

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import errno
 import importlib.util
-import itertools
 import json
 import logging
 import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +20,15 @@ import torch
 from expkit.checkpoints import CheckpointManager, checkpoint_error
 from expkit.errors import ConfigError
 from expkit.experiment import RunDir
-from expkit.snapshots import Observed, create, freed_by, list_snapshots, load_snapshot, quick_problem, verify
+from expkit.snapshots import Observed, create, freed_by, list_snapshots, load_snapshot, verify
 from expkit.snapshots import creating as creating_module
-from tests.expkit.snapshots.making import MOMENT, Event, best, make_run, save, take
-from tests.faults.injector import KILL, FaultInjector, every_fault_point, operations_of, run_in_child
+from tests.expkit.snapshots.making import MOMENT, Event, best, leftovers, make_run, save, take
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDir:
     """A run with checkpoints of steps 1 to 3."""
     return make_run(tmp_path / "mine", 1, 2, 3)
-
-
-def leftovers(run: RunDir) -> list[str]:
-    return [path.name for path in run.snapshots.iterdir() if path.name.startswith(".")]
 
 
 def test_it_is_laid_out_as_the_guide_says(run: RunDir) -> None:
@@ -175,161 +166,6 @@ def test_numbers_that_are_none_become_null(run: RunDir) -> None:
     assert (metadata["loss"], metadata["loss_history"]) == (None, [1.0, None])
     assert verify(load_snapshot(made)) is None
     assert take(run, Event("nonfinite", "nonfinite"), loss=float("nan"), time=MOMENT + 9) is None
-
-
-# -- damage ------------------------------------------------------------------------------------------------------------
-
-
-def test_200_damages_are_found(run: RunDir, tmp_path: Path) -> None:
-    made = take(run)
-    assert made is not None
-    folder = tmp_path / "copy" / made.name
-    shutil.copytree(made, folder)
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    random_ = random.Random(7)
-    for number in range(200):
-        file = files[number % len(files)]
-        whole = file.read_bytes()
-        how = random_.choice(["flip", "flip", "flip", "truncate", "missing", "longer"])
-        at = random_.randrange(len(whole))
-        content = bytearray(whole)
-        if how == "flip":
-            content[at] ^= 1 << random_.randrange(8)
-        elif how == "truncate":
-            del content[at:]
-        elif how == "longer":
-            content += b"\n"
-        if how == "missing":
-            file.unlink()
-        else:
-            file.write_bytes(content)
-        assert verify(load_snapshot(folder)) is not None, f"{how} at {at} of {file.name}"
-        if how != "flip":
-            assert quick_problem(load_snapshot(folder)) is not None, f"{how} at {at} of {file.name}"
-        file.write_bytes(whole)
-        assert verify(load_snapshot(folder)) is None
-
-
-def test_nothing_in_it_may_lead_out(run: RunDir, tmp_path: Path) -> None:
-    made = take(run)
-    assert made is not None
-    kept = made / "model" / "checkpoint_step_3.pt"
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    shutil.move(made / "model", elsewhere / "model")
-    (made / "model").symlink_to(elsewhere / "model")
-    assert verify(load_snapshot(made)) == "model/checkpoint_step_3.pt is not in the snapshot itself"
-    (made / "model").unlink()
-    (made / "model").mkdir()
-    kept.symlink_to(elsewhere / "model" / kept.name)
-    assert verify(load_snapshot(made)) == "model/checkpoint_step_3.pt is not in the snapshot itself"
-    made.rename(elsewhere / made.name)
-    made.symlink_to(elsewhere / made.name)
-    assert list_snapshots(run) == []
-
-
-def test_a_checkpoint_put_there_later_is_no_part_of_it(run: RunDir) -> None:
-    made = take(run)
-    assert made is not None
-    shutil.copy(run.checkpoints / "checkpoint_step_1.pt", made / "model" / "checkpoint_step_1.pt")
-    assert verify(load_snapshot(made)) == "checkpoint_step_1.pt was put there later"
-
-
-@pytest.mark.parametrize(
-    "metadata",
-    [b"[]", b"{}", b"\xff", b'{"sha256": 1, "files": {}}', b'{"files": {"../x": 1}, "sha256": "%s"}' % (b"0" * 64)],
-)
-def test_any_metadata_is_read_safely(run: RunDir, metadata: bytes) -> None:
-    made = take(run)
-    assert made is not None
-    (made / "metadata.json").write_bytes(metadata)
-    (snapshot,) = list_snapshots(run)
-    assert (snapshot.reason, snapshot.step) == ("loss_spike_37.8pct", None)
-    assert verify(snapshot) is not None
-
-
-# -- disks and kills ---------------------------------------------------------------------------------------------------
-
-
-def whole_or_nothing(run: RunDir) -> None:
-    assert [verify(each) for each in list_snapshots(run)] in ([], [None])
-    assert [path.name for path in run.checkpoints.glob("*.pt")]
-
-
-@pytest.fixture
-def new_folder(tmp_path: Path) -> Callable[[], Path]:
-    """Makes run directories with one checkpoint."""
-    template = make_run(tmp_path / "template", 3).root
-    numbers = itertools.count()
-
-    def make() -> Path:
-        folder = tmp_path / f"run{next(numbers)}"
-        shutil.copytree(template, folder, symlinks=True)
-        return folder
-
-    return make
-
-
-@pytest.mark.parametrize("fault", [errno.ENOSPC, pytest.param(errno.EIO, marks=pytest.mark.slow)])
-def test_a_disk_that_refuses_leaves_nothing_half_made(
-    new_folder: Callable[[], Path], caplog: pytest.LogCaptureFixture, fault: int
-) -> None:
-    operations = operations_of(lambda folder: take(RunDir(folder)), new_folder())
-    assert len(operations) > 15
-    for at, operation in enumerate(operations):
-        run = RunDir(new_folder())
-        caplog.clear()
-        with FaultInjector(run.root, at, fault, lasting=True):
-            assert take(run) is None, operation
-        assert len(caplog.records) == 1, operation
-        assert "training goes on" in caplog.text
-        whole_or_nothing(run)
-        assert not run.snapshots.exists() or leftovers(run) == [], operation
-        whole = len(list_snapshots(run))
-        assert whole == (at >= len(operations) - 2)  # the fsync of the folder, after the rename
-        assert (take(run) is None) == bool(whole)
-        assert len(list_snapshots(run)) == 1
-
-
-@pytest.mark.slow  # the one below is always on
-def test_killed_anywhere_it_is_there_whole_or_not_at_all(new_folder: Callable[[], Path]) -> None:
-    for operation, folder in every_fault_point(lambda folder: take(RunDir(folder)), new_folder):
-        survives(RunDir(folder), operation)
-
-
-def test_killed_at_the_rename_it_is_not_there(new_folder: Callable[[], Path]) -> None:
-    run = RunDir(new_folder())
-    operations = operations_of(lambda folder: take(RunDir(folder)), new_folder())
-    at = max(number for number, operation in enumerate(operations) if operation.startswith("replace anomaly_"))
-
-    def work() -> None:
-        with FaultInjector(run.root, at, KILL):
-            take(run)
-
-    assert run_in_child(work) == -signal.SIGKILL
-    assert list_snapshots(run) == []
-    assert len(leftovers(run)) == 1
-    survives(run, operations[at])
-
-
-def survives(run: RunDir, operation: str) -> None:
-    """Check what a kill at `operation` has left, and that the next snapshot is as if it had not been."""
-    whole_or_nothing(run)
-    for path in run.snapshots.glob(".*"):
-        os.utime(path, (1, 1))
-    assert take(run, step=18000) is not None, operation
-    assert leftovers(run) == [], operation
-    assert {verify(each) for each in list_snapshots(run)} == {None}
-
-
-def test_what_another_host_is_making_is_left_alone(run: RunDir) -> None:
-    run.snapshots.mkdir()
-    (run.snapshots / ".anomaly_20251112_143022_loss_spike.123.0.tmp").mkdir()
-    take(run)
-    assert len(leftovers(run)) == 1
-
-
-# -- safetensors -------------------------------------------------------------------------------------------------------
 
 
 class Tied(torch.nn.Module):

@@ -66,13 +66,14 @@ def test_a_best_model_is_saved_when_the_time_has_passed(run: RunDir) -> None:
     assert snapshots.observe(record(600)) is not None
     assert (last(run).reason, last(run).step) == ("best_model_loss_0.7", 300)
     assert last(run).checkpoint_step == 290  # the nearest: that of step 580 may be no good any more
+    assert snapshots.state_dict()["pending"] is None
     for step in range(700, 2000, 100):
         assert snapshots.observe(record(step)) is None
 
 
 def test_what_the_metadata_says_of_the_course_of_training(run: RunDir) -> None:
     snapshots = Snapshots(run, history=4)
-    snapshots.observe(record(5, 0.9, 0.5, math.nan, 0.8, 0.7, val_accuracy=71.0))
+    snapshots.observe(record(5, math.nan, 0.5, math.nan, -math.inf, 0.7, val_accuracy=71.0))
     snapshots.observe(record(10, 0.7, math.inf, 1.02, 0.6, 0.61), [Event()], lambda: {"state": "running"}, step=8)
     assert snapshots.run is run
     said = json.loads((last(run).path / "metadata.json").read_text())

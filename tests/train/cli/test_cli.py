@@ -117,6 +117,9 @@ def test_completion_offers_what_can_be_resumed(
     assert offered("python -m train resume=") == ["ask", "auto", "latest", "never", "outputs/one", "outputs/two"]
     assert offered("expkit-train trainer.seed=1 resume=l") == ["latest"]
     assert offered("expkit-train resume=outputs/two/") == ["outputs/two/checkpoints/checkpoint_step_9.pt"]
+    snapshot = outputs / "two" / "snapshots" / "anomaly_20251112_143022_divergence_detected"
+    snapshot.mkdir(parents=True)
+    assert offered("expkit-train resume=outputs/two/sn") == [str(snapshot.relative_to(tmp_path))]
     assert offered(f"expkit-train run.outputs={outputs} resume={outputs}/o") == [f"{outputs}/one"]
     monkeypatch.setenv("COMP_LINE", "expkit-train resume=latest optimizer=sgl")
     monkeypatch.delenv("COMP_POINT")
