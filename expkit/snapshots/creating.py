@@ -21,7 +21,7 @@ from expkit.experiment import RunDir
 from expkit.files import atomic_folder, fsync_folder, write_bytes, write_json
 from expkit.record import to_plain
 from expkit.snapshots.files import METADATA, RUN_CONFIG, STATUS, digest, link_file, sync, with_own_digest
-from expkit.snapshots.reading import list_snapshots
+from expkit.snapshots.reading import list_snapshots, load_snapshot
 
 __all__ = ["Observed", "Trigger", "check_export", "create", "make"]
 
@@ -131,8 +131,10 @@ def make(
             return None  # another watcher's, or this run's own from before it was resumed
     timestamp = f"{datetime.fromtimestamp(observed.time):%Y%m%d_%H%M%S}"
     name = f"anomaly_{timestamp}_{_word(reason)}"
-    if (run.snapshots / name).exists():  # of another step within the same second
-        name = f"{name}_step_{observed.step}"
+    if (run.snapshots / name).exists():
+        if load_snapshot(run.snapshots / name).step == observed.step:
+            return None  # made since we looked
+        name = f"{name}_step_{observed.step}"  # that one is of another step within the same second
     try:
         with atomic_folder(run.snapshots / name) as folder:
             (folder / "model").mkdir()
