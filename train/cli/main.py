@@ -19,7 +19,7 @@ from expkit.errors import UserError
 from train.cli.completion import answer
 from train.cli.help import commented_values
 from train.cli.resumed import with_resumed
-from train.cli.typed import FlagError, check_typed, config_folders
+from train.cli.typed import FlagError, check_typed, config_folders, quoted_option
 from train.cli.typed import parse_override as _parse
 from train.config.build import CONF_DIR, MULTI_SELECT, extra_folders, group_options
 from train.config.experiment_file import Experiment, take_config_file
@@ -123,7 +123,7 @@ def rewrite(arguments: list[str], experiment: Experiment | None = None) -> list[
     """
     found, arguments = take_config_file(arguments)
     experiment = experiment or found
-    typed = _flags_first([_both(argument) for argument in arguments])
+    typed = _flags_first([_both(quoted_option(argument)) for argument in arguments])
     merged = with_resumed(typed, experiment)
     return merged if experiment is None else _flags_first(experiment.merge(merged, typed))
 

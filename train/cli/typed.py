@@ -19,7 +19,7 @@ from train.config.build import CONF_DIR, MULTI_SELECT, group_folders, group_opti
 from train.config.keys import meant, no_option, selected
 from train.program import shadow
 
-__all__ = ["FlagError", "check_typed", "config_folders", "parse_override"]
+__all__ = ["FlagError", "check_typed", "config_folders", "parse_override", "quoted_option"]
 
 #: Groups of which a run needs exactly one option. (Of experiment and debug it may have several, or none.)
 _ONE = ("task", "optimizer", "scheduler", "checkpoint")
@@ -65,7 +65,7 @@ def check_typed(arguments: Sequence[str]) -> None:
                 raise UserError(f"{argument}: a run needs one: choose from {_listed(argument[1:])}")
             if "=" not in argument and not argument.startswith("~"):
                 raise UserError(_without_value(arguments, position))
-            override = parse_override(argument)
+            override = parse_override(quoted_option(argument))
             if override is not None:
                 _check_override(argument, override, arguments)
 
@@ -75,6 +75,16 @@ def config_folders(arguments: Sequence[str]) -> list[Path]:
     flags = ("--config-dir", "-cd")
     pairs = [argument.partition("=")[::2] for argument in arguments]
     return [Path(value) for flag, value in (*pairs, *itertools.pairwise(arguments)) if flag in flags and value]
+
+
+def quoted_option(argument: str) -> str:
+    """Return GROUP=OPTION with quotes around an option whose name Hydra would take for a number: debug=nan."""
+    key, equals, value = argument.partition("=")
+    if not equals or not group_folders(key.lstrip("+")):
+        return argument
+    for name in {"nan", "inf"}.intersection(group_options(key.lstrip("+"))):
+        value = re.sub(rf"(?<![\w'\"./-]){name}(?![\w'\"./-])", f"'{name}'", value)
+    return f"{key}={value}"
 
 
 def parse_override(argument: str) -> Override | None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from expkit.errors import ConfigError
 from train.data import Batches, to_device
+from train.faults import Fault, planted
 from train.tasks.base import StepOutput, Task, build_fitting, check_data
 from train.tasks.classify_data import LabelledData
 
@@ -35,18 +36,26 @@ class ClassifyTask(Task):
             `shape`, `inputs` (how many numbers that is) and `classes`, those of them that it has parameters for.
         label_smoothing: share of each label's weight that is spread over all classes alike (Szegedy et al. 2016), in
             training only: losses on validation data can be compared whatever it is.
+        fault: what is wrong with the training data, on purpose (`train/faults.py`).
 
     Raises:
         ConfigError: data of another task, or a share that cannot be.
     """
 
-    def __init__(self, data: LabelledData, model: Callable[..., nn.Module], label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self,
+        data: LabelledData,
+        model: Callable[..., nn.Module],
+        label_smoothing: float = 0.0,
+        fault: Fault | None = None,
+    ) -> None:
         check_data("classify", data, LabelledData, "task/data=labelled_digits")
         if not (isinstance(label_smoothing, int | float) and 0 <= label_smoothing < 1):
             raise ConfigError(f"task.label_smoothing={label_smoothing}: a share is needed, 0 or more and less than 1")
         self.data = data
         self.model = model
         self.label_smoothing = label_smoothing
+        self.fault = fault
         self._val: Any = None
 
     def build_model(self) -> nn.Module:
@@ -58,7 +67,7 @@ class ClassifyTask(Task):
 
     def train_data(self) -> Any:
         """Return the training pairs."""
-        return self.data.train()
+        return planted(self.data.train(), self.fault)
 
     def val_data(self) -> Any:
         """Return the validation pairs."""
@@ -78,6 +87,10 @@ class ClassifyTask(Task):
         """Return what config.json says about the data."""
         values = {name: value for name, value in vars(self.data).items() if isinstance(value, int | float | str)}
         return {"name": type(self.data).__name__, **values}
+
+    def describe_batch(self, batch: Any) -> list[str]:
+        """Return the label of each input."""
+        return [f"label {int(label)}" for label in batch[1]]
 
     def figures(self, model: nn.Module) -> dict[str, Figure]:
         """Return a picture of the validation data: which classes are taken for which, and the hardest images.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from train.faults import Fault, planted
 from train.tasks.base import StepOutput, Task, build_fitting, check_data
 from train.tasks.denoise_data import DigitsData, NoisyVectors, TwoHotData
 
@@ -33,6 +34,7 @@ class DenoiseTask(Task):
         lambda_on: weight of the coordinates at which the clean vector is above 0.
         enc_reg: weight of the squared norm of the encoder's matrix.
         dec_reg: weight of the squared norm of the decoder's matrix.
+        fault: what is wrong with the training data, on purpose (`train/faults.py`).
     """
 
     higher_is_better = ("psnr",)
@@ -44,6 +46,7 @@ class DenoiseTask(Task):
         lambda_on: float = 1.0,
         enc_reg: float = 0.0,
         dec_reg: float = 0.0,
+        fault: Fault | None = None,
     ) -> None:
         check_data("denoise", data, (DigitsData, TwoHotData), "task/data=digits or two_hot")
         self.data = data
@@ -51,6 +54,7 @@ class DenoiseTask(Task):
         self.lambda_on = lambda_on
         self.enc_reg = enc_reg
         self.dec_reg = dec_reg
+        self.fault = fault
         self._val: NoisyVectors | None = None
 
     def build_model(self) -> nn.Module:
@@ -58,9 +62,9 @@ class DenoiseTask(Task):
         d = self.data.d
         return build_fitting("denoise", self.model, torch.zeros(2, d), (2, d), "task/model=two_layer_net", d=d)
 
-    def train_data(self) -> NoisyVectors:
+    def train_data(self) -> Any:
         """Return the training pairs."""
-        return self.data.train()
+        return planted(self.data.train(), self.fault)
 
     def val_data(self) -> NoisyVectors:
         """Return the validation pairs."""

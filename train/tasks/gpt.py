@@ -13,6 +13,7 @@ from torch import nn
 
 from expkit.errors import ConfigError, ResumeError
 from train.data import mix
+from train.faults import Fault, planted
 from train.models.gpt import generate
 from train.tasks.base import StepOutput, Task, build_fitting, check_data
 from train.tasks.text_data import TextData, TextWindows
@@ -43,6 +44,7 @@ class GPTTask(Task):
         num_samples: texts to generate at the end of a run.
         sample_length: tokens to generate for each.
         temperature: of sampling; at 0 the most likely token is taken.
+        fault: what is wrong with the training data, on purpose (`train/faults.py`).
 
     Raises:
         ConfigError: naming the key; a value that cannot be.
@@ -58,6 +60,7 @@ class GPTTask(Task):
         num_samples: int = 3,
         sample_length: int = 200,
         temperature: float = 0.8,
+        fault: Fault | None = None,
     ) -> None:
         check_data("gpt", data, TextData, "task/data=text")
         for key, value in (("num_samples", num_samples), ("sample_length", sample_length)):
@@ -71,6 +74,7 @@ class GPTTask(Task):
         self.num_samples = num_samples
         self.sample_length = sample_length
         self.temperature = temperature
+        self.fault = fault
 
     def build_model(self) -> nn.Module:
         """Return a new model, with the vocabulary in a buffer."""
@@ -85,9 +89,9 @@ class GPTTask(Task):
         model.register_load_state_dict_pre_hook(check)  # type: ignore[no-untyped-call]
         return model
 
-    def train_data(self) -> TextWindows:
+    def train_data(self) -> Any:
         """Return the training windows."""
-        return self.data.train()
+        return planted(self.data.train(), self.fault)
 
     def val_data(self) -> TextWindows:
         """Return the validation windows."""
@@ -111,6 +115,10 @@ class GPTTask(Task):
     def describe_data(self) -> dict[str, Any]:
         """Return what config.json says about the data."""
         return self.data.describe()
+
+    def describe_batch(self, batch: Any) -> list[str]:
+        """Return the text of each window, and what follows it."""
+        return [repr(self.data.decode(row)) for row in torch.cat([batch[0], batch[1][:, -1:].clamp(min=0)], dim=1)]
 
     def samples(self, model: nn.Module) -> list[str]:
         """Return texts that the model generates, always the same for the same weights and seed."""
