@@ -122,6 +122,12 @@ class Batches:
         assert self.size is not None
         return self.size // self.batch_size if self.drop_last else -(-self.size // self.batch_size)
 
+    def indices(self, epoch: int, update: int) -> list[list[int]] | None:
+        """Return which samples each piece of an update, counted from 0, holds; None for a loader of one's own."""
+        if self.size is None:
+            return None
+        return self._share(permutation(self.size, self.seed, epoch, self.shuffle), update)
+
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[StepBatches]:
         """Yield the updates of `epoch` (from 0), without the first `skip`."""
         # Evaluation is the same in every epoch; its data may even be an object that training is in the middle of.

@@ -138,10 +138,11 @@ def note_resume(
     except OSError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    resumes = [*origin.stored.get("resumes", []), moment]
+    overrides = typed_overrides()
+    resumes = [*origin.stored.get("resumes", []), {**moment, "overrides": overrides}]
     ConfigTracker(origin.run).add_to_config(
         config=plain_config,
-        overrides=typed_overrides(),
+        overrides=overrides,
         first_overrides=origin.stored.get("first_overrides", origin.stored.get("overrides")),
         resumes=resumes,
         branch=branch,

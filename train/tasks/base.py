@@ -85,6 +85,10 @@ class Task:
         """Return what config.json says about the data. Called after `train_data` and `val_data`."""
         return {}
 
+    def describe_batch(self, batch: Any) -> list[str]:
+        """Return what people can read of each sample in a batch, one line each, for `expkit batch`; [] for nothing."""
+        return []
+
     def figures(self, model: nn.Module) -> dict[str, Figure]:
         """Return pictures of what the model does, by name. `model` is in evaluation mode, without gradients."""
         return {}
