@@ -202,7 +202,7 @@ class _Replay(Runner):
         if not all(_finite(loss) for loss in losses):
             return (forward.kind if forward else "loss"), forward
         scaled = self.update.scaler is not None  # whose overflows are a part of training: it skips the update
-        if gradient is not None and not scaled:
+        if gradient is not None and not scaled and any(sight.spoils for sight in sights):
             return "gradient", gradient
         if not scaled and "gradient_norm" in seen and not _finite(seen["gradient_norm"]):
             return "gradient_norm", None

@@ -54,7 +54,7 @@ class Sight:
     Attributes:
         kind: input or output (of a module, in the forward pass), gradient (in the backward pass).
         module: path of the module; "" for the whole model.
-        what: which gradient: of a parameter, of the module's input or output; "" in the forward pass.
+        what: which gradient: a parameter's name, "its input" or "its output"; "" in the forward pass.
         inside: for an input, the module whose own code has made it; None where it came with the batch.
     """
 
@@ -62,6 +62,11 @@ class Sight:
     module: str
     what: str = ""
     inside: str | None = None
+
+    @property
+    def spoils(self) -> bool:
+        """Whether it is the gradient of a parameter: others may be covered up before they do harm."""
+        return self.kind == "gradient" and self.what not in ("its input", "its output")
 
 
 @dataclass
@@ -85,8 +90,8 @@ class Watch:
         self._model = model
         self._seen = _Seen()
         self._running: list[str] = []
-        #: Who has made a tensor or takes it, with the tensor, so that its id stays its own.
-        self._roles: dict[int, tuple[Tensor, list[tuple[str, str]]]] = {}
+        #: Who has made a tensor or takes it, with the tensor, so that its id stays its own; anew once it was changed.
+        self._roles: dict[tuple[int, int], tuple[Tensor, list[tuple[str, str]]]] = {}
         self._hooks = contextlib.ExitStack()
 
     @property
@@ -155,11 +160,12 @@ class Watch:
         """Look at the gradient of `tensor` when it is there."""
         if not tensor.requires_grad or not torch.is_grad_enabled():
             return
-        if id(tensor) in self._roles:
-            self._roles[id(tensor)][1].append((path, role))
+        key = id(tensor), tensor._version
+        if key in self._roles:
+            self._roles[key][1].append((path, role))
             return
         roles = [(path, role)]
-        self._roles[id(tensor)] = tensor, roles
+        self._roles[key] = tensor, roles
 
         def hook(gradient: Tensor) -> None:
             if not Range().add(gradient):
