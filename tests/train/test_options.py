@@ -39,7 +39,7 @@ def test_every_option_composes(compose: Callable[..., Any], choice: str) -> None
 def test_a_short_run_with_every_option_ends_well(train: Train, outputs: Path, choice: str) -> None:
     group, _, option = choice.partition("=")
     small = SMALL[option if group in ("task", "trainer") else "denoise"]
-    train("debug=smoke", "plots=[]", *small, choice, "run.id=run")
+    train("debug=smoke", "plots=[]", *small, choice, "trainer.max_steps=20", "run.id=run")
     assert json.loads((outputs / "run" / "status.json").read_text())["state"] == "finished"
     assert (outputs / "run" / "results.json").exists()
     measured = {name for entry in read_journal(outputs / "run" / "logs" / "metrics.jsonl") for name in entry}
