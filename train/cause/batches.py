@@ -17,7 +17,7 @@ from expkit.rng import fixed_seed
 from train.data import Batches
 from train.resume import Origin
 
-__all__ = ["FoundBatch", "Place", "batch_of", "place_before", "tensors", "usable_checkpoints"]
+__all__ = ["FoundBatch", "Place", "batch_of", "finite", "place_before", "start_before", "tensors", "usable_checkpoints"]
 
 #: What decides how many updates an epoch has: with another value a step is of another epoch.
 _LAYOUT = ("task.", "trainer.batch_size:", "trainer.drop_last:", "trainer.grad_accumulation:")
@@ -65,6 +65,20 @@ def usable_checkpoints(files: RunDir, before: int) -> Iterator[tuple[int, dict[s
     for step, path in CheckpointFolder(files.checkpoints).files().items():
         if step < before and checkpoint_error(path) is None:
             yield step, read_checkpoint(path, mmap=True)
+
+
+def start_before(origin: Origin, step: int) -> tuple[int, dict[str, Any] | None]:
+    """Return step and content of the newest valid checkpoint before `step` whose numbers are finite, or (0, None)."""
+    for saved, state in usable_checkpoints(RunDir(origin.run), step):
+        parts = (state["model_state_dict"], state["optimizer_state_dict"])
+        if all(finite(tensor) for part in parts for _, tensor in tensors(part)):
+            return saved, state
+    return 0, None
+
+
+def finite(value: torch.Tensor) -> bool:
+    """Whether all numbers of a tensor are finite."""
+    return not value.is_floating_point() or bool(torch.isfinite(value).all())
 
 
 def place_before(origin: Origin, step: int, batches: Batches) -> Place:

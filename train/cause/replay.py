@@ -16,7 +16,7 @@ from expkit.errors import UserError
 from expkit.experiment import RunDir
 from expkit.guards import Guard
 from expkit.rng import rng_state, set_rng_state
-from train.cause.batches import tensors, usable_checkpoints
+from train.cause.batches import finite, tensors
 from train.cause.journalled import skipped_steps
 from train.cause.watch import Range, Sight, Watch
 from train.data import StepBatches
@@ -24,7 +24,7 @@ from train.resume import Origin
 from train.runner import Runner
 from train.tasks.base import StepOutput
 
-__all__ = ["Accident", "replay", "start_before"]
+__all__ = ["Accident", "replay"]
 
 #: Steps past the one that is looked for: the loss may be journalled before or after its cause.
 _PAST = 10
@@ -68,15 +68,6 @@ class Accident:
     ratios: list[float] = field(default_factory=list)
     weights: tuple[float, float, float] = (0.0, 0.0, 0.0)
     learning_rate: float | None = None
-
-
-def start_before(origin: Origin, step: int) -> tuple[int, dict[str, Any] | None]:
-    """Return step and content of the newest valid checkpoint before `step` whose numbers are finite, or (0, None)."""
-    for saved, state in usable_checkpoints(RunDir(origin.run), step):
-        parts = (state["model_state_dict"], state["optimizer_state_dict"])
-        if all(_finite(tensor) for part in parts for _, tensor in tensors(part)):
-            return saved, state
-    return 0, None
 
 
 def replay(origin: Origin, config: Any, parts: Any, step: int, state: dict[str, Any] | None) -> Accident | None:
@@ -199,14 +190,14 @@ class _Replay(Runner):
         sights = [sight for sight in self._watch.sights if sight not in self._common]
         forward = next((sight for sight in sights if sight.kind != "gradient"), None)
         gradient = next((sight for sight in sights if sight.kind == "gradient"), None)
-        if not all(_finite(loss) for loss in losses):
+        if not all(finite(loss) for loss in losses):
             return (forward.kind if forward else "loss"), forward
         scaled = self.update.scaler is not None  # whose overflows are a part of training: it skips the update
         if gradient is not None and not scaled and any(sight.spoils for sight in sights):
             return "gradient", gradient
-        if not scaled and "gradient_norm" in seen and not _finite(seen["gradient_norm"]):
+        if not scaled and "gradient_norm" in seen and not finite(seen["gradient_norm"]):
             return "gradient_norm", None
-        if not all(map(_finite, self._parameters)):
+        if not all(map(finite, self._parameters)):
             return "weight", None
         return None
 
@@ -253,7 +244,7 @@ class _Replay(Runner):
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}
         if kind == "gradient_norm":
             return "", "the norm of the gradient, whose every number is finite: their squares are too large"
-        first_bad = next(names[id(each)] for each in self._parameters if not _finite(each))
+        first_bad = next(names[id(each)] for each in self._parameters if not finite(each))
         return first_bad.rpartition(".")[0], f"{first_bad}, after the update; its gradient was finite"
 
     def _remember(self, batches: StepBatches, before: list[Tensor]) -> None:
@@ -298,10 +289,6 @@ def _largest(batch: Any, into: dict[str, float]) -> None:
             seen = Range()
             seen.add(tensor)
             into[name] = max(into.get(name, 0.0), seen.largest)
-
-
-def _finite(value: Tensor) -> bool:
-    return not value.is_floating_point() or bool(torch.isfinite(value).all())
 
 
 def _norm(values: Sequence[Tensor]) -> float:

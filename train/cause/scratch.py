@@ -63,9 +63,10 @@ def bisect(run: str, step: int | None, typed: Sequence[str], config_dir: str | N
     import torch
 
     from expkit.experiment import RunDir
+    from train.cause.batches import start_before
     from train.cause.causes import likely_cause
     from train.cause.journalled import first_nonfinite, seen_at
-    from train.cause.replay import replay, start_before
+    from train.cause.replay import replay
     from train.cause.stored import rebuilt, stored_run
 
     origin = stored_run(run)
