@@ -124,6 +124,7 @@ class EventLog:
             "time": time.time(),
             "detector": event.detector,
             "kind": event.kind,
+            "reason": event.reason,
             "severity": event.severity.value,
             "message": event.message,
             "values": dict(event.values),

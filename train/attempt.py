@@ -196,6 +196,7 @@ class Attempt:
         snapshots = parts.snapshots(files)
         if self.state is not None and self.state.get("snapshot_state"):
             snapshots.load_state_dict(self.state["snapshot_state"])
+        self.report.troubles["snapshots"] = snapshots.trouble.summary
         self.snapshotter = Snapshotter(snapshots, parts.detectors, self.control, self.report.status, self.manager)
         if self.manager is not None:
             self.report.troubles["checkpoints"] = self.manager.trouble

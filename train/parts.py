@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from expkit.checkpoints.state import check_loadable
 from expkit.detectors import Detector
+from expkit.detectors.nonfinite import NonFinite
 from expkit.diagnostics import Diagnostic
 from expkit.dist import Dist
 from expkit.errors import ConfigError, UserError
@@ -142,6 +143,8 @@ def assemble(config: DictConfig) -> Parts:
     detectors = build_named(config, "detectors", Detector)
     for name, detector in detectors.items():
         detector.name = name
+        if isinstance(detector, NonFinite) and detector.metrics is None and trainer.precision == "fp16":
+            detector.metrics = ("train_loss",)  # a gradient that overflows is the scaler's daily business
     guards = make_guards(detectors)
     responses = make_responses(config.get("responses"))
     snapshots = make_snapshots(config.get("snapshots"))

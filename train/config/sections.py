@@ -91,6 +91,8 @@ def make_guards(detectors: Mapping[str, Detector]) -> list[Guard]:
         unknown = [each for each in detector.respond if each not in RESPONSES]
         if unknown:
             raise ConfigError(f"detectors.{name}.respond: there is no {unknown[0]}; choose from {', '.join(RESPONSES)}")
+        if "switch" in detector.respond:
+            raise ConfigError(f"detectors.{name}.respond: a run cannot switch layers yet; expkit.lowrank.switch can")
         guard = detector.guard() if "skip" in detector.respond else None
         if guard is not None:
             guards.append(guard)
