@@ -129,5 +129,6 @@ class EventLog:
             "message": event.message,
             "values": dict(event.values),
             "alert": alert,
+            **({"details": dict(event.details)} if event.details else {}),
         }
         self._journal.write_line(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))

@@ -193,6 +193,8 @@ class Attempt:
         events = EventLog(files.events, parts.detectors, self._alert(stack), self._respond)
         stack.callback(events.close)
         self.responder = runner.respond = self._responder(events)
+        if self.state is not None and self.state.get("response_state") and self.rewind is None:
+            self.responder.load_state_dict(self.state["response_state"])
         snapshots = parts.snapshots(files)
         if self.state is not None and self.state.get("snapshot_state"):
             snapshots.load_state_dict(self.state["snapshot_state"])

@@ -19,10 +19,12 @@ from expkit.checkpoints.state import check_loadable
 from expkit.detectors import Detector
 from expkit.detectors.nonfinite import NonFinite
 from expkit.diagnostics import Diagnostic
+from expkit.diagnostics.svd import SVDDiagnostic
 from expkit.dist import Dist
 from expkit.errors import ConfigError, UserError
 from expkit.experiment import RunDir
 from expkit.guards import Guard
+from expkit.lowrank import convert
 from expkit.machine import GPUSampler
 from expkit.plots import Plot
 from expkit.rng import seed_all
@@ -168,6 +170,11 @@ def assemble(config: DictConfig) -> Parts:
     for group, parts in (("detectors", detectors), ("diagnostics", diagnostics)):
         for name, part in parts.items():
             _check_state(f"{group}.{name}", part, config[group][name])
+    if any("switch" in detector.respond for detector in detectors.values()):
+        svd = diagnostics.get("svd")
+        if not isinstance(svd, SVDDiagnostic):
+            raise ConfigError("detectors.svd_switch.respond: to switch layers it needs their analysis: diagnostics=svd")
+        convert(model, svd.patterns, "diagnostics.svd.layers")
     model = model.to(device)
     if trainer.compile:
         model.compile()  # in place: names of parameters stay as they are

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from expkit.detectors.base import Detector, Event, Severity
 from expkit.dist import Control
 from expkit.errors import UserError
+from expkit.lowrank import switch
 from expkit.webhook import Webhook
 
 if TYPE_CHECKING:
@@ -54,13 +55,20 @@ class ResponseSettings:
 
 @dataclass(frozen=True)
 class Order:
-    """One response to one event."""
+    """One response to one event.
+
+    Attributes:
+        response, detector, step, message: which, to whose event, of which step, in words.
+        rewind: where to go back to; None with `rewind` if there is nowhere: then the run is stopped.
+        switches: of each layer to switch its name (`layer`), mode (`to`) and `r`.
+    """
 
     response: str
     detector: str
     step: int
     message: str
     rewind: Rewind | None = None
+    switches: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,7 @@ class Rewind:
 
 
 class Responder:
-    """Carries out `stop`, `lower_lr` and `rewind`.
+    """Carries out `stop`, `lower_lr`, `rewind` and `switch`.
 
     Args:
         settings: of all responses.
@@ -118,7 +126,7 @@ class Responder:
         """Take the events of one record; what they ask for is done at the next step boundary. On rank 0 only."""
         for event in events:
             for response in self._detectors[event.detector].respond:
-                if response in ("stop", "lower_lr", "rewind"):
+                if response in ("stop", "lower_lr", "rewind", "switch"):
                     self._order(response, event)
         if self._orders:
             self._control.request(Control.RESPOND)
@@ -135,11 +143,36 @@ class Responder:
                 self.rewind = order.rewind
                 bits |= Control.REWIND
                 self._say(order, runner, _rewound(order.rewind))
+            elif order.response == "switch":
+                self._switch(order, runner)
             elif order.rewind is None:
                 self.stopped_by = self.stopped_by or order.message
                 bits |= Control.STOP
                 self._say(order, runner, "the run stops here")
         return bits
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was ordered and is not done yet: a resume does it at the same step."""
+        return {"orders": [asdict(order) for order in self._orders.values()]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
+        for each in state["orders"]:
+            rewind = Rewind(**each["rewind"]) if each["rewind"] is not None else None
+            order = Order(**{**each, "rewind": rewind, "switches": tuple(each["switches"])})
+            self._orders[order.response, order.detector] = order
+        if self._orders:
+            self._control.request(Control.RESPOND)
+
+    def _switch(self, order: Order, runner: Runner) -> None:
+        for each in order.switches:
+            try:
+                changed = switch(runner.model, runner.update.optimizer, each["layer"], each["to"], each["r"])
+            except UserError as error:
+                log.warning("%s: not switched: %s", each["layer"], error)
+                continue
+            if changed:
+                self._say(order, runner, f"{each['layer']} is {each['to']} from here on")
 
     def _order(self, response: str, event: Event) -> None:
         message = f"detectors.{event.detector} at step {event.step}: {event.message}"
@@ -149,9 +182,9 @@ class Responder:
                 rewind = self._where_to(event)
             except LookupError as error:
                 log.warning("no rewind: %s", error)
-        self._orders.setdefault(
-            (response, event.detector), Order(response, event.detector, event.step, message, rewind)
-        )
+        switches = tuple(event.details.get("switches", ())) if response == "switch" else ()
+        order = Order(response, event.detector, event.step, message, rewind, switches)
+        self._orders.setdefault((response, event.detector), order)
 
     def _where_to(self, event: Event) -> Rewind:
         settings = self._settings

@@ -18,6 +18,7 @@ from expkit.detectors.base import Detector
 from expkit.errors import ResumeError, describe
 from expkit.experiment import RunDir
 from expkit.journal import cut_journal
+from expkit.lowrank import restore_modes
 from expkit.rng import set_rng_state
 from train.probe import probe_loss
 from train.resume import Origin, differences
@@ -95,6 +96,7 @@ def restore(
     # What the checkpoint was trained with: config.json may speak of a resume that ended before it saved anything.
     update, before = runner.update, state["config"]
     try:
+        restore_modes(runner.model, state["model_state_dict"], update.optimizer)
         load_model_state(runner.model, state["model_state_dict"])
         update.optimizer.load_state_dict(state["optimizer_state_dict"])
     except ValueError as error:

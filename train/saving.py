@@ -20,6 +20,7 @@ from expkit.rng import rng_state
 from expkit.snapshots import Snapshots
 from train.parts import Parts
 from train.probe import make_probe
+from train.responses import Responder
 from train.runner import Runner
 
 __all__ = ["Saver", "make_manager"]
@@ -114,6 +115,7 @@ class Saver:
             rng_state=rng_state(),
             sampler_state=runner.state_dict(),
             detector_state={name: detector.state_dict() for name, detector in self._detectors.items()},
+            response_state=runner.respond.state_dict() if isinstance(runner.respond, Responder) else None,
             snapshot_state=self._snapshots.state_dict() if self._snapshots is not None else None,
             guard_state=[guard.state_dict() for guard in update.guards],
             journal_state={"step": step},

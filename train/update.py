@@ -59,7 +59,6 @@ class Update:
         self._clip = clip_grad_norm
         self.guards = tuple(guards)
         self._norm = clip_grad_norm is not None or watch_norm or any(guard.needs_gradient_norm for guard in guards)
-        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         # Fused kernels look at `found_inf` on the device and leave everything as it was when it is 1.
         self._on_device = self.scaler is None and all(group.get("fused") for group in optimizer.param_groups)
         self._move = device.type != "cpu"
@@ -149,6 +148,11 @@ class Update:
             self._used_lr = self.optimizer.param_groups[0]["lr"]
             self.scheduler.step()
         return values, names, count
+
+    @property
+    def _parameters(self) -> list[nn.Parameter]:
+        # Asked each time: an adaptive layer's are others after a switch.
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def _clipped_norm(self) -> torch.Tensor:
         if self.scaler is not None:

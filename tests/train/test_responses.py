@@ -190,3 +190,30 @@ def test_a_best_model_is_kept_with_its_own_weights(trouble: Trouble) -> None:
     first, *_ = list_snapshots(RunDir(run))
     assert first.checkpoint_step is not None
     assert 0 <= first.checkpoint_step - first.step <= 1
+
+
+SWITCHING = (
+    *("task=gpt", "diagnostics=svd", "detectors=svd_switch", "detectors.svd_switch.respond=[alert,switch]"),
+    *("tracker=[]", "plots=[]", "task.data.context_length=16", "task.model.d_model=32", "task.model.num_heads=2"),
+    *("trainer.batch_size=8", "diagnostics.svd.interval=4", "detectors.svd_switch.cooldown=8", "task.num_samples=0"),
+    *("trainer.log_interval=4", "trainer.deterministic=true", "trainer.max_steps=30", "checkpoint.save_interval=5"),
+    "checkpoint.keep_last_n=20",
+)
+
+
+@pytest.mark.parametrize("stop", [8, 15])
+def test_layers_switch_and_a_resume_on_either_side_is_exact(train: Train, outputs: Path, stop: int) -> None:
+    train(*SWITCHING, "run.id=whole")
+    done = [event for event in events(outputs / "whole") if event["kind"] == "response"]
+    assert any("is LOW-RANK from here on" in event["message"] for event in done)
+    train(*SWITCHING, "run.id=cut", f"trainer.max_steps={stop}")
+    train("resume=cut", "trainer.max_steps=30")
+    states = [
+        torch.load(outputs / name / "checkpoints" / "checkpoint_step_30.pt", weights_only=True)
+        for name in ("whole", "cut")
+    ]
+    assert states[0]["model_state_dict"].keys() == states[1]["model_state_dict"].keys()
+    for name, value in states[0]["model_state_dict"].items():
+        assert torch.equal(value, states[1]["model_state_dict"][name]), name
+    assert any("lora_A" in name for name in states[0]["model_state_dict"])
+    assert losses(outputs / "whole") == losses(outputs / "cut")

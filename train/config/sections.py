@@ -10,6 +10,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from expkit.detectors.base import RESPONSES, Detector
+from expkit.detectors.svd_switch import SVDSwitch
 from expkit.errors import ConfigError, UserError
 from expkit.experiment import RunDir
 from expkit.guards import Guard
@@ -91,8 +92,8 @@ def make_guards(detectors: Mapping[str, Detector]) -> list[Guard]:
         unknown = [each for each in detector.respond if each not in RESPONSES]
         if unknown:
             raise ConfigError(f"detectors.{name}.respond: there is no {unknown[0]}; choose from {', '.join(RESPONSES)}")
-        if "switch" in detector.respond:
-            raise ConfigError(f"detectors.{name}.respond: a run cannot switch layers yet; expkit.lowrank.switch can")
+        if "switch" in detector.respond and not isinstance(detector, SVDSwitch):
+            raise ConfigError(f"detectors.{name}.respond: switch is what svd_switch responds with")
         guard = detector.guard() if "skip" in detector.respond else None
         if guard is not None:
             guards.append(guard)

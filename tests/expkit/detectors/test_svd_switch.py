@@ -124,6 +124,8 @@ def test_a_switch_that_somebody_else_made_is_taken_over() -> None:
     detector = SVDSwitch(cooldown=0)
     assert told(detector, {}, DANGER | LOW, DANGER | LOW, {}) == []
     assert told(SVDSwitch(cooldown=0), DANGER | LOW, LOW) == [(40, "FULL", "recon")]
+    # What was counted for the mode that it had counts no more.
+    assert told(SVDSwitch(cooldown=0, records=2), DANGER, LOW, LOW) == [(60, "FULL", "recon")]
 
 
 def test_hysteresis_keeps_a_layer_that_hovers_about_a_threshold() -> None:
