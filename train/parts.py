@@ -32,10 +32,10 @@ from expkit.snapshots import Snapshots
 from expkit.trackers import Delivery, Tracker
 from train.config.blame import told
 from train.config.build import MULTI_SELECT, build, build_named, call_with_known
+from train.config.responses import ResponseSettings
 from train.config.sections import make_delivery, make_guards, make_responses, make_sampler, make_snapshots
 from train.config.trainer import TrainerConfig
 from train.data import Batches
-from train.responses import ResponseSettings
 from train.tasks.base import Task
 from train.update import Update
 

@@ -18,7 +18,7 @@ from expkit.machine import GPUSampler
 from expkit.snapshots import Retention, Snapshots
 from expkit.snapshots.cleaning import parse_age, parse_size
 from expkit.trackers import Delivery, Tracker
-from train.responses import ResponseSettings
+from train.config.responses import ResponseSettings
 
 __all__ = ["make_delivery", "make_guards", "make_responses", "make_sampler", "make_snapshots"]
 
