@@ -40,6 +40,7 @@ def options(group: str) -> list[str]:
 @pytest.fixture(autouse=True)
 def _no_leftovers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Tests see neither the user's tracker settings nor a scheduler's job, and leave no global setting behind."""
+    os.environ.pop("WANDB_SERVICE", None)  # not to be put back: where a service is that a test may end
     for name in list(os.environ):
         if name.startswith(("WANDB_", "SLURM_", "SUBMITIT_", "HYDRA_", "TRACKIO_SPACE", "TRACKIO_SERVER")):
             monkeypatch.delenv(name)

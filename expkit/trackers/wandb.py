@@ -254,7 +254,9 @@ def _init(**options: Any) -> wandb.Run:
     try:
         return wandb.init(**options)
     except Exception as error:  # whatever it is, it is raised again
-        if isinstance(error, ConnectionError) or type(error).__name__ == "MailboxClosedError":
+        gone = ("MailboxClosedError", "WandbServiceConnectionError")
+        if isinstance(error, ConnectionError) or type(error).__name__ in gone:
+            os.environ.pop("WANDB_SERVICE", None)  # where a service was: a process inherits that from its parent
             _forget_service()  # so that the next attempt finds a new one
         raise
 

@@ -44,9 +44,11 @@ def test_an_event_is_written_shown_and_passed_on(tmp_path: Path, caplog: pytest.
         "epoch": 4,
         "detector": "high",
         "kind": "high_loss",
+        "reason": "high_loss",
         "severity": "WARNING",
         "message": "loss 3.0",
         "values": {"loss": 3.0},
+        "alert": True,
     }
     assert alerts == [Alert("high_loss", "loss 3.0", "WARNING", 2)]
     assert [(record.levelno, record.getMessage()) for record in caplog.records] == [

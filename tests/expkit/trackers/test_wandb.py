@@ -127,7 +127,9 @@ def test_disabled_stores_nothing(run, records, picture):
 def test_the_command_that_it_names_shows_the_run(run, records):
     tracker = WandbTracker()
     send(tracker, run, records([1, 2]))
-    _, *arguments = shlex.split(tracker.where(run))
+    program, command, folder = shlex.split(tracker.where(run))
+    assert (program, command) == ("wandb", "leet")
+    arguments = [command, "inspect", "--summary", folder]  # the same without a terminal
     done = subprocess.run([sys.executable, "-m", "wandb", *arguments], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert run.id in done.stdout and "train_loss" in done.stdout
