@@ -199,7 +199,7 @@ class Attempt:
         if self.state is not None and self.state.get("snapshot_state"):
             snapshots.load_state_dict(self.state["snapshot_state"])
         self.report.troubles["snapshots"] = snapshots.trouble.summary
-        self.snapshotter = Snapshotter(snapshots, parts.detectors, self.control, self.report.status, self.manager)
+        self.snapshotter = Snapshotter(snapshots, parts.detectors, self.control, self._status_now, self.manager)
         if self.manager is not None:
             self.report.troubles["checkpoints"] = self.manager.trouble
         self.report.troubles |= {"logs/metrics.jsonl": journal.trouble, "logs/events.jsonl": events.trouble}
@@ -234,7 +234,8 @@ class Attempt:
         self.status.set("running")
         with self.display.showing(runner):
             finished = runner.fit()
-            self.responder(runner)  # of the last step too
+            if finished:
+                self.responder.finish(runner)
             if self.manager is not None:
                 self.manager.wait()
             self.snapshotter.finish()
@@ -268,6 +269,10 @@ class Attempt:
             webhook.send({"run": self.files.id, "dir": str(self.files.root.absolute()), **asdict(each)})
 
         return alert
+
+    def _status_now(self) -> dict[str, Any]:
+        """Return status.json, with what it is about to say of this step."""
+        return {**read_status(self.files.status), **self.report.status()}
 
     def _respond(self, events: Sequence[Event]) -> None:
         self.responder.take(events)

@@ -119,6 +119,11 @@ class Responder:
                 self._say(order, runner, "the run stops here")
         return bits
 
+    def finish(self, runner: Runner) -> None:
+        """Rewind, if the last step of the run asks for it. All else there is too late for; a resume does it."""
+        if any(order.rewind is not None for order in self._orders.values()):
+            self(runner)
+
     def state_dict(self) -> dict[str, Any]:
         """Return what was ordered and is not done yet: a resume does it at the same step."""
         return {"orders": [asdict(order) for order in self._orders.values()]}

@@ -25,7 +25,7 @@ from train.resume import Origin, differences
 from train.runner import Runner
 from train.update import Update
 
-__all__ = ["check_continuity", "go_back", "is_exact", "later_checkpoints", "load_state", "restore"]
+__all__ = ["check_continuity", "go_back", "is_exact", "later_checkpoints", "load_state", "restore", "restore_guards"]
 
 log = logging.getLogger("expkit")
 
@@ -110,10 +110,19 @@ def restore(
     for name, detector in detectors.items():
         if name in state["detector_state"]:
             _restore_detector(name, detector, state["detector_state"][name])
-    for guard, saved in zip(update.guards, state["guard_state"], strict=False):
-        guard.load_state_dict(saved)
+    restore_guards(update, state["guard_state"], before, config)
     _warn_if_inexact(state, differences(before, config))
     set_rng_state(state["rng_state"])
+
+
+def restore_guards(
+    update: Update, saved: Sequence[dict[str, Any]], before: Mapping[str, Any], config: Mapping[str, Any]
+) -> None:
+    """Restore the guards, unless the detectors that they belong to are others now: a limit is of one metric."""
+    then, now = ([*(each.get("detectors") or {}).items()] for each in (before, config))
+    if then == now:
+        for guard, state in zip(update.guards, saved, strict=True):
+            guard.load_state_dict(state)
 
 
 def _restore_detector(name: str, detector: Detector, saved: dict[str, Any]) -> None:

@@ -63,11 +63,6 @@ class Scheduled:
     def __str__(self) -> str:
         return _said(self.steps, self._stretch)
 
-    @property
-    def configured(self) -> str:
-        """The configured interval, in words."""
-        return _said(self.steps, 1)
-
     def is_due(self, ahead: Progress, last: bool) -> bool:
         """Whether it is to be measured at `ahead`, where the run ends if it is the `last`."""
         if self._with_log and self._stretch == 1 and (ahead.epoch_ended or last):

@@ -13,10 +13,13 @@ import pytest
 import torch
 
 from expkit.experiment import RunDir
+from expkit.guards import LimitGuard
 from expkit.journal import read_journal
 from expkit.snapshots import list_snapshots, verify
 from tests.conftest import Train
 from train.responses import Rewind, rewinds, unfinished_rewind
+from train.restoring import restore_guards
+from train.update import Update
 
 Trouble = Callable[..., Path]
 
@@ -217,3 +220,35 @@ def test_layers_switch_and_a_resume_on_either_side_is_exact(train: Train, output
         assert torch.equal(value, states[1]["model_state_dict"][name]), name
     assert any("lora_A" in name for name in states[0]["model_state_dict"])
     assert losses(outputs / "whole") == losses(outputs / "cut")
+
+
+def test_what_the_last_step_asks_for_is_left_to_a_resume(trouble: Trouble) -> None:
+    run = trouble("detectors.spoilt.respond=[lower_lr]", "task.bad_epoch=5")
+    kinds = [event["kind"] for event in events(run)]
+    assert kinds[-1] == "nan"
+    assert kinds.count("response") == kinds.count("nan") - 1
+    step = read(run, "status.json")["step"]
+    last = torch.load(run / "checkpoints" / f"checkpoint_step_{step}.pt", weights_only=True)
+    assert [order["response"] for order in last["response_state"]["orders"]] == ["lower_lr"]
+
+
+def test_a_last_step_may_be_rewound(trouble: Trouble) -> None:
+    run = trouble("detectors.spoilt.respond=[rewind]", "task.bad_epoch=5", "trainer.log_interval=10")
+    assert len(read(run, "config.json")["resumes"]) == 1
+    assert all(map(math.isfinite, losses(run)))
+
+
+def test_a_snapshot_has_the_whole_status(trouble: Trouble) -> None:
+    run = trouble("detectors.spoilt.respond=[snapshot]")
+    (snapshot,) = list_snapshots(RunDir(run))
+    status = json.loads((snapshot.path / "training_status.json").read_text())
+    assert status["state"] == "running"
+    assert {"step", "epoch", "metrics", "pid", "host"} <= status.keys()
+
+
+@pytest.mark.parametrize(("now", "limit"), [("loss_spike", 3.0), ("gradient_spike", math.inf)])
+def test_a_limit_is_not_taken_for_that_of_another_detector(now: str, limit: float) -> None:
+    guard, parameter = LimitGuard(on="loss"), torch.nn.Parameter(torch.zeros(1))
+    update = Update(torch.optim.SGD([parameter], 0.1, fused=True), None, torch.device("cpu"), guards=[guard])
+    restore_guards(update, [{"limit": 3.0}], {"detectors": {"loss_spike": {}}}, {"detectors": {now: {}}})
+    assert guard.limit == limit
