@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from expkit.errors import UserError
 from train.cli.completion import answer
 from train.cli.help import commented_values
+from train.cli.mode import mode_by_flags
 from train.cli.resumed import with_resumed
 from train.cli.typed import FlagError, check_typed, config_folders, quoted_option
 from train.cli.typed import parse_override as _parse
@@ -62,7 +63,8 @@ def main(argv: Sequence[str]) -> int:
         arguments = rewrite(arguments)
         sys.argv = [Path(argv[0]).name.replace("__main__.py", "train"), *arguments]
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and here an error becomes one line
-        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(job)()
+        with mode_by_flags(arguments, [CONF_DIR, *extra_folders]):
+            hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(job)()
     except Exception as error:  # whatever Hydra makes of a mistake; anything else goes on up
         if not is_mistake(error):
             raise

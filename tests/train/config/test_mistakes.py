@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from hydra._internal.hydra import Hydra
 from omegaconf import DictConfig
 
 from expkit.journal import read_journal
@@ -175,10 +174,7 @@ def composed_once(arguments: Sequence[str]) -> DictConfig:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Hydra composes everything once more to see whether it is a sweep, which the flags say as well; and the packages
-    that a row writes are another row's too.
-    """
-    monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: None)
+    """Rows with the same options share a composed configuration; but the packages that a row writes are not another's."""
     monkeypatch.setattr(mistakes, "selected", composed_once)
     monkeypatch.setattr(keys, "selected", composed_once)
     yield
