@@ -85,6 +85,7 @@ def _watch_other_host(files: RunDir) -> None:
 def _still_running(files: RunDir) -> ResumeError:
     status = read_status(files.status)
     if status.get("state") not in ("starting", "running", None):
-        return ResumeError(f"{files.root} is in use by another process, a replay say: wait until it ends")
+        # Its status is an earlier process's: a resume that has only begun, or a replay.
+        return ResumeError(f"{files.root} is in use by another process (a resume or a replay): wait until it ends")
     who = f"process {status.get('pid', '?')} on {status.get('host', '?')}"
     return ResumeError(f"{files.root} is still running ({who}): stop it first, or wait until it ends")

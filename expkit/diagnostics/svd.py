@@ -23,7 +23,7 @@ log = logging.getLogger("expkit")
 
 #: A basis of more than 1/4 of the rows is followed no cheaper than all of them are computed.
 SMALL = 4
-#: A subspace that turned by more radians than this at its last analysis is followed with twice the effort.
+#: A subspace that turned by more radians than this at its last analysis is followed with more products.
 CALM = 0.05
 #: The published start: r = g - 10, at least 8.
 PRINCIPAL, MIN_R = 10, 8
@@ -269,7 +269,8 @@ class SVDDiagnostic(Diagnostic):
         if fresh or layer.basis is None:
             # In half the time of float64; the step that follows restores the digits.
             return subspace.iterate(matrix, subspace.gram_eigh(matrix, torch.float32)[1][:, :size], iterations=1)
-        return subspace.iterate(matrix, layer.basis.to(matrix.device), iterations=1 if layer.turned < CALM else 2)
+        basis = layer.basis.to(matrix.device)
+        return subspace.follow(matrix, basis) if layer.turned < CALM else subspace.iterate(matrix, basis, iterations=2)
 
 
 def _adapt(layer: _Layer, spectrum: Tensor) -> None:
