@@ -74,14 +74,18 @@ class EventLog:
         events = [event for name, detector in self._detectors.items() for event in self._ask(name, detector, record)]
         self._epoch = record.epoch
         for event in events:
-            self._pass_on(event)
+            self._pass_on(event, self._alerts(event.detector))
         if events:
             self._respond(events)
         return events
 
     def note(self, detector: str, step: int, severity: Severity, message: str) -> None:
-        """Write down, and say, what was done about an event of `detector`."""
-        self._pass_on(Event(detector, "response", severity, step, message))
+        """Write down, and say, what was done about an event of `detector`: as an alert too, if that is a warning.
+
+        Any thread may call it.
+        """
+        alert = severity is not Severity.INFO and self._alerts(detector)
+        self._pass_on(Event(detector, "response", severity, step, message), alert)
 
     def troubles(self) -> list[int]:
         """Return the steps of all events of the run that are warnings or worse."""
@@ -90,8 +94,10 @@ class EventLog:
             each["step"] for each in read_events(self._path) if each["severity"] in worse and each["kind"] != "response"
         ]
 
-    def _pass_on(self, event: Event) -> None:
-        alert = "alert" in self._detectors[event.detector].respond
+    def _alerts(self, detector: str) -> bool:
+        return "alert" in self._detectors[detector].respond
+
+    def _pass_on(self, event: Event, alert: bool) -> None:
         self._write(event, alert)
         log.log(_LEVELS[event.severity], "step %d: %s", event.step, event.message)
         if alert:

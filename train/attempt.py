@@ -199,7 +199,9 @@ class Attempt:
         if self.state is not None and self.state.get("snapshot_state"):
             snapshots.load_state_dict(self.state["snapshot_state"])
         self.report.troubles["snapshots"] = snapshots.trouble.summary
-        self.snapshotter = Snapshotter(snapshots, parts.detectors, self.control, self._status_now, self.manager)
+        self.snapshotter = stack.enter_context(
+            Snapshotter(snapshots, parts.detectors, self.control, self._status_now, self.manager, events.note)
+        )
         if self.manager is not None:
             self.report.troubles["checkpoints"] = self.manager.trouble
         self.report.troubles |= {"logs/metrics.jsonl": journal.trouble, "logs/events.jsonl": events.trouble}

@@ -64,7 +64,7 @@ class Saver:
         config: the configuration, plain and masked.
         journal: made durable before each checkpoint commits, so that no checkpoint is ahead of it.
         detectors: name -> detector.
-        snapshots: when the last ones were taken.
+        snapshots: when the last ones were taken; a checkpoint that says so commits after them.
     """
 
     def __init__(
@@ -131,6 +131,8 @@ class Saver:
             self.checkpoints.wait()
 
     def _make_durable(self) -> None:
+        if self._snapshots is not None:
+            self._snapshots.wait()
         try:
             self._journal.sync()
             self._durable = True

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Self
 
 from expkit.checkpoints import CheckpointManager
-from expkit.detectors.base import Detector, Event
+from expkit.detectors.base import Detector, Event, Severity
 from expkit.dist import Control
 from expkit.record import Record
-from expkit.snapshots import Snapshots
+from expkit.snapshots import Snapshots, Trigger
 
 __all__ = ["Snapshotter"]
 
@@ -28,6 +30,9 @@ class Snapshotter:
         control: asked for checkpoints.
         status: returns what status.json says now.
         manager: knows what has been saved; None for a run without checkpoints.
+        note: writes down what was done: (detector, step, severity, message).
+
+    A context manager, which no snapshot outlives that is being made: only Ctrl-C, twice, does not wait for it.
     """
 
     def __init__(
@@ -37,8 +42,11 @@ class Snapshotter:
         control: Control,
         status: Callable[[], Mapping[str, object]],
         manager: CheckpointManager | None,
+        note: Callable[[str, int, Severity, str], object],
     ) -> None:
         self.snapshots = snapshots
+        snapshots.made = self._made
+        self._note = note
         self._detectors, self._control, self._status, self._manager = detectors, control, status, manager
         self._waiting: list[Event] = []
         self._best: Event | None = None
@@ -61,15 +69,26 @@ class Snapshotter:
         self._observe(record)
 
     def finish(self) -> None:
-        """Make what still waits, once the last checkpoint is there."""
+        """Make what still waits, once the last checkpoint is there, and return when all is done."""
         if self._record is not None and self._best is not None:
             self._observe(replace(self._record, metrics={}, series={}))  # its values have been seen
+        self.snapshots.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.snapshots.abandon() if kind is KeyboardInterrupt else self.snapshots.wait()
 
     def _observe(self, record: Record) -> None:
         events, self._waiting = self._waiting, []
         if self._best is not None and self._is_saved(self._best.step):
             events, self._best = [*events, self._best], None
         self.snapshots.observe(record, events, self._status, step=events[0].step if events else None)
+
+    def _made(self, trigger: Trigger, step: int, made: Path | None) -> None:
+        detector = trigger.detector if isinstance(trigger, Event) else trigger.kind  # a best model that had to wait
+        self._note(detector, step, Severity.INFO, f"snapshot: {made or 'it is there already'}")
 
     def _is_saved(self, step: int) -> bool:
         saved = self._manager.saved_step if self._manager is not None else None

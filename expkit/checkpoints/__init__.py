@@ -1,7 +1,7 @@
 """Checkpoints that survive kills, full disks and flipped bits.
 
 `state` is what goes into a checkpoint, `storage` is one file, `folder` is all files of a run; `saving` says when to
-save and `keeping` what to keep; `staging` and `background` let training go on meanwhile; `manager` is what people call.
+save and `keeping` what to keep; `staging` lets training go on meanwhile; `manager` is what people call.
 """
 
 from expkit.checkpoints.keeping import BestN, EveryNHours, EveryNSteps, KeepAny, KeepPolicy, LatestN, Saved, keep_also

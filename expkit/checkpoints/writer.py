@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from expkit.checkpoints.background import Background
+from expkit.background import Background
 from expkit.checkpoints.folder import BEST_MARK, CheckpointFolder
 from expkit.checkpoints.staging import Staging, fits_in_memory, state_bytes
 from expkit.checkpoints.storage import checkpoint_size, write_checkpoint

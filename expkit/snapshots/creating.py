@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import logging
 import math
+import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from expkit.checkpoint_file import archive_error, step_of
 from expkit.errors import ConfigError
 from expkit.experiment import RunDir
 from expkit.files import atomic_folder, fsync_folder, write_bytes, write_json
 from expkit.record import to_plain
-from expkit.snapshots.files import METADATA, RUN_CONFIG, STATUS, digest, link_file, sync, with_own_digest
+from expkit.snapshots.files import METADATA, RUN_CONFIG, STATUS, copy_from, digest, link_or_open, sync, with_own_digest
 from expkit.snapshots.reading import list_snapshots, load_snapshot
 
-__all__ = ["Observed", "Trigger", "check_export", "create", "make"]
+__all__ = ["Observed", "Trigger", "begin", "check_export", "create"]
 
 log = logging.getLogger("expkit")
 
@@ -96,14 +99,14 @@ def create(
         ConfigError: `safetensors` without the package of that name.
     """
     try:
-        return make(run, triggers, observed, status, checkpoint, safetensors=safetensors)
+        return begin(run, triggers, observed, status, checkpoint, safetensors=safetensors)()
     except OSError as error:
         why = error.strerror or str(error)
         log.warning("no snapshot of step %d in %s (%s): training goes on", observed.step, run.snapshots, why)
         return None
 
 
-def make(
+def begin(
     run: RunDir,
     triggers: Sequence[Trigger],
     observed: Observed,
@@ -111,8 +114,11 @@ def make(
     checkpoint: Path | None = None,
     near: int | None = None,
     safetensors: bool = False,
-) -> Path | None:
-    """Do what `create` does; a disk that refuses is an OSError. `near`: rather the checkpoint nearest to this step.
+) -> Callable[[], Path | None]:
+    """Do of `create` what must be done at this step, which is quick, and return what does the rest, in any thread.
+
+    The checkpoint has its second name then (or is open, where the disk has none), so that retention may delete it. A
+    disk that refuses is an OSError, of either half. `near`: rather the checkpoint nearest to this step.
 
     Raises:
         OSError: nothing was made.
@@ -120,53 +126,39 @@ def make(
     """
     if safetensors:
         check_export()
-    reason = triggers[0].reason
     if not run.snapshots.is_dir():
         run.snapshots.mkdir(exist_ok=True)
         fsync_folder(run.root)
-    _remove_stale(run.snapshots)
-    loss = observed.loss if observed.loss is not None and math.isfinite(observed.loss) else None
-    for there in list_snapshots(run):
-        if (there.step, there.reason, there.loss) == (observed.step, reason, loss):
-            return None  # another watcher's, or this run's own from before it was resumed
     timestamp = f"{datetime.fromtimestamp(observed.time):%Y%m%d_%H%M%S}"
-    name = f"anomaly_{timestamp}_{_word(reason)}"
-    if (run.snapshots / name).exists():
-        if load_snapshot(run.snapshots / name).step == observed.step:
-            return None  # made since we looked
-        name = f"{name}_step_{observed.step}"  # that one is of another step within the same second
-    try:
-        with atomic_folder(run.snapshots / name) as folder:
-            (folder / "model").mkdir()
-            kept = _keep_checkpoint(run, folder / "model", checkpoint, near)
-            if kept is not None and safetensors:
-                _export(kept, folder / "model" / "model.safetensors")
-            write_json(folder / STATUS, to_plain(status))
-            with contextlib.suppress(FileNotFoundError):  # a run of somebody's own loop
-                write_bytes(folder / RUN_CONFIG, run.config.read_bytes())
-            metadata = {
-                "timestamp": timestamp,
-                "reason": reason,
-                "step": observed.step,
-                "loss": observed.loss,
-                "accuracy": observed.accuracy,
-                "triggers": list(dict.fromkeys(trigger.reason for trigger in triggers)),
-                "loss_history": list(observed.loss_history),
-                "best_loss": observed.best_loss,
-                "best_loss_step": observed.best_loss_step,
-                "kinds": list(dict.fromkeys(trigger.kind for trigger in triggers)),
-                "run": run.id,
-                "checkpoint_step": step_of(kept) if kept is not None else None,
-                "files": {
-                    file.relative_to(folder).as_posix(): {"sha256": digest(file), "size": file.stat().st_size}
-                    for file in sorted(folder.rglob("*"))
-                    if file.is_file()
-                },
-            }
-            write_bytes(folder / METADATA, with_own_digest(metadata))
-    except FileExistsError:
-        return None  # somebody else was first
-    return run.snapshots / name
+    path = run.snapshots / f"anomaly_{timestamp}_{_word(triggers[0].reason)}"
+    if path.exists() and load_snapshot(path).step != observed.step:
+        path = path.with_name(f"{path.name}_step_{observed.step}")  # that one is of another step within the same second
+    said, config = to_plain(status), run.config.read_bytes() if run.config.is_file() else None  # somebody's own loop
+    with ExitStack() as stack:
+        folder = stack.enter_context(atomic_folder(path))
+        (folder / "model").mkdir()
+        names = _second_names(list(_candidates(run, checkpoint, near)), folder / "model")
+        held = list(itertools.islice(names, 1))  # it does, mostly; the others are tried if it is damaged
+        half_made = stack.pop_all()
+
+    def finish() -> Path | None:
+        try:
+            with half_made:
+                _remove_stale(run.snapshots)
+                _check_new(run, triggers[0].reason, observed)
+                kept = _first_intact(itertools.chain(held, names))
+                if kept is not None and safetensors:
+                    _export(kept, folder / "model" / "model.safetensors")
+                write_json(folder / STATUS, said)
+                if config is not None:
+                    write_bytes(folder / RUN_CONFIG, config)
+                metadata = _metadata(run, triggers, observed, timestamp, folder, kept)
+                write_bytes(folder / METADATA, with_own_digest(metadata))
+        except FileExistsError:
+            return None  # somebody else was first
+        return path
+
+    return finish
 
 
 def check_export() -> None:
@@ -183,22 +175,63 @@ def check_export() -> None:
         )
 
 
-def _keep_checkpoint(run: RunDir, folder: Path, wanted: Path | None, near: int | None) -> Path | None:
-    """Give the first intact checkpoint a second name in `folder` and return that; None if there is none."""
-    for path in _candidates(run, wanted, near):
+def _check_new(run: RunDir, reason: str, observed: Observed) -> None:
+    """Raise FileExistsError if there is this snapshot: a watcher's, or this run's own from before it was resumed."""
+    loss = observed.loss if observed.loss is not None and math.isfinite(observed.loss) else None
+    for there in list_snapshots(run):
+        if (there.step, there.reason, there.loss) == (observed.step, reason, loss):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(there.path))
+
+
+def _metadata(
+    run: RunDir, triggers: Sequence[Trigger], observed: Observed, timestamp: str, folder: Path, kept: Path | None
+) -> dict[str, Any]:
+    return {
+        "timestamp": timestamp,
+        "reason": triggers[0].reason,
+        "step": observed.step,
+        "loss": observed.loss,
+        "accuracy": observed.accuracy,
+        "triggers": list(dict.fromkeys(trigger.reason for trigger in triggers)),
+        "loss_history": list(observed.loss_history),
+        "best_loss": observed.best_loss,
+        "best_loss_step": observed.best_loss_step,
+        "kinds": list(dict.fromkeys(trigger.kind for trigger in triggers)),
+        "run": run.id,
+        "checkpoint_step": step_of(kept) if kept is not None else None,
+        "files": {
+            file.relative_to(folder).as_posix(): {"sha256": digest(file), "size": file.stat().st_size}
+            for file in sorted(folder.rglob("*"))
+            if file.is_file()
+        },
+    }
+
+
+def _second_names(checkpoints: Sequence[Path], folder: Path) -> Iterator[tuple[Path, Path, BinaryIO | None]]:
+    """Yield (path, second name in `folder`, what is to be copied there or None) of each that is there, one by one."""
+    for path in checkpoints:
         step = step_of(path) if step_of(path) is not None else step_of(path.resolve())
         if step is None:
             continue
-        kept = folder / f"checkpoint_step_{step}.pt"
+        name = folder / f"checkpoint_step_{step}.pt"
         try:
-            link_file(path, kept)
-            problem = archive_error(kept)  # of the second name: the first may be deleted at any time
+            original = link_or_open(path, name)
         except FileNotFoundError:
             continue
+        with original or contextlib.nullcontext():
+            yield path, name, original
+
+
+def _first_intact(names: Iterable[tuple[Path, Path, BinaryIO | None]]) -> Path | None:
+    """Return the second name of the first intact checkpoint, and leave no other; None if there is none."""
+    for path, name, original in names:
+        if original is not None:
+            copy_from(original, name)
+        problem = archive_error(name)  # of the second name: the first may be deleted at any time
         if problem is None:
-            return kept
+            return name
         log.warning("%s is passed over for a snapshot: %s", path, problem)
-        kept.unlink()
+        name.unlink()
     return None
 
 

@@ -7,10 +7,22 @@ import hashlib
 import os
 import shutil
 from pathlib import Path
+from typing import BinaryIO
 
 import orjson
 
-__all__ = ["METADATA", "RUN_CONFIG", "STATUS", "digest", "digest_of_metadata", "link_file", "sync", "with_own_digest"]
+__all__ = [
+    "METADATA",
+    "RUN_CONFIG",
+    "STATUS",
+    "copy_from",
+    "digest",
+    "digest_of_metadata",
+    "link_file",
+    "link_or_open",
+    "sync",
+    "with_own_digest",
+]
 
 METADATA = "metadata.json"
 STATUS = "training_status.json"
@@ -24,8 +36,8 @@ _BLANK = "0" * 64
 _FICLONE = 0x40049409
 
 
-def link_file(source: Path, target: Path) -> str:
-    """Give `source` the second name `target` and return how: as a "hard link", a "reflink" or a "copy".
+def link_file(source: Path, target: Path) -> None:
+    """Give `source` the second name `target`: a hard link, a reflink, or a copy where the disk has neither.
 
     A file that is never written in place, as no checkpoint is, can be shared so: deleting one name leaves the other.
 
@@ -33,23 +45,42 @@ def link_file(source: Path, target: Path) -> str:
         FileNotFoundError: there is no `source` (any more).
         OSError: it cannot be copied either: a full disk, say.
     """
+    original = link_or_open(source, target)
+    if original is not None:
+        with original:
+            copy_from(original, target)
+
+
+def link_or_open(source: Path, target: Path) -> BinaryIO | None:
+    """Do of `link_file` what takes no time. Return the open file that is left to copy, deleted or not; mostly None.
+
+    Raises:
+        FileNotFoundError: there is no `source` (any more).
+        OSError: it cannot be read.
+    """
     source = source.resolve(strict=True)  # the file itself: a hard link to a symbolic link would be worth nothing
     if not source.is_file():
         raise OSError(errno.EINVAL, "it is no file", str(source))
     try:
         os.link(source, target)
-        return "hard link"
+        return None
     except FileNotFoundError:
         raise
     except OSError:  # another disk, a file system without links, somebody else's file, too many links
-        pass
-    with source.open("rb") as original, target.open("wb") as copy:
-        how = "reflink" if _share_blocks(original.fileno(), copy.fileno()) else "copy"
-        if how == "copy":
+        return source.open("rb")
+
+
+def copy_from(original: BinaryIO, target: Path) -> None:
+    """Write what is left of `original` to `target`, durably: as a reflink where the disk can.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    with target.open("wb") as copy:
+        if not _share_blocks(original.fileno(), copy.fileno()):
             shutil.copyfileobj(original, copy, 1 << 24)
         copy.flush()
         os.fsync(copy.fileno())
-    return how
 
 
 def _share_blocks(original: int, copy: int) -> bool:

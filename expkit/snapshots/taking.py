@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from expkit.background import Background
 from expkit.errors import ConfigError
 from expkit.experiment import RunDir
 from expkit.record import Record
 from expkit.snapshots.cleaning import Retention, remove
-from expkit.snapshots.creating import Observed, Trigger, check_export, make
+from expkit.snapshots.creating import Observed, Trigger, begin, check_export
 from expkit.snapshots.reading import list_snapshots
 from expkit.troubles import WriteTrouble
 
@@ -48,9 +49,13 @@ class Snapshots:
         loss: the metric's name; of several the first that is there.
         accuracy: the same.
         retention: which snapshots to remove after each new one; None: none.
+        async_save: make them in a thread, one at a time, beside the caller: `observe` does only what must be done at
+            this step. The next one waits for it, `wait` does, and so does the end of the process.
 
     Attributes:
         trouble: what could not be written, and why; it is said once.
+        made: called with the first trigger of each snapshot that was asked for, the record's step, and its path (None
+            if there was this one already) as soon as it is there, in the thread that has made it.
 
     Raises:
         ConfigError: a number is none of at least 0 (`history`: 1), or the package for `safetensors` is not installed.
@@ -65,6 +70,7 @@ class Snapshots:
         loss: Sequence[str] = ("train_loss", "loss"),
         accuracy: Sequence[str] = ("val_accuracy", "accuracy"),
         retention: Retention | None = None,
+        async_save: bool = False,
     ) -> None:
         for name, value, least in (("min_steps_between_saves", min_steps_between_saves, 0), ("history", history, 1)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -74,6 +80,8 @@ class Snapshots:
         self.run, self.min_steps_between_saves, self.safetensors = run, min_steps_between_saves, safetensors
         self.retention = retention
         self.trouble = WriteTrouble(run.snapshots)
+        self.made: Callable[[Trigger, int, Path | None], object] = _say
+        self._background = Background("expkit snapshot") if async_save else None
         self._loss, self._accuracy = tuple(loss), tuple(accuracy)
         self._history: deque[tuple[int, float]] = deque(maxlen=history)
         self._last_accuracy: float | None = None
@@ -91,6 +99,8 @@ class Snapshots:
         step: int | None = None,
     ) -> Path | None:
         """Take one record, in order of steps, and what in it asks for a snapshot; return the snapshot, if one was made.
+
+        With `async_save` it is being made, and None is returned.
 
         Args:
             record: of this step.
@@ -112,6 +122,16 @@ class Snapshots:
         if pending is not None and self._is_due(pending.kind, record.step):
             return self._take(record, [pending], pending.step, pending.time, status, checkpoint, near=pending.step)
         return None
+
+    def wait(self) -> None:
+        """Return once no snapshot is being made."""
+        if self._background is not None:
+            self._background.wait()
+
+    def abandon(self) -> None:
+        """Give up the one that is being made, after a moment: for who must leave at once. It leaves no snapshot."""
+        if self._background is not None:
+            self._background.abandon()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what an exact resume needs, as plain types."""
@@ -171,24 +191,50 @@ class Snapshots:
             best_loss=self._best[0] if self._best is not None else None,
             best_loss_step=self._best[1] if self._best is not None else None,
         )
+        self.wait()  # there is one at a time
+        before = self._saved, self._pending
         try:
-            made = make(self.run, triggers, observed, status(), checkpoint, near, self.safetensors)
-        except OSError as error:
-            self.trouble.failed(error)
-            self._not_before = record.step + max(1, self.min_steps_between_saves // 10)
+            finish = begin(self.run, triggers, observed, status(), checkpoint, near, self.safetensors)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is not worth a run
+            self._failed(error, record.step)
             return None
-        self.trouble.worked()
-        self._saved |= {each.kind: record.step for each in triggers}
+        self._saved = {**self._saved, **{each.kind: record.step for each in triggers}}
         if any(each.kind == _BEST for each in triggers):
             self._pending = None
-        if made is not None:
-            log.info("snapshot %s", made)
-            self._clean()
-        return made
+
+        def work() -> Path | None:
+            try:
+                made = finish()
+            except Exception as error:  # noqa: BLE001 - as above
+                self._saved = before[0]
+                self._pending = self._pending or before[1]
+                self._failed(error, record.step)
+                return None
+            self.trouble.worked()
+            self.made(triggers[0], record.step, made)
+            if made is not None:
+                self._clean()
+            return made
+
+        if self._background is None:
+            return work()
+        self._background.submit(work)
+        return None
+
+    def _failed(self, error: Exception, step: int) -> None:
+        self.trouble.failed(error)
+        self._not_before = step + max(1, self.min_steps_between_saves // 10)
 
     def _clean(self) -> None:
-        for each in self.retention.removable(list_snapshots(self.run)) if self.retention is not None else ():
-            try:
+        if self.retention is None:
+            return
+        try:
+            for each in self.retention.removable(list_snapshots(self.run)):
                 remove(each)
-            except OSError as error:
-                log.warning("the old snapshot %s cannot be removed: %s", each.path, error.strerror or error)
+        except OSError as error:
+            log.warning("an old snapshot in %s cannot be removed: %s", self.run.snapshots, error.strerror or error)
+
+
+def _say(trigger: Trigger, step: int, made: Path | None) -> None:  # noqa: ARG001
+    if made is not None:
+        log.info("snapshot %s", made)

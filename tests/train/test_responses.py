@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from expkit.experiment import RunDir
 from expkit.guards import LimitGuard
 from expkit.journal import read_journal
-from expkit.snapshots import list_snapshots, verify
+from expkit.snapshots import creating, list_snapshots, verify
 from tests.conftest import Train
 from train.responses import Rewind, rewinds, unfinished_rewind
 from train.restoring import restore_guards
@@ -182,6 +183,27 @@ def test_a_snapshot_is_taken_with_the_checkpoint_from_before_the_trouble(trouble
     assert snapshot.checkpoint_step < first["step"] + 5
     assert verify(snapshot) is None
     assert not first["alert"]
+
+
+def test_a_snapshot_is_noted_when_it_is_there_and_no_checkpoint_says_so_before(
+    trouble: Trouble, outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest, there = creating.digest, set[str]()
+
+    def slow(path: Path) -> str:
+        time.sleep(0.02)
+        there.update(each.name for each in (outputs / "run0" / "checkpoints").glob("*.pt"))
+        return digest(path)
+
+    monkeypatch.setattr(creating, "digest", slow)
+    run = trouble("detectors.spoilt.respond=[snapshot,alert]", "snapshots.min_steps_between_saves=1000")
+    (snapshot,) = list_snapshots(RunDir(run))
+    (note,) = [event for event in events(run) if event["kind"] == "response"]
+    assert (note["detector"], note["severity"], note["alert"]) == ("spoilt", "INFO", False)
+    assert note["message"].endswith(str(snapshot.path))
+    assert "checkpoint_step_30.pt" in there
+    assert f"checkpoint_step_{note['step']}.pt" not in there
+    assert (run / "checkpoints" / "checkpoint_step_60.pt").exists()
 
 
 def test_a_best_model_is_kept_with_its_own_weights(trouble: Trouble) -> None:

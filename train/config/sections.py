@@ -76,7 +76,8 @@ def make_snapshots(section: Any) -> Callable[[RunDir], Snapshots]:
         retention = Retention(oldest, max_size=None if size is None else parse_size(str(size)))
     except UserError as error:
         raise ConfigError(f"snapshots: {error}") from error
-    make = functools.partial(Snapshots, retention=retention if (age, size) != (None, None) else None, **values)
+    values["retention"] = retention if (age, size) != (None, None) else None
+    make = functools.partial(Snapshots, async_save=True, **values)
     make(run=RunDir("."))  # says what cannot work
     return lambda run: make(run=run)
 

@@ -7,16 +7,19 @@ import json
 import logging
 import math
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from expkit import background
 from expkit.errors import ConfigError
 from expkit.experiment import RunDir
 from expkit.record import Record
-from expkit.snapshots import Retention, Snapshot, Snapshots, list_snapshots
-from tests.expkit.snapshots.making import MOMENT, Event, best, make_run, save
+from expkit.snapshots import Retention, Snapshot, Snapshots, creating, list_snapshots, verify
+from tests.expkit.snapshots.making import MOMENT, Event, best, leftovers, make_run, save
 
 
 @pytest.fixture
@@ -164,3 +167,93 @@ def test_ordinary_records_cost_next_to_nothing(run: RunDir) -> None:
         assert snapshots.observe(record(step, *[1.0] * 10)) is None
     assert len(snapshots.state_dict()["history"]) == 100
     assert not run.snapshots.exists()
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Snapshots take as long as this is not set."""
+    opened, digest = threading.Event(), creating.digest
+
+    def held_up(path: Path) -> str:
+        assert opened.wait(30)
+        return digest(path)
+
+    monkeypatch.setattr(creating, "digest", held_up)
+    yield opened
+    opened.set()
+
+
+def no_link(*_: object, **__: object) -> None:
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_beside_training_it_is_of_its_step_whatever_comes_after(
+    run: RunDir, gate: threading.Event, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    if not links:
+        monkeypatch.setattr(os, "link", no_link)
+    snapshots, told, status = Snapshots(run, async_save=True), [], {"state": "running", "step": 12}
+    snapshots.made = lambda trigger, step, path: told.append((trigger.kind, step, path))
+    assert snapshots.observe(record(12, 0.5), [Event()], lambda: status) is None
+    status["step"] = 20
+    run.config.write_text("{}")
+    snapshots.observe(record(20, 0.1))
+    save(run, 20, keep=1)  # retention
+    assert [path.name for path in run.checkpoints.glob("*_1*.pt")] == []
+    assert (steps(run), told) == ([], [])
+    assert snapshots.state_dict()["saved"] == {"loss_spike": 12}
+    gate.set()
+    snapshots.wait()
+    made = last(run)
+    assert told == [("loss_spike", 12, made.path)]
+    assert verify(made) is None
+    assert (made.checkpoint_step, made.metadata["loss_history"]) == (10, [0.5])
+    assert json.loads((made.path / "training_status.json").read_text())["step"] == 12
+    assert made.config()["experiment_id"] == "mine"
+
+
+def test_the_next_one_waits_for_it(run: RunDir, gate: threading.Event) -> None:
+    snapshots = Snapshots(run, async_save=True)
+    snapshots.observe(record(12), [Event()])
+    threading.Timer(0.05, gate.set).start()
+    snapshots.observe(record(13), [Event("divergence", "divergence_detected")])
+    assert 12 in steps(run)
+    snapshots.wait()
+    assert steps(run) == [12, 13]
+
+
+def test_whatever_goes_wrong_beside_training_is_said_once(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    snapshots = Snapshots(run, 100, async_save=True)
+    before = snapshots.state_dict()["saved"]
+
+    def fail(_: Path) -> str:
+        raise MemoryError("no memory")
+
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
+        patch.setattr(creating, "digest", fail)
+        for step in range(1, 31):
+            snapshots.observe(record(step, 1.0), [best(1 / step)])
+            snapshots.wait()
+    assert [each.message for each in caplog.records] == [
+        f"{run.snapshots} cannot be written (MemoryError: no memory): training goes on"
+    ]
+    assert snapshots.trouble.summary()["failures"] == 3
+    assert (snapshots.state_dict()["saved"], leftovers(run)) == (before, [])
+    snapshots.observe(record(31, 1.0))  # the best is pending still
+    snapshots.wait()
+    assert (steps(run), snapshots.trouble.error) == ([30], None)
+
+
+def test_one_that_is_abandoned_is_not_there(
+    run: RunDir, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "_MOMENT", 0.01)
+    snapshots = Snapshots(run, async_save=True)
+    snapshots.observe(record(12), [Event()])
+    snapshots.abandon()
+    snapshots.wait()
+    assert not gate.is_set()
+    assert steps(run) == []
