@@ -84,6 +84,7 @@ def run_experiment(
     from omegaconf import open_dict
 
     from train.cli.main import rewrite
+    from train.cli.overlaps import say_overlaps
     from train.cli.typed import check_typed
     from train.config.build import extra_folders
     from train.config.compose import compose, hydra_with, literal
@@ -115,7 +116,9 @@ def run_experiment(
             with open_dict(described):
                 del described["hydra"]
             check_run(described.run)
-            return run(described, console_logging())
+            console = console_logging()
+            say_overlaps(arguments)
+            return run(described, console)
     finally:
         extra_folders[:] = before
 

@@ -19,6 +19,7 @@ from expkit.errors import UserError
 from train.cli.completion import answer
 from train.cli.help import commented_values
 from train.cli.mode import mode_by_flags
+from train.cli.overlaps import say_overlaps
 from train.cli.resumed import with_resumed
 from train.cli.typed import FlagError, check_typed, config_folders, quoted_option
 from train.cli.typed import parse_override as _parse
@@ -95,6 +96,7 @@ def job(config: DictConfig) -> float | None:
         mask_multirun(Path(HydraConfig.get().sweep.dir) / "multirun.yaml")
     try:
         check_run(config.run)
+        say_overlaps(HydraConfig.get().overrides.task)
         outcome = run(config, console)
     except Exception as error:  # told here, whatever it is: the other jobs of a sweep go on
         if "SUBMITIT_EXECUTOR" in os.environ:
