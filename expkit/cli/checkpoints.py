@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from expkit.cli.show import find
+from expkit.cli.show import find_with
 from expkit.errors import UserError
 from expkit.experiment import RunDir
 from expkit.files import read_json
@@ -51,7 +51,10 @@ class CheckpointsCommand:
         parser.add_argument("--verify", action="store_true", help="read every byte; exit code 1 if any is damaged")
         parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
         options = parser.parse_args(arguments)
-        listing = describe(_folder(options.run), options.verify)
+        run = find_with("checkpoints", options.run, Path("outputs"))
+        if not run.checkpoints.is_dir():
+            raise UserError(f"{run.root} has no folder of checkpoints")
+        listing = describe(run.checkpoints, options.verify)
         if options.json:
             sys.stdout.buffer.write(orjson.dumps(listing, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
         else:
@@ -85,24 +88,6 @@ def describe(folder: Path, verify: bool = False) -> dict[str, Any]:
         "total_bytes": sum(entry["bytes"] for entry in entries),
         "resume_step": usable,
     }
-
-
-def _folder(name: str | None) -> Path:
-    """Return the folder of checkpoints that `name` stands for.
-
-    Raises:
-        UserError: there is none.
-    """
-    path = Path(name) if name else None
-    if path is not None and path.is_dir():
-        if path.resolve().name == "checkpoints":
-            return path
-        if RunDir(path).checkpoints.is_dir():
-            return RunDir(path).checkpoints
-    folder = find(name, Path("outputs")).checkpoints
-    if not folder.is_dir():
-        raise UserError(f"{folder.parent} has no folder of checkpoints")
-    return folder
 
 
 def _entries(folder: Path) -> Iterator[dict[str, Any]]:

@@ -17,7 +17,7 @@ from expkit.experiment import RunDir, is_id, newest_run
 from expkit.files import process_alive, read_json
 from expkit.journal import read_journal
 
-__all__ = ["ShowCommand"]
+__all__ = ["ShowCommand", "find", "find_with"]
 
 _DEAD_AFTER = 30.0
 
@@ -67,6 +67,21 @@ def find(name: str | None, outputs: Path) -> RunDir:
     if run is None:
         raise UserError(f"there is no run in {outputs.absolute()}: name one, or start one with python -m train")
     return run
+
+
+def find_with(folder: str, name: str | None, outputs: Path) -> RunDir:
+    """Return the run that `find` does; or of which `name` is this folder, or which has it: a copy is no run otherwise.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(name) if name else None
+    if path is not None and path.is_dir():
+        if path.resolve().name == folder:
+            return RunDir(path.resolve().parent)
+        if (path / folder).is_dir():
+            return RunDir(path)
+    return find(name, outputs)
 
 
 def describe(run: RunDir) -> dict[str, Any]:

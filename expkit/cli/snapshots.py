@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from expkit.cli.checkpoints import readable_size
-from expkit.cli.show import find
+from expkit.cli.show import find_with
 from expkit.errors import UserError
 from expkit.experiment import RunDir
 from expkit.snapshots.cleaning import Retention, freed_by, parse_age, parse_size, remove, size_on_disk
@@ -61,7 +61,7 @@ class SnapshotsCommand:
         parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
         options = parser.parse_args(arguments)
         retention = _retention(options)
-        run = _run_of(options.run)
+        run = find_with("snapshots", options.run, Path("outputs"))
         snapshots = list_snapshots(run)
         going = retention.removable(snapshots) if retention is not None else []
         listing = describe(run, going if retention is not None else snapshots, options.verify)
@@ -130,17 +130,6 @@ def _retention(options: argparse.Namespace) -> Retention | None:
         tuple(options.kind),
         parse_size(options.max_size) if options.max_size else None,
     )
-
-
-def _run_of(name: str | None) -> RunDir:
-    """Return the run that `name` stands for; one without a config.json too, if it has snapshots."""
-    path = Path(name) if name else None
-    if path is not None and path.is_dir():
-        if path.resolve().name == "snapshots":
-            return RunDir(path.resolve().parent)
-        if RunDir(path).snapshots.is_dir():
-            return RunDir(path)
-    return find(name, Path("outputs"))
 
 
 def _remove(snapshots: Sequence[Snapshot]) -> None:

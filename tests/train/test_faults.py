@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -105,17 +103,6 @@ def test_an_option_may_be_called_nan() -> None:
 SHORT = ("plots=[]", "trainer.max_steps=9", "trainer.log_interval=3", "trainer.eval_interval=100")
 
 
-def losses(run: Path) -> list[float]:
-    return [loss for entry in read_journal(run / "logs" / "metrics.jsonl") for loss in entry["series"]["train_loss"]]
-
-
-@pytest.mark.parametrize("task", ["classify", "gpt"])
-def test_debug_nan_is_at_its_step(train: Train, outputs: Path, task: str) -> None:
-    train(*SMALL[task], "debug=nan", "task.fault.step=5", *SHORT, "run.id=nan")
-    found = [math.isnan(loss) for loss in losses(outputs / "nan")]
-    assert found == [False] * 4 + [True] + [task == "classify"] * 4  # a mean over nothing has a gradient of zeros
-
-
 def test_a_run_with_a_fault_resumes_exactly(train: Train, outputs: Path) -> None:
     spike = (*SMALL["classify"], "debug=spike", "task.fault.step=5", "task.fault.steps=3", *SHORT)
     train(*spike, "run.id=whole")
@@ -127,12 +114,3 @@ def test_a_run_with_a_fault_resumes_exactly(train: Train, outputs: Path) -> None
     )
     assert last["step"] == 9
     assert last == again
-
-
-@pytest.mark.parametrize(("task", "fault"), [("classify", "diverge"), ("gpt", "overfit")])
-def test_the_other_faults_do_what_they_are_called(train: Train, outputs: Path, task: str, fault: str) -> None:
-    train(*SMALL[task], f"debug={fault}", "trainer.max_steps=30", "trainer.eval_interval=100", "plots=[]", "run.id=run")
-    found = losses(outputs / "run")
-    assert (sum(found[-10:]) / 10 > 1.3 * found[0]) == (fault == "diverge")
-    if fault == "overfit":
-        assert json.loads((outputs / "run" / "config.json").read_text())["dataset"]["train"]["samples"] == 64
