@@ -5,16 +5,17 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from expkit.dist import Dist
 from expkit.errors import ConfigError
-from expkit.rng import rng_state, seed_all, set_rng_state
+from expkit.rng import rng_state, set_rng_state
 from expkit.sampler import ResumableSampler, mix, permutation
+from train.loading import Fetch, IgnoreSignals, as_it_is
 
 __all__ = ["Batches", "StepBatches", "inside", "kill_loaders", "mix", "to_device"]
 
@@ -93,8 +94,8 @@ class Batches:
             )
         if self._own_loader:
             self.size = None
-            if isinstance(data, DataLoader) and not isinstance(data.worker_init_fn, _IgnoreSignals):
-                data.worker_init_fn = _IgnoreSignals(data.worker_init_fn)
+            if isinstance(data, DataLoader) and not isinstance(data.worker_init_fn, IgnoreSignals):
+                data.worker_init_fn = IgnoreSignals(data.worker_init_fn)
             return
         self.size = len(data)
         share = self.dist.world_size * pieces
@@ -158,16 +159,16 @@ class Batches:
         return [piece for part in mine if (piece := whole[bounds[part] : bounds[part + 1]])]
 
     def _load(self, pieces: Iterator[list[int]], epoch: int) -> Iterator[Any]:
-        fetch = _Fetch(self.data, (self.seed, epoch))
+        fetch = Fetch(self.data, (self.seed, epoch))
         if self.num_workers == 0 and not self.pin_memory:
             return map(fetch.__getitem__, pieces)
         loader: Iterable[Any] = DataLoader(
             fetch,  # type: ignore[arg-type]
             sampler=pieces,
             batch_size=None,
-            collate_fn=_as_it_is,
+            collate_fn=as_it_is,
             num_workers=self.num_workers,
-            worker_init_fn=_IgnoreSignals(),
+            worker_init_fn=IgnoreSignals(),
             pin_memory=self.pin_memory,
             # A loader without a generator of its own draws from the global one, and a resume would differ.
             generator=torch.Generator().manual_seed(mix(self.seed, epoch, 1)),
@@ -227,30 +228,6 @@ class Batches:
         self._restored = state
 
 
-class _Fetch:
-    """Makes `dataset[indices]` return a whole batch.
-
-    In a loading process, whatever the dataset draws from the global generators is a function of (seed, epoch, batch):
-    they are seeded anew for each. In the main process they go on, and a checkpoint holds their state.
-    """
-
-    def __init__(self, data: Any, key: tuple[int, int]) -> None:
-        self.data = data
-        self.key = key
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, indices: Sequence[int]) -> Any:
-        if get_worker_info() is not None:
-            seed_all(mix(*self.key, 2, indices[0]))
-        if hasattr(self.data, "batch"):
-            return self.data.batch(indices)
-        if hasattr(self.data, "__getitems__"):
-            return default_collate(self.data.__getitems__(indices))
-        return default_collate([self.data[index] for index in indices])
-
-
 def kill_loaders() -> None:
     """Kill the loading processes of this one, for an exit that must not wait for their batches: they ignore signals."""
     if hasattr(signal, "SIGCHLD"):
@@ -298,27 +275,3 @@ def _with_last(groups: Iterator[_T], count: int | None) -> Iterator[tuple[_T, bo
     while upcoming is not None:
         group, upcoming = upcoming, next(groups, None)
         yield group, upcoming is None
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
-
-class _IgnoreSignals:
-    """A worker_init_fn that lets a loading process ignore what a scheduler sends to the whole group.
-
-    Workers that die take the main process along before it can save.
-
-    Args:
-        others: a worker_init_fn to call besides.
-    """
-
-    def __init__(self, others: Callable[[int], object] | None = None) -> None:
-        self.others = others
-
-    def __call__(self, worker: int) -> None:
-        for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"):
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), signal.SIG_IGN)
-        if self.others is not None:
-            self.others(worker)

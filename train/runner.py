@@ -34,7 +34,8 @@ from expkit.schedule import Every, Progress, auto_intervals
 from expkit.series import StepSeries
 from train.best import Best
 from train.config.trainer import UNKNOWN_STEPS, TrainerConfig
-from train.data import Batches, StepBatches, to_device
+from train.data import Batches, StepBatches
+from train.measuring import training_metrics, validation_means
 from train.probe import first_batch, probe_loss
 from train.stopwatch import Stopwatch
 from train.tasks.base import Task
@@ -43,8 +44,6 @@ from train.update import AVERAGED, Update
 __all__ = ["Runner"]
 
 log = logging.getLogger("expkit")
-
-_NOTHING: dict[str, float] = {}
 
 
 class Runner:
@@ -174,7 +173,8 @@ class Runner:
             self._log_training()
         if self.val is not None and (self._eval.due(progress) or last):
             with self.watch.paused():
-                self._evaluate()
+                means = self.task.summarize(self.evaluate())
+                self.recorder.add({f"val_{name}": value for name, value in means.items()})
         if actions & Control.DIAGNOSTICS:
             self.diagnostics.lengthen(self.dist.broadcast(self.diagnostics.too_long()))
         if self.diagnostics.due:
@@ -184,7 +184,7 @@ class Runner:
                 control.request(Control.DIAGNOSTICS)
         if progress.epoch_ended or last:
             self.recorder.add(self.peak.take(), late=True)
-        is_best, metrics = False, _NOTHING
+        is_best, metrics = False, dict[str, float]()
         if self.recorder.pending():
             metrics = self.recorder.collected()
             is_best = self.best.update(progress.step, metrics)
@@ -203,24 +203,12 @@ class Runner:
     def _log_training(self) -> None:
         assert self.series is not None
         table, counts = self.series.drain(self.dist)
-        total = sum(counts)
-        if not total:
+        if not sum(counts):
             return
-        losses = table["loss"]
-        means = {"loss": sum(loss * count for loss, count in zip(losses, counts, strict=True)) / total}
-        series = {"train_loss": losses}
-        metrics: dict[str, float] = {}
-        for name, values in table.items():
-            if name == "gradient_norm":
-                series[name], metrics[name] = values, values[-1]
-            elif name == "skipped":
-                metrics["skipped_steps"] = sum(values)
-            elif name != "loss":
-                means[name] = sum(values) / total
-        metrics |= {f"train_{name}": value for name, value in self.task.summarize(means).items()}
+        metrics, series = training_metrics(self.task, table, counts)
         metrics["learning_rate"] = self.update.learning_rate
         metrics["samples"] = self.progress.samples
-        metrics[f"{self.task.unit}_per_sec"] = total / self.watch.lap()
+        metrics[f"{self.task.unit}_per_sec"] = sum(counts) / self.watch.lap()
         if self.update.device.type == "cuda":
             metrics["memory_allocated_mb"] = torch.cuda.memory_allocated(self.update.device) / 1024**2
         with torch.no_grad():
@@ -228,34 +216,10 @@ class Runner:
         self.recorder.add(metrics, series=series)
         self.loss_history.append(metrics["train_loss"])
 
-    @torch.no_grad()
-    def _evaluate(self) -> None:
-        """Evaluate on all validation data."""
-        means = self.evaluate()
-        self.recorder.add({f"val_{name}": value for name, value in self.task.summarize(means).items()})
-
-    @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Return the mean over the validation data of `loss` and of every sum that the task's step reports."""
+        """Return the means over all validation data, see `validation_means`."""
         assert self.val is not None
-        totals: torch.Tensor | None = None
-        names: list[str] = []
-        device = self.update.device
-        self.model.eval()
-        for batches in self.val.epoch(0):
-            for batch, _ in batches.pieces:
-                with self.update.autocast():
-                    out = self.task.step(self.model, to_device(batch, device))
-                names = ["loss", *out.sums]
-                row = torch.stack([out.loss.float() * out.count, *(value.float() for value in out.sums.values())])
-                row = torch.cat([row, row.new_tensor([out.count])])
-                row = row if device.type == "mps" else row.double()
-                totals = row if totals is None else totals + row
-        self.model.train()
-        if totals is None:
-            return {}
-        *sums, count = self.dist.sum(totals).tolist()
-        return {name: value / count for name, value in zip(names, sums, strict=True)}
+        return validation_means(self.task, self.model, self.val, self.update, self.dist)
 
     def pass_over(self, batches: int) -> None:
         """Go on so many batches further in the data, without training on them."""
