@@ -6,7 +6,7 @@ import argparse
 import re
 from pathlib import Path
 
-from benchmarks import checkpoint, detectors, diagnostics_blob, diagnostics_svd, loop, start, trackers
+from benchmarks import checkpoint, detectors, diagnostics_blob, diagnostics_svd, loop, start, svd_training, trackers
 from benchmarks.harness import header
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
@@ -28,6 +28,7 @@ BENCHMARKS = {
     "start": ("The first step", start, ("hydra-core", "trackio")),
     "blob": ("Blobs", diagnostics_blob, ("scikit-learn",)),
     "svd": ("Principal subspaces", diagnostics_svd, ()),
+    "svd-training": ("Principal subspaces along a training", svd_training, ()),
 }
 
 

@@ -17,9 +17,10 @@ __all__ = ["TEXT", "THREADS", "measure"]
 THREADS = "torch on 1 thread"
 
 TEXT = """\
-`diagnostics=svd` along trainings of an MLP (64-w-w-10, w 128 or 192) on scikit-learn's digits in full batches, by Adam at
-3e-4 and 1e-3, an analysis every 5, 10 or 20 steps, from random initialisation on, when nothing has settled: the differences
-between `method=subspace` and `method=full` in the middle layer (the others are small, and computed exactly)."""
+`diagnostics=svd` along trainings of an MLP (64-w-w-10, w 128 or 192) on scikit-learn's digits in full batches, by Adam
+at 3e-4 and 1e-3, an analysis every 5, 10 or 20 steps, from random initialisation on, when nothing has settled: the
+differences between `method=subspace` and `method=full` in the middle layer (the others are small, and computed
+exactly)."""
 
 METRICS = ("principal_alignment", "reconstruction_error", "subspace_angle", "subspace_angle_rms")
 LAYER = "2"
@@ -35,8 +36,8 @@ class Result:
     def markdown(self) -> str:
         """Return the table."""
         lines = [
-            f"{len(self.angles)} analyses; from one to the next the subspace turned by {statistics.median(self.angles):.2f} "
-            f"rad in the median, {max(self.angles):.2f} at most.",
+            f"{len(self.angles)} analyses; from one to the next the subspace turned by "
+            f"{statistics.median(self.angles):.2f} rad in the median, {max(self.angles):.2f} at most.",
             "",
             "| difference to the full SVD | median | 95 % | worst |",
             "|---|---:|---:|---:|",
@@ -54,9 +55,7 @@ def along_training(width: int, lr: float, interval: int, analyses: int) -> list[
     digits = load_digits()
     inputs, classes = torch.from_numpy(digits.data).float()[:512] / 16, torch.from_numpy(digits.target)[:512]
     torch.manual_seed(width)
-    model = nn.Sequential(
-        *(nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 10))
-    )
+    model = nn.Sequential(*(nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 10)))
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     both = [SVDDiagnostic(layers=LAYER, method=method) for method in ("subspace", "full")]
     found = []

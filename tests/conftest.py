@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import subprocess
 import sys
@@ -70,6 +71,7 @@ def train(outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd:
 
     def run(*arguments: str, cwd: Path | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
         monkeypatch.chdir(cwd or tmp_path)
+        forget_modules(tmp_path.parent)  # of other tests, too
         capfd.readouterr()
         command = train_command(outputs, *arguments)
         try:
@@ -105,11 +107,20 @@ def train_process(outputs: Path, tmp_path: Path) -> Train:
     return run
 
 
+def forget_modules(folder: Path) -> None:
+    """Forget what was imported from below `folder`, as a new process would not know it."""
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", [])), None)
+        if file and Path(file).is_relative_to(folder):
+            del sys.modules[name]
+    importlib.invalidate_caches()
+
+
 @contextlib.contextmanager
-def ended(process: subprocess.Popen[Any]) -> Iterator[None]:
+def ended(process: subprocess.Popen[Any]) -> Iterator[subprocess.Popen[Any]]:
     """End `process` after the block: a test that fails leaves nothing running."""
     try:
-        yield
+        yield process
     finally:
         process.kill()
         process.wait()

@@ -40,7 +40,8 @@ def test_everything_on_the_page_works_together(train_process: Train, project: Pa
     assert losses == {entry["step"]: entry["train_loss"] for entry in entries}
     events = [json.loads(line) for line in (run / "logs" / "events.jsonl").read_text().splitlines()]
     assert {(event["detector"], event["kind"], event["severity"]) for event in events} == {
-        ("high", "high_loss", "WARNING")
+        ("high", "high_loss", "WARNING"),
+        ("high", "response", "INFO"),  # the snapshot
     }
     assert "Warning: step 10: the loss reached" in done.stderr
     assert (run / "visualizations" / "weights_step_46.png").exists()
@@ -120,10 +121,10 @@ def test_the_test_on_the_page_passes(project: Path, monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_a_mistake_in_a_part_is_one_line_that_names_it(
-    train_process: Train, project: Path, outputs: Path, file: str, broken: str, says: list[str]
+    train: Train, project: Path, outputs: Path, file: str, broken: str, says: list[str]
 ) -> None:
     (project / file).write_text(broken)
-    done = train_process("--config-dir", "my_conf", "diagnostics=norms", "tracker=[]", cwd=project, check=False)
+    done = train("--config-dir", "my_conf", "diagnostics=norms", "tracker=[]", cwd=project, check=False)
     assert done.returncode == 1
     assert done.stderr.strip().count("\n") == 0, done.stderr
     for words in says:
@@ -157,12 +158,10 @@ def test_a_state_that_no_checkpoint_could_hold_is_refused_before_training(
     assert not outputs.exists()
 
 
-def test_a_tracker_that_fails_never_stops_training(train_process: Train, project: Path, outputs: Path) -> None:
+def test_a_tracker_that_fails_never_stops_training(train: Train, project: Path, outputs: Path) -> None:
     tracker = project / "my_package" / "csv_tracker.py"
     tracker.write_text(tracker.read_text().replace("self.rows.writerows(", "self.lost.writerows("))
-    done = train_process(
-        "--config-dir", "my_conf", "tracker=csv,trackio", "trainer.max_epochs=2", "run.id=run", cwd=project
-    )
+    done = train("--config-dir", "my_conf", "tracker=csv,trackio", "trainer.max_epochs=2", "run.id=run", cwd=project)
     status = json.loads((outputs / "run" / "status.json").read_text())
     assert status["state"] == "finished"
     assert status["trackers"]["csv"]["failures"] > 1

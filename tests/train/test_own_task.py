@@ -50,14 +50,12 @@ def test_it_trains_and_resumes_from_outside_the_repository(train_process: Train,
     assert "resumed at step 80" in done.stderr
 
 
-def test_it_is_stopped_resumed_and_the_same_as_if_it_had_not_been(
-    train_process: Train, project: Path, outputs: Path
-) -> None:
+def test_it_is_stopped_resumed_and_the_same_as_if_it_had_not_been(train: Train, project: Path, outputs: Path) -> None:
     own = ("--config-dir", "my_conf")
     arguments = (*own, "task=my_task", "tracker=[]", "trainer.deterministic=true", "trainer.max_epochs=5")
-    train_process(*arguments, "run.id=whole", cwd=project)
-    train_process(*arguments, "run.id=stopped", "trainer.max_steps=21", cwd=project)
-    train_process(*own, "resume=stopped", "trainer.max_steps=null", cwd=project)
+    train(*arguments, "run.id=whole", cwd=project)
+    train(*arguments, "run.id=stopped", "trainer.max_steps=21", cwd=project)
+    train(*own, "resume=stopped", "trainer.max_steps=null", cwd=project)
     whole, stopped = (
         torch.load(outputs / run / "checkpoints" / "checkpoint_latest.pt", weights_only=True)["model_state_dict"]
         for run in ("whole", "stopped")
@@ -70,9 +68,9 @@ def test_it_is_stopped_resumed_and_the_same_as_if_it_had_not_been(
             assert repr(stable(entry)) in said
 
 
-def test_its_mistakes_are_one_line_too(train_process: Train, project: Path) -> None:
+def test_its_mistakes_are_one_line_too(train: Train, project: Path) -> None:
     (project / "my_conf" / "task" / "my_task.yaml").write_text("_target_: my_package.my_task.Sine\n")
-    done = train_process("--config-dir", "my_conf", "task=my_task", cwd=project, check=False)
+    done = train("--config-dir", "my_conf", "task=my_task", cwd=project, check=False)
     assert done.returncode == 1
     assert done.stderr.strip().count("\n") == 0
     assert "Sine" in done.stderr
@@ -91,12 +89,12 @@ def test_its_mistakes_are_one_line_too(train_process: Train, project: Path) -> N
     ],
 )
 def test_a_task_that_breaks_the_contract_is_told_in_one_line(
-    train_process: Train, project: Path, outputs: Path, old: str, new: str, says: str
+    train: Train, project: Path, outputs: Path, old: str, new: str, says: str
 ) -> None:
     file = project / "my_package" / "my_task.py"
     assert old in file.read_text()
     file.write_text(file.read_text().replace(old, new))
-    done = train_process("--config-dir", "my_conf", "task=my_task", "tracker=[]", cwd=project, check=False)
+    done = train("--config-dir", "my_conf", "task=my_task", "tracker=[]", cwd=project, check=False)
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, done.stderr
@@ -105,20 +103,20 @@ def test_a_task_that_breaks_the_contract_is_told_in_one_line(
     assert not list(outputs.glob("*/config.json"))
 
 
-def test_what_to_type_next_names_the_folder_of_ones_own(train_process: Train, project: Path) -> None:
-    done = train_process("--config-dir", "my_conf", "task=my_task", "tracker=[]", "trainer.max_epochs=1", cwd=project)
+def test_what_to_type_next_names_the_folder_of_ones_own(train: Train, project: Path) -> None:
+    done = train("--config-dir", "my_conf", "task=my_task", "tracker=[]", "trainer.max_epochs=1", cwd=project)
     assert f"--config-dir {project / 'my_conf'} resume=" in done.stdout
 
 
 def test_a_resume_without_the_folder_of_ones_own_says_what_is_missing(
-    train_process: Train, project: Path, outputs: Path
+    train: Train, project: Path, outputs: Path
 ) -> None:
-    train_process("--config-dir", "my_conf", "task=my_task", "tracker=[]", "trainer.max_epochs=1", cwd=project)
-    done = train_process("resume=latest", cwd=project, check=False)
+    train("--config-dir", "my_conf", "task=my_task", "tracker=[]", "trainer.max_epochs=1", cwd=project)
+    done = train("resume=latest", cwd=project, check=False)
     assert done.returncode == 1
     assert done.stderr.strip().endswith("the run to resume was started with it: give its --config-dir again")
 
 
-def test_options_of_ones_own_are_among_the_choices(train_process: Train, project: Path) -> None:
-    done = train_process("--config-dir", "my_conf", "task=my_tsk", cwd=project, check=False)
+def test_options_of_ones_own_are_among_the_choices(train: Train, project: Path) -> None:
+    done = train("--config-dir", "my_conf", "task=my_tsk", cwd=project, check=False)
     assert "did you mean my_task?" in done.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import sqlite3
@@ -18,6 +17,7 @@ import torch
 from expkit.journal import read_journal, stable
 from expkit.trackers.tensorboard import TensorBoardTracker
 from tests.conftest import SMALL, Train, ended, options, train_command, train_environment
+from tests.train.forked import Forked
 from train.resume import differences
 from train.tasks.denoise import DenoiseTask
 
@@ -46,19 +46,19 @@ def same_weights(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
-def start_and_signal(outputs: Path, folder: Path, step: int, number: int, *arguments: str) -> int:
+def start_and_signal(outputs: Path, step: int, number: int, *arguments: str) -> int:
     """Start a run called `stopped`, send it signal `number` once its journal has reached `step`; the exit code."""
-    command = train_command(outputs, "run.id=stopped", *arguments)
-    process = subprocess.Popen(command, cwd=folder, env=train_environment(folder), stderr=subprocess.DEVNULL)
-    with ended(process):
-        metrics = outputs / "stopped" / "logs" / "metrics.jsonl"
-        deadline = time.monotonic() + 120
-        while not (metrics.exists() and f'"step":{step},'.encode() in metrics.read_bytes()):
-            assert process.poll() is None, "the run ended too early"
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-        os.kill(process.pid, number)
-        return process.wait(timeout=60)
+    process = Forked(outputs, "run.id=stopped", *arguments, terminal=False)
+    while not reached(outputs / "stopped", step):
+        assert process.read(0.002), f"the run ended too early: {process.said}"
+    process.send(number)
+    return process.end()
+
+
+def reached(run: Path, step: int) -> bool:
+    """Whether the journal of a run has the record of `step`."""
+    metrics = run / "logs" / "metrics.jsonl"
+    return metrics.exists() and f'"step":{step},'.encode() in metrics.read_bytes()
 
 
 @pytest.mark.slow  # the test below and those of test_resume_grid.py are always on
@@ -70,7 +70,7 @@ def test_killed_in_mid_epoch_and_resumed_it_ends_bit_identical(
     arguments = (*EXACT, f"trainer.num_workers={workers}", "trainer.max_epochs=60")
     limited = ("trainer.max_steps=138",)
     train(*arguments, *limited, "run.id=whole")
-    start_and_signal(outputs, tmp_path, step, signal.SIGKILL, *arguments)
+    start_and_signal(outputs, step, signal.SIGKILL, *arguments)
     assert json.loads((outputs / "stopped" / "status.json").read_text())["state"] == "running"
     train("resume=latest", *limited)
     assert same_weights(weights(outputs / "whole", 138), weights(outputs / "stopped", 138))
@@ -84,7 +84,7 @@ def test_every_task_killed_in_mid_epoch_and_resumed_ends_bit_identical(
     arguments = (*EXACT[:-2], "plots=[]", *SMALL[task], "trainer.max_epochs=60")
     limited = ("trainer.max_steps=45",)
     train(*arguments, *limited, "run.id=whole")
-    start_and_signal(outputs, tmp_path, 30, signal.SIGKILL, *arguments)
+    start_and_signal(outputs, 30, signal.SIGKILL, *arguments)
     train("resume=latest", *limited)
     assert same_weights(weights(outputs / "whole", 45), weights(outputs / "stopped", 45))
     assert journal(outputs / "whole") == journal(outputs / "stopped")
@@ -102,7 +102,7 @@ def test_a_signal_saves_and_the_rest_is_as_if_it_had_not_come(
     train: Train, outputs: Path, tmp_path: Path, number: int, state: str
 ) -> None:
     arguments = (*EXACT, "trainer.max_epochs=60", "checkpoint.save_interval=100000")
-    code = start_and_signal(outputs, tmp_path, 30, number, *arguments)
+    code = start_and_signal(outputs, 30, number, *arguments)
     assert code == 128 + number
     status = json.loads((outputs / "stopped" / "status.json").read_text())
     assert status["state"] == state
@@ -117,7 +117,7 @@ def test_a_signal_saves_and_the_rest_is_as_if_it_had_not_come(
 
 
 def test_what_is_cut_off_is_kept_beside_the_journal(train: Train, outputs: Path, tmp_path: Path) -> None:
-    start_and_signal(outputs, tmp_path, 60, signal.SIGKILL, *EXACT)
+    start_and_signal(outputs, 60, signal.SIGKILL, *EXACT)
     before = journal(outputs / "stopped")
     done = train(f"resume={outputs / 'stopped'}")
     aside = outputs / "stopped" / "logs" / "metrics.cut-1.jsonl"
@@ -171,7 +171,7 @@ def test_what_was_typed_on_a_resume_that_was_killed_before_it_saved_counts_on_th
     longer = (*typed, "trainer.max_steps=30", "checkpoint.save_interval=100000", "trainer.eval_interval=100000")
     shutil.copytree(outputs / "stopped", outputs / "once")
     train("resume=once", *longer)
-    start_and_signal(outputs, tmp_path, 25, signal.SIGKILL, "resume=stopped", *longer)
+    start_and_signal(outputs, 25, signal.SIGKILL, "resume=stopped", *longer)
     done = train("resume=stopped", *longer)
     assert "resumed at step 20" in done.stderr
     assert "changed: " in done.stderr
@@ -193,7 +193,7 @@ def test_stopped_before_the_first_checkpoint_it_starts_again_in_the_same_place(
     train: Train, outputs: Path, tmp_path: Path
 ) -> None:
     arguments = (*EXACT, "checkpoint.save_interval=100000", "trainer.eval_interval=100000")
-    start_and_signal(outputs, tmp_path, 30, signal.SIGKILL, *arguments)
+    start_and_signal(outputs, 30, signal.SIGKILL, *arguments)
     done = train("resume=latest")
     assert "starts again from step 0" in done.stderr
     train(*arguments, "run.id=whole")
@@ -246,18 +246,14 @@ def test_an_id_that_is_taken_is_refused_without_auto(train: Train, outputs: Path
 
 
 def test_a_run_that_is_still_running_is_left_alone(train: Train, outputs: Path, tmp_path: Path) -> None:
-    command = train_command(outputs, *EXACT, "trainer.max_epochs=100000", "run.id=alive")
-    process = subprocess.Popen(command, cwd=tmp_path, env=train_environment(tmp_path), stderr=subprocess.DEVNULL)
-    try:
-        while not (outputs / "alive" / "checkpoints" / "checkpoint_step_7.pt").exists():
-            assert process.poll() is None
-            time.sleep(0.005)
-        done = train("resume=alive", check=False)
-        assert done.returncode == 1
-        assert f"still running (process {process.pid}" in done.stderr
-    finally:
-        process.terminate()
-        assert process.wait(timeout=60) == 143
+    process = Forked(outputs, *EXACT, "trainer.max_epochs=100000", "run.id=alive", terminal=False)
+    while not (outputs / "alive" / "checkpoints" / "checkpoint_step_7.pt").exists():
+        assert process.read(0.005), process.said
+    done = train("resume=alive", check=False)
+    assert done.returncode == 1
+    assert f"still running (process {process.pid}" in done.stderr
+    process.send(signal.SIGTERM)
+    assert process.end() == 143
 
 
 def test_another_batch_size_goes_on_at_the_same_place_and_says_that_exactness_is_lost(
@@ -334,36 +330,29 @@ def test_a_resume_that_is_refused_leaves_the_run_as_it_was(train: Train, outputs
     assert contents(outputs / "run") == before
 
 
-def test_of_two_resumes_at_once_one_is_refused(train_process: Train, outputs: Path, tmp_path: Path) -> None:
-    train_process(*EXACT, "run.id=run", "trainer.max_epochs=1")
+def test_of_two_resumes_at_once_one_is_refused(train: Train, outputs: Path) -> None:
+    train(*EXACT, "run.id=run", "trainer.max_epochs=1")
     rarely = ("checkpoint.save_interval=100000", "checkpoint.save.on_best=false", "diagnostics=[]")
-    command = train_command(outputs, "resume=run", "trainer.max_epochs=150", *rarely)
-    environment = train_environment(tmp_path)
-    both = [
-        subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    deadline = time.monotonic() + 120
-    while all(process.poll() is None for process in both):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    (refused,) = [process for process in both if process.poll() is not None]
+    both = [Forked(outputs, "resume=run", "trainer.max_epochs=150", *rarely, terminal=False) for _ in range(2)]
+    while all([process.read(0.01) for process in both]):
+        pass
+    (refused,) = [process for process in both if not process.read(0)]
     (other,) = [process for process in both if process is not refused]
-    said = refused.communicate()[1]
-    assert refused.returncode == 1
-    assert "is still running" in said or "in use by another process" in said, "the other may not have said its state yet"
+    assert refused.end() == 1
+    said = refused.said
+    assert "is still running" in said or "in use by another process" in said, "the other may have said nothing yet"
     entries = len(list(read_journal(outputs / "run" / "logs" / "metrics.jsonl")))
     while len(list(read_journal(outputs / "run" / "logs" / "metrics.jsonl"))) == entries:
-        assert other.poll() is None, "it was not disturbed"
-        time.sleep(0.01)
-    other.send_signal(signal.SIGTERM)
-    assert "Traceback" not in other.communicate(timeout=60)[1] and other.returncode == 143
+        assert other.read(0.01), "it was not disturbed"
+    other.send(signal.SIGTERM)
+    assert other.end() == 143 and "Traceback" not in other.said
     steps = [entry["step"] for entry in read_journal(outputs / "run" / "logs" / "metrics.jsonl")]
     assert steps == sorted(set(steps))
 
 
 def test_killed_in_its_first_save_it_can_be_resumed_all_the_same(train: Train, outputs: Path, tmp_path: Path) -> None:
     arguments = (*EXACT, "checkpoint.save_interval=100000", "trainer.eval_interval=100000")
-    start_and_signal(outputs, tmp_path, 10, signal.SIGKILL, *arguments)
+    start_and_signal(outputs, 10, signal.SIGKILL, *arguments)
     (outputs / "stopped" / "checkpoints" / ".checkpoint_step_4.pt.99999.0.tmp").write_bytes(b"half a file")
     assert "starts again from step 0" in train("resume=stopped").stderr
 
@@ -407,7 +396,13 @@ def test_a_changed_learning_rate_meets_any_schedule(train: Train, outputs: Path,
 
 def test_what_a_tracker_lost_in_a_kill_is_sent_again(train_process: Train, outputs: Path, tmp_path: Path) -> None:
     arguments = ("tracker=trackio", "plots=[]", "trainer.max_epochs=60", "checkpoint.save_interval=7")
-    start_and_signal(outputs, tmp_path, 110, signal.SIGKILL, *arguments)
+    command = train_command(outputs, "run.id=stopped", *arguments)
+    with ended(subprocess.Popen(command, cwd=tmp_path, env=train_environment(tmp_path), stderr=subprocess.DEVNULL)) as (
+        process
+    ):
+        while not reached(outputs / "stopped", 110):
+            assert process.poll() is None, "the run ended too early"
+            time.sleep(0.002)
     train_process("resume=latest", "trainer.max_steps=138")
     database = sqlite3.connect(tmp_path / "trackio" / "expkit.db")
     stored = [step for (step,) in database.execute("select step from metrics order by id")]

@@ -28,9 +28,7 @@ QUICK = (*SMALL["denoise"], "trainer.max_steps=1", "checkpoint=none", "plots=[]"
         ([], "hydra:\n  searchpath: [file:///elsewhere]\n", False),
     ],
 )
-def test_only_what_can_decide_makes_hydra_look(
-    arguments: list[str], text: str, by_flags: bool, tmp_path: Path
-) -> None:
+def test_only_what_can_decide_makes_hydra_look(arguments: list[str], text: str, by_flags: bool, tmp_path: Path) -> None:
     original = Hydra.get_mode
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text(text)

@@ -174,7 +174,7 @@ def composed_once(arguments: Sequence[str]) -> DictConfig:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Rows with the same options share a composed configuration; but the packages that a row writes are not another's."""
+    """Rows with the same options share a composed configuration; packages that a row writes are not another's."""
     monkeypatch.setattr(mistakes, "selected", composed_once)
     monkeypatch.setattr(keys, "selected", composed_once)
     yield
