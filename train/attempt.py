@@ -39,7 +39,7 @@ from train.display import Display, file_logging
 from train.parts import Parts
 from train.pictures import Pictures
 from train.report import Outcome, Report, dataset_info
-from train.responses import Responder, Rewind, rewinds, unfinished_rewind
+from train.responses import Responder, Rewind, left_course, passes, rewinds
 from train.restoring import check_continuity, go_back, is_exact, later_checkpoints, load_state, restore
 from train.resume import Origin, differences, warn_if_other_data
 from train.runner import Runner
@@ -149,13 +149,14 @@ class Attempt:
             control=self.control,
         )
         if origin is not None and self.manager is not None:
+            stored = origin.stored if self.resumed is not None else {"parent": origin.parent}
+            runner.passes = passes(stored, self.rewind)
             self.state = load_state(self.manager, self.files, origin)
+            back = left_course(stored, self.state)
+            if back is not None and origin.step is None:
+                self.state = load_state(self.manager, self.files, replace(origin, step=back))
         if origin is not None and self.state is not None:
             restore(runner, self.state, origin, self.plain, parts.detectors)
-            if self.resumed is not None:
-                self.rewind = self.rewind or unfinished_rewind(origin.stored, self.step)
-            if self.rewind is not None:
-                runner.pass_over(self.rewind.batches)
         self.report.runner = runner
         self.dataset = dataset_info(parts, train, val)
         if origin is not None:
@@ -193,7 +194,7 @@ class Attempt:
         events = EventLog(files.events, parts.detectors, self._alert(stack), self._respond)
         stack.callback(events.close)
         self.responder = runner.respond = self._responder(events)
-        if self.state is not None and self.state.get("response_state") and self.rewind is None:
+        if self.state is not None and self.state.get("response_state"):
             self.responder.load_state_dict(self.state["response_state"])
         snapshots = parts.snapshots(files)
         if self.state is not None and self.state.get("snapshot_state"):
@@ -221,7 +222,8 @@ class Attempt:
             runner.save = saver
             if self.state is not None:
                 saver.resumed(self.step)
-        self.report.begin(self.config, self.step if origin is not None else None, changes)
+        parent = origin.parent if origin is not None else None
+        self.report.begin(self.config, self.step if origin is not None else None, changes, parent)
         if self.state is not None and self.manager is not None:
             check_continuity(runner, self.state, self.manager.loss_tolerance)
         if parts.sampler is not None and self.dist.is_first_of_node:
@@ -289,6 +291,7 @@ class Attempt:
             self.manager.steps if self.manager is not None else tuple,
             events.troubles,
             0 if self.resumed is None else rewinds(self.resumed.stored) + (self.rewind is not None),
+            self.report.runner.known_steps if self.report.runner is not None else None,
         )
 
     def _limit(self) -> TimeLimit | None:

@@ -173,8 +173,17 @@ class Report:
             log.warning("task.samples failed (%s: %s): results.json goes without", type(error).__name__, error)
             return []
 
-    def begin(self, config: DictConfig, step: int | None, changes: list[str]) -> None:
-        """Say what is about to run; `step` is where it goes on, or None for a fresh run."""
+    def begin(
+        self, config: DictConfig, step: int | None, changes: list[str], parent: Mapping[str, Any] | None = None
+    ) -> None:
+        """Say what is about to run.
+
+        Args:
+            config: of the run.
+            step: where it goes on, or None for a fresh run.
+            changes: of the configuration since then.
+            parent: the run and the snapshot that it begins with, or None.
+        """
         log.info("run %s", self.files.root)
         parameters = sum(parameter.numel() for parameter in self.parts.model.parameters())
         chosen = " ".join(
@@ -183,7 +192,10 @@ class Report:
         device = self.parts.trainer.torch_device()
         log.info("%s, %s parameters, on %s, %s", config.run.name, f"{parameters:,}", device, chosen)
         if step is not None:
-            log.info("resumed at step %d", step)
+            if parent is not None:
+                log.info("begins at step %d, with %s of run %s", step, parent["snapshot"], parent["run"])
+            else:
+                log.info("resumed at step %d", step)
             for change in changes:
                 log.info("changed: %s", change)
 

@@ -16,7 +16,7 @@ from train.config.responses import ResponseSettings
 if TYPE_CHECKING:
     from train.runner import Runner
 
-__all__ = ["Order", "Responder", "Rewind", "rewinds", "unfinished_rewind"]
+__all__ = ["Order", "Responder", "Rewind", "left_course", "passes", "rewinds"]
 
 log = logging.getLogger("expkit")
 
@@ -45,12 +45,17 @@ class Rewind:
 
     Attributes:
         step: the checkpoint's.
-        batches: to pass over from there.
-        why: the event that asked for it.
+        at: the step after which batches are passed over: the run goes the same way up to there.
+        batches: how many.
+        seen: the step of the event that asked for it.
+        kind, why: of the event, and what it says.
     """
 
     step: int
+    at: int
     batches: int
+    seen: int
+    kind: str
     why: str
 
 
@@ -65,6 +70,7 @@ class Responder:
         checkpoints: returns the steps of the checkpoints that there are.
         troubles: returns the steps of the events so far that were warnings, or worse.
         rewound: how often the run was rewound before.
+        total_steps: of the run, or None if that is not known.
 
     Attributes:
         rewind: set once the run is to go back.
@@ -80,12 +86,14 @@ class Responder:
         checkpoints: Callable[[], Sequence[int]],
         troubles: Callable[[], Sequence[int]],
         rewound: int = 0,
+        total_steps: int | None = None,
     ) -> None:
         self._settings = settings
         self._detectors = detectors
         self._control = control
         self._note = note
         self._checkpoints, self._troubles, self._rewound = checkpoints, troubles, rewound
+        self._around = settings.batches_around(total_steps)
         self._orders: dict[tuple[str, str], Order] = {}
         self.rewind: Rewind | None = None
         self.stopped_by: str | None = None
@@ -176,7 +184,8 @@ class Responder:
                 f"{settings.rewind_clean} steps without a warning (responses.rewind_back, responses.rewind_clean)"
             )
         step = max(good)
-        return Rewind(step, max(settings.rewind_skip, event.step - step), event.message)
+        at = max(step, event.step - max(1, -(-self._around // 2)))
+        return Rewind(step, at, event.step - at + self._around // 2, event.step, event.kind, event.message)
 
     def _say(self, order: Order, runner: Runner, what: str) -> None:
         if runner.dist.is_main:
@@ -188,12 +197,41 @@ def rewinds(stored: Mapping[str, Any]) -> int:
     return sum("rewind" in each for each in stored.get("resumes", ()))
 
 
-def unfinished_rewind(stored: Mapping[str, Any], step: int) -> Rewind | None:
-    """Return the rewind to `step` that the run was killed after, before it had saved anything further; or None."""
-    last: Any = next(reversed(stored.get("resumes", ())), {})
-    found = last.get("rewind")
-    return Rewind(**found) if found is not None and found["step"] == step else None
+def passes(stored: Mapping[str, Any], rewind: Rewind | None = None) -> dict[int, int]:
+    """Return the batches that a run passes over, as its config.json says: step after which -> how many.
+
+    A rewind to an earlier checkpoint leaves those of earlier rewinds as they are, as the run goes the same way again.
+    Where trouble has come again near the place of one, its batches are passed over with the new ones.
+
+    Args:
+        stored: config.json; that of a run that began with a snapshot names those of the run that it is of.
+        rewind: one more, not in it yet.
+    """
+    found = dict((stored.get("parent") or {}).get("passes", ()))
+    rewound = [each["rewind"] for each in stored.get("resumes", ()) if "rewind" in each]
+    for each in [*rewound, *([asdict(rewind)] if rewind is not None else [])]:
+        again = [step for step in found if step >= each["at"]]
+        found[each["at"]] = each["batches"] + sum(found.pop(step) for step in again)
+    return found
+
+
+def left_course(stored: Mapping[str, Any], state: Mapping[str, Any] | None) -> int | None:
+    """Return where the last rewind has gone back to, if a checkpoint is of the course that it has left; or None.
+
+    A run that is killed in the moment of a rewind may have noted it, and not set the later checkpoints aside yet.
+
+    Args:
+        stored: config.json.
+        state: the checkpoint, or None without one.
+    """
+    last: Mapping[str, Any] = next(reversed(stored.get("resumes", ())), {})
+    if "rewind" not in last or state is None:
+        return None
+    step, passed = int(state["step"]), passes(stored)
+    missing = sum(count for at, count in passed.items() if at < step) > state["sampler_state"]["cursor"]["skipped"]
+    return int(last["rewind"]["step"]) if missing else None
 
 
 def _rewound(rewind: Rewind) -> str:
-    return f"back to step {rewind.step}, past the next {rewind.batches} batches"
+    batches = "1 batch" if rewind.batches == 1 else f"{rewind.batches} batches"
+    return f"back to step {rewind.step}, past {batches} after step {rewind.at}"

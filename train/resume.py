@@ -19,6 +19,7 @@ from expkit.record import to_plain
 from expkit.secrets import MASK
 from expkit.snapshots.files import RUN_CONFIG
 from expkit.snapshots.reading import Snapshot, is_snapshot, load_snapshot
+from train.responses import passes
 from train.unfinished import find_same
 
 __all__ = [
@@ -42,12 +43,14 @@ class Origin:
         step: the checkpoint that was asked for, or None for the newest that is valid.
         stored: its config.json; of a snapshot the one of its time.
         snapshot: the snapshot that a new run begins with, `step` being that of its checkpoint; None: the run goes on.
+        left: of a course that a rewind has left, the last step whose checkpoint and journal are of it; None: all are.
     """
 
     run: Path
     step: int | None
     stored: Mapping[str, Any]
     snapshot: Snapshot | None = None
+    left: int | None = None
 
     @property
     def is_fork(self) -> bool:
@@ -59,7 +62,9 @@ class Origin:
         """What config.json of a new run says of where it comes from."""
         if self.snapshot is None:
             return None
-        return {"run": self.snapshot.run, "snapshot": self.snapshot.path.resolve().name, "step": self.step}
+        parent = {"run": self.snapshot.run, "snapshot": self.snapshot.path.resolve().name, "step": self.step}
+        passed = passes(self.stored)
+        return {**parent, "passes": [[*each] for each in passed.items()]} if passed else parent
 
     @property
     def place(self) -> Path:

@@ -64,6 +64,9 @@ class Runner:
         respond: does what detectors' events ask for, and returns what else `Control` has to do.
         on_record: called with each record, after the recorder's sinks.
         dist, control: the ranks, and what they must do together.
+
+    Attributes:
+        passes: step -> how many batches are passed over once it is done; to be set before `load_state_dict`.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class Runner:
         self.control = control or Control(self.dist)
         self.progress = Progress()
         self.best = best or Best(higher_is_better=task.higher_is_better)
+        self.passes: Mapping[int, int] = {}
         self.last_batch: Any = None
         self.loss_history: list[float] = []
         self.series: StepSeries | None = None
@@ -125,10 +129,13 @@ class Runner:
                 stop = self._after_step()
                 if stop or self.done:
                     return self.done
-            if self.progress.epoch == epoch:  # resumed with fewer, larger batches
-                done = self.progress.batch
-                log.warning("epoch %d has no more than the %d batches already done: on to the next", epoch + 1, done)
-                self.progress.epoch, self.progress.batch = epoch + 1, 0
+                if self.progress.step in self.passes:
+                    break
+            else:
+                if self.progress.epoch == epoch:  # resumed with fewer, larger batches
+                    done = self.progress.batch
+                    log.warning("epoch %d has no more than the %d batches already done: the next", epoch + 1, done)
+                    self.progress.epoch, self.progress.batch = epoch + 1, 0
         return True
 
     def _train_step(self, batches: StepBatches) -> None:
@@ -151,13 +158,15 @@ class Runner:
     def _after(self, batches: StepBatches) -> Progress:
         """Return where the run stands once these batches are trained on, but for their samples."""
         now, last = self.progress, batches.last
-        return replace(
+        ahead = replace(
             now,
             step=now.step + 1,
             epoch=now.epoch + last,
             batch=0 if last else now.batch + 1,
             epoch_ended=last,
         )
+        self._pass_over(ahead)
+        return ahead
 
     def _after_step(self) -> bool:
         """Do what is due at this step boundary. Return whether to stop."""
@@ -221,14 +230,21 @@ class Runner:
         assert self.val is not None
         return validation_means(self.task, self.model, self.val, self.update, self.dist)
 
-    def pass_over(self, batches: int) -> None:
-        """Go on so many batches further in the data, without training on them."""
-        progress = self.progress
+    def _pass_over(self, progress: Progress) -> bool:
+        """Bring `progress` past the batches that are passed over up to its step, if it is not. Return whether it was.
+
+        By how many it has passed over, as a checkpoint of that step may be from before the rewind.
+        """
+        batches = sum(count for step, count in self.passes.items() if step <= progress.step) - progress.skipped
+        if batches <= 0:
+            return False
         progress.skipped += batches
         progress.batch += batches
-        if self.train.steps is not None:
+        if self.train.steps is not None and progress.batch >= self.train.steps:
             progress.epoch += progress.batch // self.train.steps
             progress.batch %= self.train.steps
+            progress.epoch_ended = True
+        return True
 
     def _probe(self) -> Callable[[nn.Module], object]:
         """Return what runs a model on a batch that is always the same."""
@@ -261,7 +277,7 @@ class Runner:
         series = self.series.state_dict() if self.series is not None else self.pending_series
         return {
             "cursor": {"epoch": progress.epoch, "batch": progress.batch, "skipped": progress.skipped},
-            "loader": self.train.state_dict(),
+            "loader": None if progress.step in self.passes else self.train.state_dict(),
             "batch_size": self.config.batch_size,
             "step": progress.step,
             "samples": progress.samples,
@@ -289,7 +305,8 @@ class Runner:
             elapsed=state["elapsed"],
             previous_elapsed=state["elapsed"],
         )
-        self.train.load_state_dict(state.get("loader"))
+        passed = self._pass_over(self.progress)
+        self.train.load_state_dict(None if passed else state.get("loader"))  # it is drawn again from the epoch's start
         self.control.go_on_from(state["elapsed"])
         self.best.load_state_dict(state["best"])
         self.series, self.pending_series = None, state["series"]

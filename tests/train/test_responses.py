@@ -7,18 +7,23 @@ import json
 import math
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from expkit.detectors.base import Event, Severity
+from expkit.dist import Control, Dist
 from expkit.experiment import RunDir
 from expkit.guards import LimitGuard
 from expkit.journal import read_journal
 from expkit.snapshots import creating, list_snapshots, verify
 from tests.conftest import Train
-from train.responses import Rewind, rewinds, unfinished_rewind
+from tests.train.troubled import LossNan
+from train.config.responses import ResponseSettings
+from train.responses import Responder, Rewind, left_course, passes, rewinds
 from train.restoring import restore_guards
 from train.update import Update
 
@@ -64,6 +69,10 @@ def losses(run: Path) -> list[float]:
     return [loss for entry in read_journal(run / "logs" / "metrics.jsonl") for loss in entry["series"]["train_loss"]]
 
 
+def finite(entry: dict[str, Any]) -> bool:
+    return all(map(math.isfinite, entry["series"]["train_loss"]))
+
+
 def test_without_a_response_the_run_is_spoilt(trouble: Trouble) -> None:
     run = trouble()
     assert math.isnan(losses(run)[-1])
@@ -74,7 +83,7 @@ def test_a_rewind_goes_back_and_passes_the_bad_batch_over(trouble: Trouble) -> N
     run = trouble("detectors.spoilt.respond=[rewind]")
     status, config = read(run, "status.json"), read(run, "config.json")
     assert status["state"] == "finished"
-    assert status["step"] < 60, "batches were passed over"
+    assert status["step"] == 60 - 1, "one batch was passed over"
     found = losses(run)
     assert all(map(math.isfinite, found))
     assert len(found) == status["step"]
@@ -82,10 +91,13 @@ def test_a_rewind_goes_back_and_passes_the_bad_batch_over(trouble: Trouble) -> N
     rewind = resume["rewind"]
     assert rewind["step"] % 5 == 0
     assert resume["step"] == rewind["step"]
-    assert rewind["batches"] == 60 - status["step"]
+    (bad, *_) = [entry for entry in read_journal(run / "logs" / "metrics.cut-1.jsonl") if not finite(entry)]
+    assert rewind["step"] < rewind["at"] == rewind["seen"] - 1
+    assert bad["step"] - 5 < rewind["seen"] <= bad["step"]
+    assert (rewind["batches"], rewind["kind"]) == (1, "nan")
     assert config["branch"] == 1, "what trackers hold will not come again"
     said = (run / "logs" / "training.log").read_text()
-    assert f"rewind: back to step {rewind['step']}, past the next {rewind['batches']} batches" in said
+    assert f"rewind: back to step {rewind['step']}, past 1 batch after step {rewind['at']}" in said
     cut = [json.loads(line) for line in (run / "logs" / "events.cut-1.jsonl").read_text().splitlines()]
     assert [event["kind"] for event in cut] == ["nan", "response"]
     best = trouble("task.bad_epoch=-1")
@@ -155,7 +167,7 @@ def test_a_skipped_update_leaves_everything_as_it_was(trouble: Trouble) -> None:
     [
         ("detectors.spoilt.respond=[rewnd]", "respond: there is no rewnd; choose from snapshot, alert"),
         ("responses.lr_factor=2", "responses.lr_factor=2: a number above 0 and below 1"),
-        ("responses.rewind_skip=-1", "responses.rewind_skip=-1: a whole number, 0 or more"),
+        ("responses.rewind_skip=-1", "responses.rewind_skip=-1: a whole number, 0 or more, or auto"),
         ("+responses.factor=1", "there is no responses.factor: responses has lr_factor"),
     ],
 )
@@ -164,14 +176,44 @@ def test_a_mistake_is_one_line(trouble: Trouble, typed: str, said: str, train: T
         trouble(typed)
 
 
-def test_a_kill_right_after_a_rewind_does_not_undo_it() -> None:
-    rewind = {"step": 20, "batches": 30, "why": "NaN"}
-    stored = {"resumes": [{"step": 5}, {"step": 20, "rewind": rewind}]}
-    assert unfinished_rewind(stored, 20) == Rewind(**rewind)
-    assert unfinished_rewind(stored, 25) is None, "something was saved since"
-    assert unfinished_rewind({"resumes": [*stored["resumes"], {"step": 25}]}, 25) is None
-    assert unfinished_rewind({}, 0) is None
-    assert rewinds(stored) == 1
+def test_what_rewinds_pass_over() -> None:
+    first, second, near = (Rewind(20, at, batches, 31, "nan", "") for at, batches in ((29, 4), (50, 2), (49, 3)))
+    stored = {"resumes": [{"step": 5}, {"step": 20, "rewind": asdict(first)}, {"step": 25}]}
+    assert passes({}) == {}
+    assert passes(stored) == {29: 4}
+    assert passes(stored, second) == {29: 4, 50: 2}
+    stored["resumes"].append({"step": 20, "rewind": asdict(second)})
+    assert passes(stored, near) == {29: 4, 49: 5}, "those of the place where the trouble has come again, too"
+    assert passes({"parent": {"passes": [[7, 1]]}, **stored}) == {7: 1, 29: 4, 50: 2}
+    assert rewinds(stored) == 2
+
+
+@pytest.mark.parametrize(("step", "skipped", "back"), [(29, 0, None), (30, 0, 20), (30, 4, None)])
+def test_a_checkpoint_of_the_course_that_a_rewind_has_left_is_told(step: int, skipped: int, back: int | None) -> None:
+    stored = {"resumes": [{"step": 20, "rewind": asdict(Rewind(20, 29, 4, 31, "nan", ""))}]}
+    state = {"step": step, "sampler_state": {"cursor": {"skipped": skipped}}}
+    assert left_course(stored, state) == back
+    assert left_course({"resumes": [*stored["resumes"], {"step": step}]}, state) is None
+    assert left_course({}, state) is None
+
+
+@pytest.mark.parametrize(
+    ("around", "total", "batches"),
+    [("auto", 100, 4), ("auto", 300, 6), ("auto", 10**6, 200), ("auto", None, 200), (7, 300, 7), (0, 300, 0)],
+)
+def test_how_many_batches_a_rewind_passes_over(around: int | str, total: int | None, batches: int) -> None:
+    settings = ResponseSettings(rewind_skip=around)
+    assert settings.batches_around(total) == batches
+    responder = Responder(
+        settings, {"d": LossNan(respond=["rewind"])}, Control(Dist()), print, lambda: [50, 250], lambda: [], 0, total
+    )
+    responder.take([Event("d", "nan", Severity.CRITICAL, 180, "")])
+    (order,) = responder.state_dict()["orders"]
+    rewind = order["rewind"]
+    assert rewind["step"] == 50
+    assert rewind["at"] < 180 <= rewind["at"] + rewind["batches"], "that of the trouble is one of them"
+    assert rewind["batches"] == max(1, batches)
+    assert rewind["at"] == 180 - max(1, -(-batches // 2)), "half of them before it"
 
 
 def test_a_snapshot_is_taken_with_the_checkpoint_from_before_the_trouble(trouble: Trouble) -> None:

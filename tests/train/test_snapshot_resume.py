@@ -96,7 +96,7 @@ def test_with_nothing_changed_it_trains_what_the_run_has_trained(
     (fork,) = forks(outputs)
     assert config_of(fork)["parent"] == {"run": "parent", "snapshot": snapshot.name, "step": 6}
     assert config_of(fork)["experiment_id"] == fork.name
-    assert "resumed at step 6" in done.stdout + done.stderr
+    assert f"begins at step 6, with {snapshot.name} of run parent" in done.stdout + done.stderr
     assert (fork / "checkpoints" / "checkpoint_step_6.pt").samefile(snapshot / "model" / "checkpoint_step_6.pt")
     assert "missing or damaged" not in done.stdout + done.stderr
     assert journal(fork) == journal(parent, after=6)

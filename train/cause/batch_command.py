@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from expkit.errors import UserError
-from train.cause.stored import add_run_arguments, rebuilt, stored_run, typed_settings
+from train.cause.stored import add_run_arguments, before_rewind, rebuilt, stored_run, typed_settings
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +26,7 @@ _EXAMPLES = """examples:
   expkit batch RUN --step 1234 --save batch.pt    torch.load("batch.pt", weights_only=True)["pieces"]
   expkit batch RUN --step 1234 --json             one JSON object, for programs
   expkit batch RUN --step 1234 --config-dir conf  options of your own, as the run was started with
+  expkit batch RUN --before-rewind 1              the batch of the trouble that the run was rewound from
 
 The run's directory is only read. Its configuration is composed again from what was typed: a _target_ that
 was typed is not taken over from the run, type it again after RUN.
@@ -45,23 +46,30 @@ class BatchCommand:
         """
         options, others = self._parser().parse_known_args(list(arguments))
         typed = typed_settings(others)
-        if options.step < 1:
+        if options.step is None and options.before_rewind is None:
+            raise UserError("which step? --step N, or --before-rewind K for the trouble that the run was rewound from")
+        if options.step is not None and options.step < 1:
             raise UserError(f"--step {options.step}: steps count from 1")
         if options.save is not None and options.save.exists():
             raise UserError(f"--save {options.save}: there is such a file already: name a new one")
-        origin = stored_run(options.run)
+        origin, step = stored_run(options.run), options.step
+        if options.before_rewind is not None:
+            origin, undone = before_rewind(origin, options.before_rewind)
+            step = step or undone["seen"]
         from expkit.dist import Dist
         from expkit.experiment import RunDir
         from train.cause.batches import batch_of, place_before
         from train.cause.journalled import seen_at
 
-        with rebuilt(origin, options.step, typed, options.config_dir, device="cpu") as (_, parts):
+        with rebuilt(origin, step, typed, options.config_dir, device="cpu") as (_, parts):
             batches = parts.batches(parts.data("train_data"), training=True, dist=Dist())
-            place = place_before(origin, options.step, batches)
-            found = batch_of(batches, place, options.step, parts.trainer.max_epochs)
+            place = place_before(origin, step, batches)
+            found = batch_of(batches, place, step, parts.trainer.max_epochs)
             lines = [parts.task.describe_batch(piece) for piece in found.pieces]
-        seen, last = seen_at(RunDir(origin.run), options.step)
-        if last < options.step:
+        seen, last = seen_at(RunDir(origin.run), step)
+        if origin.left is not None and step > origin.left:
+            seen = {}  # the journal has what came instead
+        elif last < step:
             found.notes.append(f"the run has not got there: its journal ends at step {last}")
         summary = {"run": str(origin.run), **_plain(found, seen, lines)}
         if options.save is not None:
@@ -82,7 +90,7 @@ class BatchCommand:
             allow_abbrev=False,
         )
         add_run_arguments(parser)
-        parser.add_argument("--step", type=int, required=True, metavar="N", help="the update, from 1")
+        parser.add_argument("--step", type=int, metavar="N", help="the update, from 1")
         parser.add_argument("--samples", type=int, default=3, metavar="K", help="samples to show as text (default: 3)")
         parser.add_argument("--save", type=Path, metavar="FILE", help="write the tensors to this new file")
         parser.add_argument("--json", action="store_true", help="one JSON object instead of text")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from expkit.errors import UserError
 from expkit.experiment import RunDir
 from expkit.rng import fixed_seed
 from train.data import Batches
+from train.responses import passes
 from train.resume import Origin
 
 __all__ = ["FoundBatch", "Place", "batch_of", "finite", "place_before", "start_before", "tensors", "usable_checkpoints"]
@@ -27,13 +28,20 @@ _LAYOUT = ("task.", "trainer.batch_size:", "trainer.drop_last:", "trainer.grad_a
 class Place:
     """Where a run stood after `step` updates: in `epoch` (from 0), with `batch` updates of it done.
 
-    `loader` is the place of a loader of one's own that knows it, or None.
+    `loader` is the place of a loader of one's own that knows it, or None. After each step in `passes` so many batches
+    are passed over; `skipped` of them were, before.
     """
 
     step: int
     epoch: int
     batch: int
     loader: Any = None
+    skipped: int = 0
+    passes: Mapping[int, int] = field(default_factory=dict)
+
+    def passed(self, step: int) -> int:
+        """Return how many batches are passed over from here up to the end of `step`."""
+        return max(0, sum(count for at, count in self.passes.items() if at <= step) - self.skipped)
 
 
 @dataclass(frozen=True)
@@ -57,19 +65,21 @@ class FoundBatch:
     notes: list[str]
 
 
-def usable_checkpoints(files: RunDir, before: int) -> Iterator[tuple[int, dict[str, Any]]]:
+def usable_checkpoints(origin: Origin, before: int) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield step and content of each valid checkpoint of fewer than `before` steps, the newest first.
 
     Tensors are read when they are used. Nothing is renamed, unlike in a resume.
     """
-    for step, path in CheckpointFolder(files.checkpoints).files().items():
+    for step, path in CheckpointFolder(RunDir(origin.run).checkpoints).files().items():
+        if origin.left is not None and step > origin.left:
+            continue
         if step < before and checkpoint_error(path) is None:
             yield step, read_checkpoint(path, mmap=True)
 
 
 def start_before(origin: Origin, step: int) -> tuple[int, dict[str, Any] | None]:
     """Return step and content of the newest valid checkpoint before `step` whose numbers are finite, or (0, None)."""
-    for saved, state in usable_checkpoints(RunDir(origin.run), step):
+    for saved, state in usable_checkpoints(origin, step):
         parts = (state["model_state_dict"], state["optimizer_state_dict"])
         if all(finite(tensor) for part in parts for _, tensor in tensors(part)):
             return saved, state
@@ -89,20 +99,22 @@ def place_before(origin: Origin, step: int, batches: Batches) -> Place:
     Raises:
         UserError: epochs have changed their length since, and no checkpoint tells where that was.
     """
-    for _, state in usable_checkpoints(RunDir(origin.run), step):
+    for _, state in usable_checkpoints(origin, step):
         saved = state.get("sampler_state")
         if saved is None:
             continue
         batch = saved["cursor"]["batch"]
         if batches.size is not None:  # as in a resume: the order of samples does not depend on the size of a batch
             batch = batch * saved["batch_size"] // batches.batch_size
-        return Place(saved["step"], saved["cursor"]["epoch"], batch, saved.get("loader"))
+        cursor = saved["cursor"]
+        passed = passes(origin.stored)
+        return Place(saved["step"], cursor["epoch"], batch, saved.get("loader"), cursor["skipped"], passed)
     earlier = [resume for resume in origin.stored.get("resumes") or [] if resume["step"] < step]
     changed = [change for resume in earlier for change in resume.get("changed", ()) if change.startswith(_LAYOUT)]
     if changed or origin.stored.get("parent"):
         what = f"a resume has changed {changed[0]}" if changed else "the run began as a part of another"
         raise UserError(f"step {step} cannot be placed in its epoch: {what}, and no checkpoint before it is left")
-    return Place(0, 0, 0)
+    return Place(0, 0, 0, passes=passes(origin.stored))
 
 
 def batch_of(batches: Batches, place: Place, step: int, max_epochs: int | None = None) -> FoundBatch:
@@ -123,10 +135,11 @@ def batch_of(batches: Batches, place: Place, step: int, max_epochs: int | None =
         return _searched(batches, place, step, max_epochs)
     if number >= per_epoch:  # resumed with fewer, larger batches
         epoch, number = epoch + 1, 0
-    epoch, number = epoch + (number + ahead) // per_epoch, (number + ahead) % per_epoch
+    passed = place.passed(step - 1)
+    epoch, number = epoch + (number + ahead + passed) // per_epoch, (number + ahead + passed) % per_epoch
     if max_epochs is not None and epoch >= max_epochs:
         raise UserError(f"step {step} would be of epoch {epoch + 1}, but the run ends with epoch {max_epochs}")
-    if ahead == 0 and place.loader is not None:
+    if ahead == passed == 0 and place.loader is not None:
         batches.load_state_dict(place.loader)
     indices, notes = batches.indices(epoch, number), []
     pieces = _drawn(batches, epoch, number, 0)
@@ -149,16 +162,21 @@ def _searched(batches: Batches, place: Place, step: int, max_epochs: int | None)
     """Draw from a loader that does not tell its length until `step` comes."""
     if place.loader is not None:
         batches.load_state_dict(place.loader)
-    at, skip = place.step, place.batch
+    at, skip, over = place.step, place.batch, place.passed(place.step)
     for epoch in itertools.count(place.epoch):
         if max_epochs is not None and epoch >= max_epochs:
             break
+        ended = False
         for number, found in enumerate(batches.epoch(epoch, skip=skip), start=skip + 1):
-            at += 1
+            if over:  # up to the end of the epoch, at most
+                over, ended = over - 1, False
+                continue
+            at, ended = at + 1, found.last
+            over = place.passes.get(at, 0)
             if at == step:
                 notes = [f"the data loader is your own: its batches were drawn again from step {place.step} on"]
                 return FoundBatch(step, epoch + 1, number, None, None, [batch for batch, _ in found.pieces], notes)
-        skip = 0
+        skip, over = 0, over if ended else 0
     raise UserError(f"step {step} does not come: the run ends with epoch {max_epochs}, at step {at}")
 
 

@@ -18,7 +18,8 @@ __all__ = ["BisectNanCommand", "lines"]
 _EXAMPLES = """examples:
   expkit bisect-nan RUN                       from the last good checkpoint before it
   expkit bisect-nan RUN trainer.device=cpu    on another device than the run's
-  expkit bisect-nan RUN --step 1234           what a rewind has taken out of the journal
+  expkit bisect-nan RUN --step 1234           where it was seen, if not in the journal
+  expkit bisect-nan RUN --before-rewind 2     what the run was rewound from
   expkit bisect-nan RUN --json                one JSON object, for programs
 
 The run's directory is only read. Exit code: 0 found, 1 nothing to be found.
@@ -48,6 +49,7 @@ class BisectNanCommand:
                 "step": options.step,
                 "typed": typed,
                 "config_dir": None if folder is None else str(folder),
+                "rewind": options.before_rewind,
             }
         )
         if options.json:

@@ -29,7 +29,7 @@ def seen_at(files: RunDir, step: int) -> tuple[dict[str, float], int]:
 def first_nonfinite(files: RunDir, names: tuple[str, ...] = _SERIES[:2]) -> tuple[int, str] | None:
     """Return the first step whose loss or gradient norm is not finite, and which of the two it is; None without one.
 
-    Where the journal has none, events of the kind `nonfinite` are asked: a rewind takes steps out of the journal.
+    Where the journal has none, events of the kind `nonfinite` are asked.
     """
     for step, values in _steps(files):
         for name in names:
@@ -41,9 +41,10 @@ def first_nonfinite(files: RunDir, names: tuple[str, ...] = _SERIES[:2]) -> tupl
     return None
 
 
-def skipped_steps(files: RunDir) -> frozenset[int]:
-    """Return the steps whose update a guard has skipped."""
-    return frozenset(step for step, values in _steps(files) if values.get("skipped"))
+def skipped_steps(files: RunDir, last: int | None = None) -> frozenset[int]:
+    """Return the steps, up to `last`, whose update a guard has skipped."""
+    steps = (step for step, values in _steps(files) if values.get("skipped"))
+    return frozenset(step for step in steps if last is None or step <= last)
 
 
 def _steps(files: RunDir) -> Iterator[tuple[int, dict[str, float]]]:

@@ -20,6 +20,7 @@ from train.cause.batches import finite, tensors
 from train.cause.journalled import skipped_steps
 from train.cause.watch import Range, Sight, Watch
 from train.data import StepBatches
+from train.responses import passes
 from train.resume import Origin
 from train.runner import Runner
 from train.tasks.base import StepOutput
@@ -91,9 +92,10 @@ def replay(origin: Origin, config: Any, parts: Any, step: int, state: dict[str, 
     update = parts.update(parts.trainer.total_steps(train.steps))
     runner = _Replay(parts.task, parts.model, update, parts.trainer, train, val)
     runner.first_norm = _norm(list(parts.model.parameters()))
-    skipped = skipped_steps(RunDir(origin.run))
+    skipped = skipped_steps(RunDir(origin.run), origin.left)
     if skipped:
         update.guards = (_SkipsAgain(skipped, runner),)
+    runner.passes = passes(origin.stored)
     if state is not None:
         restore(runner, state, origin, plain(config), {})
     elif origin.stored.get("parent"):

@@ -48,7 +48,9 @@ def main(arguments: Sequence[str]) -> None:
     answer.write_bytes(orjson.dumps(found))
 
 
-def bisect(run: str, step: int | None, typed: Sequence[str], config_dir: str | None) -> dict[str, Any]:
+def bisect(
+    run: str, step: int | None, typed: Sequence[str], config_dir: str | None, rewind: int | None = None
+) -> dict[str, Any]:
     """Replay a run and return what was found, as plain values: the fields of `expkit bisect-nan --json`.
 
     Args:
@@ -56,6 +58,8 @@ def bisect(run: str, step: int | None, typed: Sequence[str], config_dir: str | N
         step: at which it was seen, or None for the first that the journal tells of.
         typed: overrides that win over the run's.
         config_dir: a folder with options of one's own.
+        rewind: as the run was before this of its rewinds, from 1; None: as it is, or if all is finite there as it was
+            before the first rewind from what was not.
 
     Raises:
         UserError: the run cannot be built again.
@@ -67,17 +71,27 @@ def bisect(run: str, step: int | None, typed: Sequence[str], config_dir: str | N
     from train.cause.causes import likely_cause
     from train.cause.journalled import first_nonfinite, seen_at
     from train.cause.replay import replay
-    from train.cause.stored import rebuilt, stored_run
+    from train.cause.stored import before_rewind, rebuilt, stored_run
 
     origin = stored_run(run)
     files, seen = RunDir(origin.run), f"--step {step}"
     scaled = str(origin.stored["config"].get("trainer", {}).get("precision")) == "fp16"
-    if step is None:
+    if step is None and rewind is None:
         # The gradient scaler of fp16 looks for the largest scale without overflow, and skips the updates that have one.
         first = first_nonfinite(files, ("train_loss",) if scaled else ("train_loss", "gradient_norm"))
-        if first is None:
+        kinds = [each["rewind"].get("kind") for each in origin.stored.get("resumes") or [] if "rewind" in each]
+        if first is None and "nonfinite" in kinds:
+            rewind = kinds.index("nonfinite") + 1
+        elif first is None:
             return {"run": str(origin.run), "found": False, "steps": seen_at(files, 0)[1], "replayed": None}
-        step, seen = first
+        else:
+            step, seen = first
+    if rewind is not None:
+        origin, undone = before_rewind(origin, rewind)
+        if step is None:
+            step, seen = undone["seen"], undone["why"]
+        seen = f"{seen}, before rewind {rewind}"
+    assert step is not None
     start, state = start_before(origin, step)
     with rebuilt(origin, step, typed, None if config_dir is None else Path(config_dir)) as (config, parts):
         if parts.trainer.threads:

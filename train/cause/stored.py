@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from train.parts import Parts
     from train.resume import Origin
 
-__all__ = ["add_run_arguments", "overrides_at", "rebuilt", "stored_run", "typed_settings"]
+__all__ = ["add_run_arguments", "before_rewind", "overrides_at", "rebuilt", "stored_run", "typed_settings"]
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +29,12 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", nargs="?", help="a run directory, the id of one in outputs, or latest (the default)")
     parser.add_argument(
         "--config-dir", type=Path, metavar="DIR", help="options of your own, as the run was started with"
+    )
+    parser.add_argument(
+        "--before-rewind",
+        type=int,
+        metavar="K",
+        help="the steps that the run's rewind K, from 1, has undone (default step: that of its trouble)",
     )
 
 
@@ -58,6 +64,27 @@ def stored_run(name: str | None) -> Origin:
     origin = find_origin(str(root), root.parent)
     assert origin is not None  # only resume=never and auto give none
     return origin
+
+
+def before_rewind(origin: Origin, number: int) -> tuple[Origin, Mapping[str, Any]]:
+    """Return a run as it was before one of its rewinds, and what config.json says of that.
+
+    Args:
+        origin: the run.
+        number: which rewind, from 1.
+
+    Raises:
+        UserError: there is none of this number.
+    """
+    resumes = list(origin.stored.get("resumes") or [])
+    places = [place for place, each in enumerate(resumes) if "rewind" in each]
+    if not 1 <= number <= len(places):
+        times = "never" if not places else "once" if len(places) == 1 else f"{len(places)} times"
+        raise UserError(f"--before-rewind {number}: {origin.run} was {times} rewound")
+    place = places[number - 1]
+    left = min(each["step"] for each in resumes[place:])
+    stored = {**origin.stored, "resumes": resumes[:place]}
+    return replace(origin, stored=stored, left=left), resumes[place]["rewind"]
 
 
 def overrides_at(stored: Mapping[str, Any], step: int) -> list[str]:

@@ -9,6 +9,8 @@ from expkit.webhook import Webhook
 
 __all__ = ["ResponseSettings"]
 
+_LEAST, _MOST = 4, 200
+
 
 @dataclass(frozen=True)
 class ResponseSettings:
@@ -18,7 +20,8 @@ class ResponseSettings:
         lr_factor: what `lower_lr` multiplies the learning rate by.
         rewind_back: steps that a checkpoint must be older than the trouble, for `rewind` to take it.
         rewind_clean: steps after a checkpoint without a warning that make it a good one.
-        rewind_skip: batches that are passed over after a rewind, at least up to and with that of the trouble.
+        rewind_skip: batches that are passed over after a rewind: that of the trouble, and those around it, half of them
+            before it. auto: a fiftieth of the run, from 4 to 200.
         rewind_times: rewinds of a run, at most; then it is stopped.
         webhook: where alerts are posted, or None.
     """
@@ -26,7 +29,7 @@ class ResponseSettings:
     lr_factor: float = 0.5
     rewind_back: int = 100
     rewind_clean: int = 100
-    rewind_skip: int = 200
+    rewind_skip: int | str = "auto"
     rewind_times: int = 3
     webhook: str | None = None
 
@@ -35,8 +38,20 @@ class ResponseSettings:
         if not number or not 0 < self.lr_factor < 1:
             raise UserError(f"lr_factor={self.lr_factor}: a number above 0 and below 1")
         for key in ("rewind_back", "rewind_clean", "rewind_skip", "rewind_times"):
-            value = getattr(self, key)
+            value, auto = getattr(self, key), key == "rewind_skip"
+            if auto and value == "auto":
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise UserError(f"{key}={value}: a whole number, 0 or more")
+                raise UserError(f"{key}={value}: a whole number, 0 or more{', or auto' if auto else ''}")
         if self.webhook is not None:
             Webhook(self.webhook)
+
+    def batches_around(self, total_steps: int | None) -> int:
+        """Return how many batches around the trouble a rewind passes over, in a run of so many steps, if that is known.
+
+        A run of 10,000 steps or more leaves out 200, as PaLM did (Chowdhery et al. 2022, 5.1: back about 100 steps, and
+        past 200 to 500 batches); a short one no larger share of what it learns from.
+        """
+        if isinstance(self.rewind_skip, int):
+            return self.rewind_skip
+        return _MOST if total_steps is None else min(_MOST, max(_LEAST, total_steps // 50))
