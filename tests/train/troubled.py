@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,9 +11,12 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from expkit.detectors.base import Detector, Event, Severity
+from expkit.detectors.svd_switch import SVDSwitch
 from expkit.guards import Guard, LimitGuard
 from expkit.record import Record
+from expkit.svd import FULL, LOW_RANK
 from tests.train.helpers import Regression
+from train.data import Batches
 
 
 class Planted(Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -65,3 +68,32 @@ class LossNan(Detector):
         return [
             Event(self.name, "nan", Severity.CRITICAL, step, f"the loss of step {step} is NaN") for step in bad[-1:]
         ]
+
+
+class Without:
+    """The batches of another data set, as the runner would draw them, but for those with a NaN."""
+
+    def __init__(self, data: Planted, batch_size: int) -> None:
+        self.batches = Batches(data, batch_size)
+        self.at = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.at = epoch
+
+    def __iter__(self) -> Iterator[Any]:
+        drawn = (batches.pieces[0][0] for batches in self.batches.epoch(self.at))
+        return (batch for batch in drawn if bool(torch.isfinite(batch[0]).all()))
+
+
+class SparedTask(TroubledTask):
+    """The same without the bad batch of 8."""
+
+    def train_data(self) -> Any:
+        return Without(super().train_data(), 8)
+
+
+class BackAndForth(SVDSwitch):
+    """Wants the other mode for every layer, as soon as the cool-down is over."""
+
+    def _decide(self, mode: str, found: Mapping[str, float]) -> tuple[str, str] | None:
+        return (LOW_RANK, "clobbering") if mode == FULL else (FULL, "recon")

@@ -9,7 +9,7 @@ from expkit.webhook import Webhook
 
 __all__ = ["ResponseSettings"]
 
-_LEAST, _MOST = 4, 200
+_LEAST, _MOST = 2, 200
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class ResponseSettings:
         rewind_back: steps that a checkpoint must be older than the trouble, for `rewind` to take it.
         rewind_clean: steps after a checkpoint without a warning that make it a good one.
         rewind_skip: batches that are passed over after a rewind: that of the trouble, and those around it, half of them
-            before it. auto: a fiftieth of the run, from 4 to 200.
+            before it. auto: a fiftieth of the run, from 2 to 200.
         rewind_times: rewinds of a run, at most; then it is stopped.
         webhook: where alerts are posted, or None.
     """

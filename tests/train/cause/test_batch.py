@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import importlib
@@ -18,8 +19,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from expkit.errors import UserError
+from expkit.sampler import ResumableSampler
 from tests.conftest import SMALL, Train
-from tests.train.helpers import same
+from tests.train.helpers import Regression, Run, same
 from train.cause.batch_command import BatchCommand, statistics
 from train.cause.batches import Place, batch_of
 from train.data import Batches
@@ -47,10 +49,11 @@ def had(monkeypatch: pytest.MonkeyPatch) -> Had:
 def rebuilt(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
     """Call as `rebuilt(run, step)`: what `expkit batch --json --save` gives."""
 
-    def run(run: Path, step: int, *more: str) -> dict[str, Any]:
+    def run(run: Path, step: int | None, *more: str) -> dict[str, Any]:
         file = tmp_path / f"batch{len(list(tmp_path.glob('batch*')))}.pt"
         capfd.readouterr()
-        assert BatchCommand().run([str(run), "--step", str(step), "--json", "--save", str(file), *more]) == 0
+        steps = ("--step", str(step)) if step is not None else ()
+        assert BatchCommand().run([str(run), *steps, "--json", "--save", str(file), *more]) == 0
         saved = torch.load(file, weights_only=True)
         return {**json.loads(capfd.readouterr().out), "saved": saved}
 
@@ -100,6 +103,89 @@ def test_a_step_before_a_resume_without_a_checkpoint_before_it(
     assert len(sample) == 17  # a window, and the character after it
     with pytest.raises(UserError, match=r"step 5 cannot be placed .* a resume has changed trainer\.batch_size"):
         rebuilt(run, 5)
+
+
+REWOUND = (
+    *(
+        *SMALL["classify"],
+        "debug=nan",
+        "plots=[]",
+        "trainer.batch_size=300",
+        "task.fault.step=8",
+        "trainer.max_steps=12",
+    ),
+    *("trainer.log_interval=5", "trainer.eval_interval=12", "checkpoint.save_interval=2"),
+    *("detectors.nonfinite.respond=[rewind]", "responses.rewind_back=3", "responses.rewind_clean=3"),
+    "responses.rewind_skip=4",
+)
+
+
+def test_the_batches_of_a_run_that_was_rewound(
+    train: Train, outputs: Path, had: Had, rebuilt: Callable[..., dict[str, Any]]
+) -> None:
+    run = outputs / "run"
+    train(*REWOUND, "run.id=run")
+    (rewind,) = (each["rewind"] for each in json.loads((run / "config.json").read_text())["resumes"])
+    assert (rewind["step"], rewind["at"], rewind["batches"]) == (4, 6, 4)
+    assert [had[step][:2] for step in (6, 7, 12)] == [(2, 1), (3, 1), (4, 1)]
+    for checkpoints in ((4, 6, 8, 10, 12), (4,), ()):  # retention may have left fewer
+        for file in (run / "checkpoints").glob("checkpoint_step_*.pt"):
+            if int(file.stem.rpartition("_")[2]) not in checkpoints:
+                file.unlink()
+        for step in (6, 7, 12) if checkpoints else (5, 7, 9):
+            found = rebuilt(run, step)
+            assert (found["epoch"], found["batch"]) == had[step][:2], step
+            assert same(found["saved"]["pieces"], had[step][2]), step
+            assert found["notes"] == []
+    bad = rebuilt(run, None, "--before-rewind", "1")
+    assert (bad["step"], bad["epoch"], bad["batch"]) == (8, 2, 3)
+    assert bad["pieces"][0]["tensors"][0]["nonfinite"] == 64
+    assert bad["journal"] == {}, "that has what came instead"
+    with pytest.raises(UserError, match=r"--before-rewind 2: .* was once rewound"):
+        rebuilt(run, 8, "--before-rewind", "2")
+    with pytest.raises(UserError, match="which step"):
+        BatchCommand().run([str(run)])
+
+
+@pytest.mark.parametrize("passes", [{2: 1}, {1: 2, 4: 1}, {5: 3}])
+@pytest.mark.parametrize("loader", ["loader", "sampler", "stream"])
+def test_batches_of_a_loader_of_ones_own_are_passed_over(had: Had, loader: str, passes: dict[int, int]) -> None:
+    task = Regression()
+    data = task.train_data()
+
+    def make() -> Any:
+        if loader == "stream":
+            return Pairs(data)
+        sampler = ResumableSampler(data, seed=5) if loader == "sampler" else None
+        return DataLoader(data, batch_size=4, sampler=sampler, shuffle=None if sampler else True)
+
+    run = Run(task, data=make(), max_steps=9, max_epochs=None)
+    run.runner.passes = passes
+    saved: dict[int, Any] = {}
+    run.runner.save = lambda runner, moment: saved.setdefault(moment.progress.step, copy.deepcopy(runner.state_dict()))
+    run.fit()
+    really = dict(had)
+    assert run.runner.progress.skipped == sum(passes.values())
+    for step in really:
+        found = batch_of(Batches(make(), 4), Place(0, 0, 0, passes=passes), step)
+        assert same(found.pieces, really[step][2])
+    for step in range(1, 9):  # and a resume goes the same way
+        again = Run(task, data=make(), max_steps=9, max_epochs=None)
+        again.runner.passes = passes
+        again.runner.load_state_dict(saved[step])
+        had.clear()
+        again.fit()
+        assert same([had[later][2] for later in had], [really[later][2] for later in range(step + 1, 10)])
+
+
+class Pairs:
+    """Batches without a length."""
+
+    def __init__(self, data: TensorDataset) -> None:
+        self.data = data
+
+    def __iter__(self) -> Iterator[Any]:
+        return zip(*(tensor.split(4) for tensor in self.data.tensors), strict=True)
 
 
 def test_what_is_said(train: Train, outputs: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 from expkit.errors import UserError
 from expkit.journal import read_journal
 from tests.conftest import SMALL, Train
-from tests.train.cause.test_batch import state_of
+from tests.train.cause.test_batch import REWOUND, state_of
 from tests.train.helpers import Regression
 from train.cause import bisect_command, scratch
 from train.cause.bisect_command import BisectNanCommand
@@ -185,9 +185,18 @@ def test_a_run_without_anything_to_find(
     assert said == f"nothing to look for: loss and gradient norm are finite in all 5 steps of {outputs / 'run'}\n"
     assert BisectNanCommand().run([str(outputs / "run"), "--step", "3"]) == 1
     assert capfd.readouterr().out.startswith("NOT FOUND: replayed from the beginning, and all is finite, past step 3")
-    (outputs / "run" / "logs" / "events.jsonl").write_text('{"step": 4, "kind": "nonfinite"}\n')  # before a rewind
+    (outputs / "run" / "logs" / "events.jsonl").write_text('{"step": 4, "kind": "nonfinite"}\n')
     assert BisectNanCommand().run([str(outputs / "run"), "--json"]) == 1
     assert json.loads(capfd.readouterr().out)["seen_at"] == 4
+
+
+def test_what_a_rewind_has_undone(train: Train, outputs: Path, bisect: Callable[..., dict[str, Any]]) -> None:
+    train(*REWOUND, "run.id=run")
+    found = bisect(outputs / "run")
+    assert found == bisect(outputs / "run", "--before-rewind", "1")
+    assert (found["step"], found["module"], found["cause"], found["replayed"]) == (8, "layers.0", "bad_batch", 4)
+    assert (found["seen"], found["seen_at"]) == ("train_loss is nan, before rewind 1", 8)
+    assert not bisect(outputs / "run", "--step", "8")["found"], "the run as it is has passed that batch over"
 
 
 @pytest.mark.slow
