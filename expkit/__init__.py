@@ -14,6 +14,9 @@ _WHERE = {
     "JournalReader": "expkit.journal",
     "MetricsLogger": "expkit.metrics_logger",
     "ResumableSampler": "expkit.sampler",
+    "SVDMetrics": "expkit.svd",
+    "SVDMonitor": "expkit.svd",
+    "SwitchThresholds": "expkit.svd",
     "VisualizationManager": "expkit.visualization",
     "check_disk_space": "expkit.experiment",
     "compute_lightweight_blob_metrics": "expkit.diagnostics.blob",
@@ -38,6 +41,9 @@ if TYPE_CHECKING:
     from expkit.machine import GPUSampler as GPUSampler
     from expkit.metrics_logger import MetricsLogger as MetricsLogger
     from expkit.sampler import ResumableSampler as ResumableSampler
+    from expkit.svd import SVDMetrics as SVDMetrics
+    from expkit.svd import SVDMonitor as SVDMonitor
+    from expkit.svd import SwitchThresholds as SwitchThresholds
     from expkit.visualization import VisualizationManager as VisualizationManager
 
 

@@ -22,6 +22,7 @@ _COMMANDS = {
     "replay": "expkit.cli.replay:ReplayCommand",
     "show": "expkit.cli.show:ShowCommand",
     "snapshots": "expkit.cli.snapshots:SnapshotsCommand",
+    "svd": "expkit.cli.svd:SVDCommand",
     "sync": "expkit.cli.sync:SyncCommand",
     "wandb": "expkit.cli.wandb:WandbCommand",
 }

@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 
 from expkit.errors import UserError
 from expkit.wandb_data.login import missing_login
-from expkit.wandb_data.source import SYSTEM, Row
+from expkit.wandb_data.source import SYSTEM, NoAnswerError, Row
 
 __all__ = ["OnlineRun", "OnlineSource"]
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 _TRIES = 3
@@ -40,7 +41,8 @@ class OnlineSource:
         given_up: why nothing more is asked; None while all is well.
 
     Raises:
-        UserError: W&B is not installed, nobody is logged in, the key is refused, or the server does not answer.
+        NoAnswerError: the server does not answer.
+        UserError: W&B is not installed, nobody is logged in, or the key is refused.
     """
 
     def __init__(self, project: str | None, entity: str | None = None, timeout: int = 10) -> None:
@@ -96,14 +98,15 @@ class OnlineSource:
         """Return what the server answers.
 
         Raises:
-            UserError: it refuses, or did not answer several times.
+            NoAnswerError: it did not, several times.
+            UserError: it refuses.
         """
         import wandb
         from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
         for attempt in range(1, _TRIES + 1):
             if self.given_up is not None:  # another question waited long enough
-                raise UserError(self.given_up)
+                raise NoAnswerError(self.given_up)
             try:
                 return question()
             except (wandb.Error, WandbApiFailedError, ValueError) as error:
@@ -115,7 +118,7 @@ class OnlineSource:
                 self._say(f"{self.host} does not answer ({trouble}): trying again, {attempt + 1} of {_TRIES}")
                 time.sleep(_PAUSE * attempt)
         self.given_up = f"{self.host} did not answer in {_TRIES} tries ({trouble}): check the network; {_LOCAL}"
-        raise UserError(self.given_up)
+        raise NoAnswerError(self.given_up)
 
     def _query(self, filters: dict[str, Any], limit: int, lazy: bool = False) -> tuple[list[OnlineRun], int]:
         def asked() -> tuple[list[Any], int]:
@@ -164,6 +167,12 @@ class OnlineRun:
         self.place: str = run.url
 
     @property
+    def extent(self) -> tuple[int, int]:
+        """How many values the history has, and the last step: when both are as before, there is nothing new in it."""
+        known = getattr(self._run, "history_keys", None) or {}
+        return sum(self._counts().values()), int(known.get("lastStep", -1))
+
+    @property
     def system(self) -> Iterator[Row]:
         """The system stream, at most as many rows as a server is asked for."""
         rows = self._source.ask(lambda: self._run.history(stream="system", samples=_SAMPLES, pandas=False))
@@ -198,9 +207,35 @@ class OnlineRun:
                 rows.setdefault(row["_step"], {"_step": row["_step"]})[key] = row.get(key)
         return [rows[step] for step in sorted(rows)]
 
+    def grouped(self, groups: Sequence[Sequence[str]]) -> Iterator[Row]:
+        """Yield rows of the history, of each group of keys those that have any of them.
+
+        Args:
+            groups: keys that are logged together, which makes it one request for all of a group.
+        """
+        counts = self._counts()
+        together = [tuple(keys) for keys in groups if len({counts.get(key) for key in keys}) == 1]
+        apart = [(key,) for keys in groups if tuple(keys) not in together for key in keys]
+        try:
+            answers = _at_once(self._values_of, [*together, *apart])
+        except KeyboardInterrupt:
+            self._source.given_up = "interrupted"
+            raise
+        for keys, answer in zip([*together, *apart], answers, strict=True):
+            expected = counts.get(keys[0]) or 0
+            if _SAMPLES <= len(answer) < expected:
+                self._note(f"the server gave a sample of {len(answer)} out of {expected} rows")
+            elif len(answer) < expected and len(keys) > 1:  # as often, but not in the same rows
+                yield from self.metrics(keys)
+                continue
+            yield from answer
+
     def _values(self, key: str) -> list[dict[str, Any]]:
+        return self._values_of((key,))
+
+    def _values_of(self, keys: Sequence[str]) -> list[dict[str, Any]]:
         answer: list[dict[str, Any]] = self._source.ask(
-            lambda: self._run.history(keys=[key], samples=_SAMPLES, pandas=False)
+            lambda: self._run.history(keys=list(keys), samples=_SAMPLES, pandas=False)
         )
         return answer
 
@@ -214,10 +249,10 @@ class OnlineRun:
             self.notes.append(text)
 
 
-def _at_once(question: Callable[[str], T], keys: Sequence[str]) -> list[T]:
+def _at_once(question: Callable[[K], T], keys: Sequence[K]) -> list[T]:
     """Return the answers to a question about each key, asked in several threads."""
-    waiting: SimpleQueue[str] = SimpleQueue()
-    done: SimpleQueue[tuple[str, T | None, BaseException | None]] = SimpleQueue()
+    waiting: SimpleQueue[K] = SimpleQueue()
+    done: SimpleQueue[tuple[K, T | None, BaseException | None]] = SimpleQueue()
 
     def work() -> None:
         with contextlib.suppress(Empty):
@@ -232,7 +267,7 @@ def _at_once(question: Callable[[str], T], keys: Sequence[str]) -> list[T]:
         waiting.put(key)
     for _ in range(min(_AT_ONCE, len(keys))):
         threading.Thread(target=work, daemon=True).start()  # Ctrl-C must not wait for them, as an executor would
-    answers: dict[str, Any] = {}
+    answers: dict[K, Any] = {}
     for _ in keys:
         key, answer, error = done.get()
         if error is not None:

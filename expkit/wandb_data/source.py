@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-__all__ = ["SYSTEM", "QueriedRun", "Row", "Source"]
+from expkit.errors import UserError
+
+__all__ = ["SYSTEM", "NoAnswerError", "QueriedRun", "Row", "Source"]
 
 #: One row of history or of the system stream: name -> value. `_step` or `_timestamp` says when.
 Row = Mapping[str, Any]
 
 #: What W&B's server puts before the names of the system stream; they are listed so, and asked for without it.
 SYSTEM = "system."
+
+
+class NoAnswerError(UserError):
+    """A server did not answer, several times: it may do so later."""
 
 
 class QueriedRun(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 __all__ = ["FULL", "LOW_RANK", "SwitchThresholds"]
@@ -53,3 +54,24 @@ class SwitchThresholds:
             angle_stable=self.angle_stable * (1 + share),
             recon_safe=self.recon_safe * (1 + share),
         )
+
+    def calibrated(self, chance: float) -> SwitchThresholds:
+        """Return thresholds with the same meaning in a layer where chance alone puts much into the principal part.
+
+        A gradient without preference has p^2 = c = k/g and m^2 = 1 - c. As in Cohen's kappa (Cohen 1960), what counts
+        is the share beyond chance, (p^2 - c) / (1 - c), and m^2 / (1 - c): the thresholds on p and m are those at which
+        these are what the literal ones would be without chance (c = 0). Angle and error are no shares of a gradient.
+
+        Args:
+            chance: c, the number of principal directions divided by that of all, from 0 to 1.
+        """
+        chance = min(max(chance, 0.0), 1.0)
+        return replace(
+            self,
+            principal_danger=math.sqrt(chance + (1 - chance) * self.principal_danger**2),
+            minor_safe=math.sqrt(1 - chance) * self.minor_safe,
+        )
+
+    def margin(self, threshold: float) -> float:
+        """Return how close to `threshold` is close: `warn_margin`, or half the threshold where that is smaller."""
+        return min(self.warn_margin, threshold / 2)

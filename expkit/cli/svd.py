@@ -1,0 +1,173 @@
+"""`expkit svd RUN`: follows the analyses of adaptive layers, and says how far each is from a switch."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import glob
+import io
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from expkit.cli.show import find
+from expkit.errors import UserError
+from expkit.experiment import RunDir
+from expkit.files import is_there
+from expkit.svd.metrics import KeyPattern
+from expkit.svd.monitor import SVDMonitor
+from expkit.svd.sources import JournalSource, LogSource, OfflineWandbSource, OnlineWandbSource, Selected, Source
+from expkit.svd.thresholds import SwitchThresholds
+from expkit.svd.watching import Output, watch
+
+__all__ = ["SVDCommand"]
+
+_EXAMPLES = r"""examples:
+  expkit svd                                    the newest run in outputs, until it ends or Ctrl-C
+  expkit svd RUN --once                         how it stands now
+  expkit svd RUN --layers 'block0.*' --calibrated
+  expkit svd --wandb-run ID --project P --refresh-interval 30
+  expkit svd RUN/wandb/offline-run-...          what W&B has written on this machine
+  expkit svd --log-file training.log --follow
+  expkit svd --log-file x.log --key-pattern 'adaptive/(?P<layer>.+)/(?P<metric>\w+)'
+
+Ctrl-C prints the summary. Alerts that last are said once. docs/svd-monitor.md says how to read them."""
+
+
+class SVDCommand:
+    """Monitors the analyses of diagnostic `svd`, or of another trainer. It only reads."""
+
+    summary = "adaptive layers of a run that goes on: alerts, trends and distances to a switch"
+
+    def run(self, arguments: Sequence[str]) -> int:
+        """Follow the run and print what is to be said. The exit code is 1 if there was nothing in it."""
+        options = _parser().parse_args(arguments)
+        layers = Selected(options.layers)
+        monitor = SVDMonitor(_thresholds(options), options.calibrated)
+        source = _source(options, KeyPattern(options.key_pattern), layers)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # a terminal without emoji is no reason to fail
+        return watch(source, monitor, layers, Output(options.json), options.refresh_interval, options.once)
+
+
+def _parser() -> argparse.ArgumentParser:
+    usual = SwitchThresholds()
+    parser = argparse.ArgumentParser(
+        prog="expkit svd",
+        description=SVDCommand.summary + ".",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "run",
+        nargs="*",
+        help="a run directory, the id of a run in outputs, a pattern of them (the newest is taken), latest (the "
+        "default), or W&B's files of a run",
+    )
+    parser.add_argument("--wandb-run", metavar="ID", help="a run on the W&B server, by its id")
+    parser.add_argument("--project", help="its project; default: WANDB_PROJECT")
+    parser.add_argument("--entity", help="its user or team; default: WANDB_ENTITY, or the account's own")
+    parser.add_argument("--log-file", metavar="FILE", type=Path, help="a text or JSONL file with the metrics in it")
+    parser.add_argument("--follow", action="store_true", help="with --log-file: go on as it grows")
+    parser.add_argument(
+        "--refresh-interval", type=_seconds, default=10.0, metavar="SECONDS", help="between two looks (10)"
+    )
+    for name, text in (
+        ("warn_margin", "warn so close to a threshold, or within half of it if that is less"),
+        ("principal_danger", "above it: clobbering"),
+        ("minor_safe", "above it: safe gradients"),
+        ("angle_stable", "radians; below it: stable subspace"),
+        ("recon_safe", "below it: safe reconstruction"),
+    ):
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(flag, type=float, default=getattr(usual, name), metavar="X", help=f"{text} (%(default)s)")
+    parser.add_argument(
+        "--calibrated", action="store_true", help="thresholds on the alignments relative to what chance gives"
+    )
+    parser.add_argument("--layers", metavar="PATTERNS", default="*", help="as in a shell: 'block0.*,*.c_fc'")
+    parser.add_argument(
+        "--key-pattern", metavar="REGEX", help="other names of metrics: matches all of a name; groups layer and metric"
+    )
+    parser.add_argument("--once", action="store_true", help="print the summary of what is there, and end")
+    parser.add_argument("--json", action="store_true", help="a JSON object a line: each new alert, then the summary")
+    parser.add_argument(
+        "--timeout", type=_seconds, default=10.0, metavar="SECONDS", help="for each answer of the W&B server (10)"
+    )
+    return parser
+
+
+def _source(options: argparse.Namespace, pattern: KeyPattern, layers: Selected) -> Source:
+    """Return what the options name.
+
+    Raises:
+        UserError: they name nothing, or more than one thing.
+    """
+    given = [name for name in ("run", "wandb_run", "log_file") if getattr(options, name)]
+    if len(given) > 1:
+        raise UserError("name one of RUN, --wandb-run and --log-file")
+    if options.follow and not options.log_file:
+        raise UserError("--follow belongs to --log-file; a run is always followed (--once: not)")
+    if (options.project or options.entity) and not options.wandb_run:
+        raise UserError("--project and --entity belong to --wandb-run ID (which runs: expkit wandb runs --project P)")
+    if options.log_file:
+        return LogSource(options.log_file, pattern, options.follow and not options.once)
+    if options.wandb_run and not is_there(options.wandb_run):
+        timeout = math.ceil(options.timeout)
+        return OnlineWandbSource(options.wandb_run, options.project, options.entity, timeout, pattern, layers)
+    if options.wandb_run:
+        return OfflineWandbSource(Path(options.wandb_run), pattern)
+    return _local(options.run, pattern)
+
+
+def _local(names: Sequence[str], pattern: KeyPattern) -> Source:
+    """Return what `names` mean on this machine; of several, or a pattern, the newest run."""
+    found = [
+        path
+        for name in names
+        for path in ([name] if is_there(name) else sorted(glob.glob(name)) or [name])  # noqa: PTH207
+    ]
+    runs = [RunDir(path) for path in found if RunDir(path).exists()]
+    if len(found) > 1 and runs:
+        newest = max(runs, key=_active)
+        print(f"note: {len(runs)} runs; this is the newest: {newest.root}", file=sys.stderr)
+        return JournalSource(newest, pattern)
+    name = found[0] if found else None
+    if name is not None and not runs and is_there(name):
+        path = Path(name)
+        if path.is_file() and path.suffix != ".wandb":
+            raise UserError(f"{name} is a file: --log-file {name} reads it")
+        with contextlib.suppress(UserError):
+            return OfflineWandbSource(path, pattern)
+    return JournalSource(find(name, Path("outputs")), pattern)
+
+
+def _active(run: RunDir) -> float:
+    return (run.status if run.status.exists() else run.config).stat().st_mtime
+
+
+def _thresholds(options: argparse.Namespace) -> SwitchThresholds:
+    """Return the thresholds.
+
+    Raises:
+        UserError: one is not above 0, or higher than the metric can be.
+    """
+    most = {"angle_stable": math.pi / 2}
+    values = {}
+    for name in ("warn_margin", "principal_danger", "minor_safe", "angle_stable", "recon_safe"):
+        value, highest = getattr(options, name), most.get(name, 1.0)
+        if not (0 < value <= highest or (name == "warn_margin" and value == 0)):
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag} {value:g}: it must be above 0, and at most {highest:.4g}")
+        values[name] = value
+    return SwitchThresholds(**values)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
+    return value
