@@ -75,7 +75,7 @@ class SVDMonitor:
         return self._layers
 
     def add_metrics(self, metrics: SVDMetrics) -> None:
-        """Take an analysis. Of the layer's last step, it completes that; of an earlier one, it takes back what came after."""
+        """Take an analysis. One of the last step completes that; one of an earlier step takes back what came after."""
         history = self._layers.get(metrics.layer_name)
         if history is None:
             history = self._layers[metrics.layer_name] = LayerHistory(metrics)

@@ -48,6 +48,6 @@ def rule_notes(monitor: SVDMonitor) -> Iterator[tuple[str, str]]:
         yield (
             "optimal",
             f"optimal conditions cannot be met in {len(far)} {of} as they are: reconstruction_error was never below "
-            f"{min(far):.2g}, and below {limits.recon_safe:g} means {1 - limits.recon_safe**2:.6g} of the squared weight "
-            "in k directions",
+            f"{min(far):.2g}, and below {limits.recon_safe:g} means {1 - limits.recon_safe**2:.6g} of the squared "
+            "weight in k directions",
         )
