@@ -35,7 +35,7 @@ _WANTED = re.compile(
     r"\(\w+: (?P<why>[^;)]*)"
 )
 _SWITCHED = re.compile(r"(?<!\S)(?P<layer>\S+) is (?P<mode>FULL|LOW-RANK) from here on")
-_SEEN = re.compile(r"\[(?P<layer>\S{1,300})\] SWITCHED TO (?P<mode>FULL|LOW-RANK)(?: \(r=(?P<r>\d{1,15})\))?")
+_SEEN = re.compile(r"\[(?P<layer>\S{1,120})\] SWITCHED TO (?P<mode>FULL|LOW-RANK)(?: \(r=(?P<r>\d{1,15})\))?")
 _WORD = re.compile(rf"\b([a-z_]{{1,40}}) ({_VALUE})(?!\w|\.\d)", re.I)
 
 #: Of a longer line that is no JSON only the beginning is looked at.

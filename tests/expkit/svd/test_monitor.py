@@ -149,7 +149,7 @@ def test_any_value_will_do(field: str, value: float) -> None:
 
 def test_a_switch_is_seen_once_and_remembered() -> None:
     monitor = monitor_of(at(20), at(40, mode=1.0, r=220))
-    assert [alert.text for alert in monitor.fresh_alerts(QKV)][0] == f"[{QKV}] SWITCHED TO LOW-RANK (r=220)"
+    assert monitor.fresh_alerts(QKV)[0].text == f"[{QKV}] SWITCHED TO LOW-RANK (r=220)"
     monitor.add_metrics(at(60, mode=1.0, r=220))
     assert all(alert.kind == "recon" for alert in monitor.alerts(QKV))
     monitor.add_metrics(at(80))
