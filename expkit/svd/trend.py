@@ -12,8 +12,26 @@ __all__ = ["LEAST", "MOST", "Trend", "find_trend"]
 LEAST, MOST = 5, 20
 #: A line is believed in for so many times the steps that it was fitted to.
 _REACH = 5.0
-#: Student's t at 97.5 %, for 3 to 18 degrees of freedom.
-_T = (3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101)
+#: Student's t at 97.5 %, for 2 to 18 degrees of freedom.
+_T = (
+    4.303,
+    3.182,
+    2.776,
+    2.571,
+    2.447,
+    2.365,
+    2.306,
+    2.262,
+    2.228,
+    2.201,
+    2.179,
+    2.160,
+    2.145,
+    2.131,
+    2.120,
+    2.110,
+    2.101,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +69,9 @@ class Trend:
 def find_trend(metric: str, points: Sequence[tuple[int, float]], threshold: float) -> Trend | None:
     """Return the trend of the last 5 to 20 of `points` if they lead to `threshold` steadily.
 
-    Steadily: the slope differs from 0 at the 5 % level, and the last five points alone go the same way. The interval
-    is Fieller's (1954): the steps at which the confidence band of the line holds the threshold.
+    As many as lie on a straight line: on more of them a parabola would fit better, at the 5 % level. Steadily: the
+    slope differs from 0 at the 5 % level, and the last five points alone go the same way. The interval is Fieller's
+    (1954): the steps at which the confidence band of the line holds the threshold.
 
     Args:
         metric: for the result.
@@ -62,13 +81,15 @@ def find_trend(metric: str, points: Sequence[tuple[int, float]], threshold: floa
     known = [(step, value) for step, value in points if math.isfinite(value)][-MOST:]
     if len(known) < LEAST:
         return None
+    while len(known) > LEAST and _bent(known):
+        del known[0]
     last, value = known[-1]
     slope, residual, squares, middle, mean = _line(known)
     way = math.copysign(1.0, threshold - value)
     if slope * way <= 0 or _line(known[-LEAST:])[0] * way <= 0:
         return None
     count = len(known)
-    t = _T[count - LEAST]
+    t = _student(count - 2)
     doubt = t * t * residual / squares
     leading = slope * slope - doubt  # above 0 where the slope differs from 0; else any step could be the one
     if not 0 < leading < math.inf:
@@ -91,6 +112,26 @@ def find_trend(metric: str, points: Sequence[tuple[int, float]], threshold: floa
         max(high, 0.0),
         horizon,
     )
+
+
+def _student(freedom: int) -> float:
+    return _T[freedom - 2]
+
+
+def _bent(points: Sequence[tuple[int, float]]) -> bool:
+    """Whether a parabola explains the points better than a line does."""
+    count = len(points)
+    slope, residual, squares, middle, mean = _line(points)
+    steps = [step - middle for step, _ in points]
+    skew, square = sum(x * x * x for x in steps) / squares, squares / count
+    bow = [x * x - skew * x - square for x in steps]  # orthogonal to the line
+    size = sum(each * each for each in bow)
+    if not size:
+        return False
+    bend = sum(each * (value - mean - slope * x) for each, x, (_, value) in zip(bow, steps, points, strict=True)) / size
+    bowed = bend * bend * size
+    left = max(residual * (count - 2) - bowed, 1e-12 * slope * slope * squares)  # rounding is no curve
+    return bowed * (count - 3) > _student(count - 3) ** 2 * left
 
 
 def _line(points: Sequence[tuple[int, float]]) -> tuple[float, float, float, float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -50,6 +51,16 @@ def test_the_interval_holds_the_true_crossing_as_often_as_it_says() -> None:
             assert trend.low <= trend.steps <= trend.high
     assert found > 950
     assert 0.93 <= held / found <= 0.97
+
+
+def test_of_a_curve_only_the_straight_end_counts() -> None:
+    decay = [(20 * index, 0.5 * math.exp(-20 * index / 300)) for index in range(20)]  # meets 0.1 at step 482.8
+    source = random.Random(0)
+    noisy = [(step, value + source.gauss(0, 0.002)) for step, value in decay]
+    for points in (decay, noisy):
+        trend = find_trend("subspace_angle", points, 0.1)
+        assert trend is not None and trend.analyses < 20
+        assert 60 <= trend.steps <= 102.8
 
 
 def test_a_line_is_not_believed_in_for_ever() -> None:
