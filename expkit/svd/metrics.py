@@ -106,7 +106,7 @@ def metric_named(name: str) -> str | None:
 def to_value(metric: str, value: Any) -> float | None:
     """Return a value as a number, a mode by its name too; None if it is nothing of the kind."""
     if metric == "mode" and isinstance(value, str):
-        return {FULL: 0.0, LOW_RANK: 1.0, "LOW_RANK": 1.0}.get(value.strip().upper())
+        value = {FULL: 0.0, LOW_RANK: 1.0, "LOW_RANK": 1.0}.get(value.strip().upper(), value)
     if isinstance(value, str):
         try:
             value = float(value)  # W&B writes NaN as a word

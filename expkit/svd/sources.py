@@ -95,10 +95,10 @@ class LogSource:
     generation = 0
 
     def __init__(self, path: Path, pattern: KeyPattern, follow: bool) -> None:
-        if not follow and not path.is_file():
-            raise UserError(f"--log-file {path}: there is no such file; with --follow it may come later")
         if path.is_dir():
             raise UserError(f"--log-file {path}: it is a folder; a run directory is named without --log-file")
+        if not follow and not path.exists():
+            raise UserError(f"--log-file {path}: there is no such file; with --follow it may come later")
         self.name = str(path)
         self.ended: str | None = None
         self._path, self._follow = path, follow

@@ -69,9 +69,10 @@ class Trend:
 def find_trend(metric: str, points: Sequence[tuple[int, float]], threshold: float) -> Trend | None:
     """Return the trend of the last 5 to 20 of `points` if they lead to `threshold` steadily.
 
-    As many as lie on a straight line: on more of them a parabola would fit better, at the 5 % level. Steadily: the
-    slope differs from 0 at the 5 % level, and the last five points alone go the same way. The interval is Fieller's
-    (1954): the steps at which the confidence band of the line holds the threshold.
+    As many as lie on a straight line: of more of them, a parabola would fit better, or the line of the last five would
+    end elsewhere, at the 5 % level. Steadily: the slope differs from 0 at the 5 % level, and the last five points alone
+    go the same way. The interval is Fieller's (1954): the steps at which the confidence band of the line holds the
+    threshold.
 
     Args:
         metric: for the result.
@@ -81,7 +82,7 @@ def find_trend(metric: str, points: Sequence[tuple[int, float]], threshold: floa
     known = [(step, value) for step, value in points if math.isfinite(value)][-MOST:]
     if len(known) < LEAST:
         return None
-    while len(known) > LEAST and _bent(known):
+    while len(known) > LEAST and (_bent(known) or _ends_elsewhere(known)):
         del known[0]
     last, value = known[-1]
     slope, residual, squares, middle, mean = _line(known)
@@ -132,6 +133,17 @@ def _bent(points: Sequence[tuple[int, float]]) -> bool:
     bowed = bend * bend * size
     left = max(residual * (count - 2) - bowed, 1e-12 * slope * slope * squares)  # rounding is no curve
     return bowed * (count - 3) > _student(count - 3) ** 2 * left
+
+
+def _ends_elsewhere(points: Sequence[tuple[int, float]]) -> bool:
+    """Whether the line through the last points, by their own noise, is not where that through all of them ends."""
+    last = points[-1][0]
+    slope, _, _, middle, mean = _line(points)
+    end = mean + slope * (last - middle)
+    slope, residual, squares, middle, mean = _line(points[-LEAST:])
+    away = mean + slope * (last - middle) - end
+    doubt = residual * (1 / LEAST + (last - middle) * (last - middle) / squares)
+    return away * away > _student(LEAST - 2) ** 2 * doubt + 1e-12 * end * end
 
 
 def _line(points: Sequence[tuple[int, float]]) -> tuple[float, float, float, float, float]:

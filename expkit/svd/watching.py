@@ -37,11 +37,12 @@ class Output:
 
         self.as_json = as_json
         self._console = Console(file=file, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self._styles = {} if self._console.no_color else _STYLES  # NO_COLOR: nor bold print
 
     def lines(self, lines: Iterable[str]) -> None:
         """Print text."""
         for line in lines:
-            style = next((style for word, style in _STYLES.items() if f" {word}:" in line[:14]), None)
+            style = next((style for word, style in self._styles.items() if f" {word}:" in line[:14]), None)
             self._console.print(line, style=style)
         self._console.file.flush()
 

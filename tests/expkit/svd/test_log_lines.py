@@ -69,6 +69,11 @@ def test_each_step_is_an_analysis_and_layers_are_kept_apart() -> None:
     assert found == [(20, "a", 0.2), (20, "b", 0.2), (40, "a", 0.4), (40, "b", 0.4)]
 
 
+@pytest.mark.parametrize(("text", "mode"), [("1.0", 1.0), ("0", 0.0), ("FULL", 0.0), ("low-rank", 1.0)])
+def test_a_mode_is_a_word_or_a_number(text: str, mode: float) -> None:
+    assert [each.mode for each in read(f"step 20 svd/a/mode: {text}")] == [mode]
+
+
 def test_what_it_does_not_know_is_counted() -> None:
     parser = LogParser()
     for line in ("hello", "", "=====", "svd/a/r=3", "step 20", "loss: 3.2", "svd/a/r=3", "svd/a/r=three", '{"a": 1}'):
