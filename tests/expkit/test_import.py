@@ -22,6 +22,7 @@ HEAVY = ("torch", "pynvml", "psutil", "numpy", "wandb", "trackio", "matplotlib",
         "import expkit.trackers, expkit.plots, expkit.config_tracker, expkit.dist, expkit.stopping, expkit.secrets",
         "import expkit.machine, expkit.environment",
         "import expkit.snapshots, expkit.cli.snapshots",
+        "import expkit.cli.svd, expkit.svd; from expkit import SVDMonitor, SwitchThresholds, SVDMetrics",
     ],
 )
 def test_importing_loads_nothing_heavy(statement: str) -> None:
