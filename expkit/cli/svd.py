@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import glob
 import io
 import math
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from expkit.cli.show import find
 from expkit.errors import UserError
-from expkit.experiment import RunDir
+from expkit.experiment import RunDir, newest_run
 from expkit.files import is_there
 from expkit.svd.metrics import KeyPattern
 from expkit.svd.monitor import SVDMonitor
@@ -33,6 +32,9 @@ _EXAMPLES = r"""examples:
   expkit svd --log-file x.log --key-pattern 'adaptive/(?P<layer>.+)/(?P<metric>\w+)'
 
 Ctrl-C prints the summary. Alerts that last are said once. docs/svd-monitor.md says how to read them."""
+
+#: Where W&B's files are in what people name: W&B's own folders, or what has one.
+_WANDB_FILES = ("run-*.wandb", "*run-*/run-*.wandb", "wandb/*run-*/run-*.wandb")
 
 
 class SVDCommand:
@@ -137,8 +139,12 @@ def _local(names: Sequence[str], pattern: KeyPattern) -> Source:
         path = Path(name)
         if path.is_file() and path.suffix != ".wandb":
             raise UserError(f"{name} is a file: --log-file {name} reads it")
-        with contextlib.suppress(UserError):
+        if path.is_file() or any(next(path.glob(each), None) for each in _WANDB_FILES):
             return OfflineWandbSource(path, pattern)
+        newest_inside = newest_run(path)
+        if newest_inside is not None:
+            print(f"note: the newest run in it: {newest_inside.root}", file=sys.stderr)
+            return JournalSource(newest_inside, pattern)
     return JournalSource(find(name, Path("outputs")), pattern)
 
 

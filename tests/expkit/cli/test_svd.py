@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,7 +92,7 @@ def test_the_newest_of_several_runs_is_taken(tmp_path: Path, ask: Ask, monkeypat
     old, new = make_run(tmp_path / "outputs" / "old", [row()]), make_run(tmp_path / "outputs" / "new", [row(), row()])
     os.utime(old / "status.json", (1e9, 1e9))
     monkeypatch.chdir(tmp_path)
-    for names in ([], ["new"], ["outputs/*"], ["outputs/old", "outputs/new"], ["latest"], [new]):
+    for names in ([], ["new"], ["outputs/*"], ["outputs/old", "outputs/new"], ["outputs"], ["latest"], [new]):
         assert "Latest step: 40" in ask(*names), names
     assert "Latest step: 20" in ask("old")
 
@@ -136,6 +135,7 @@ def test_thresholds_can_be_set(tmp_path: Path, ask: Ask) -> None:
         (["--follow"], "--follow belongs to --log-file; a run is always followed"),
         (["a", "--log-file", "x.log"], "name one of RUN, --wandb-run and --log-file"),
         (["--project", "p"], "--project and --entity belong to --wandb-run ID"),
+        (["."], ". is no run: name a run directory"),
         (["text.txt"], "text.txt is a file: --log-file text.txt reads it"),
     ],
 )
@@ -169,6 +169,21 @@ def test_an_offline_wandb_run_is_read(tmp_path: Path, ask: Ask) -> None:
         out = ask(*arguments)
         assert "Latest step: 60" in out and "-0.0300 🔴 DANGER" in out
     assert "abc (abc), " in ask.said
+
+
+def test_the_old_name_works_from_a_clone_and_gives_the_classes(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", [row()])
+    environment = {key: value for key, value in clean_environment().items() if key != "PYTHONPATH"}
+    script = REPOSITORY / "scripts" / "monitor_svd_metrics.py"
+    for arguments in (
+        [str(script), "--log-file", str(run / "logs" / "metrics.jsonl"), "--warn-margin", "0.08"],
+        ["-c", "from scripts.monitor_svd_metrics import SVDMonitor, SwitchThresholds; SVDMonitor().print_summary()"],
+    ):
+        environment["PYTHONPATH"] = str(REPOSITORY) if arguments[0] == "-c" else ""
+        done = subprocess.run(
+            [sys.executable, *arguments], env=environment, cwd=tmp_path, capture_output=True, text=True
+        )
+        assert "SVD MONITORING SUMMARY" in done.stdout, done.stderr
 
 
 class Stepwise:
@@ -266,7 +281,6 @@ def test_ctrl_c_prints_the_summary_without_torch_or_traceback(module: list[str],
         preexec_fn=takes_ctrl_c,
     )
     assert process.stderr is not None
-    threading.Timer(60, process.kill).start()
     for said in process.stderr:
         if b"Ctrl-C for the summary" in said:
             break
@@ -290,7 +304,6 @@ def test_colours_are_for_terminals_that_want_them(tmp_path: Path) -> None:
             env=clean_environment() | environment,
         )
         assert process.stdin is not None and process.stdout is not None
-        threading.Timer(60, process.kill).start()
         text = b""
         while b"r:                   54" not in text:
             text += process.stdout.read1()
