@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["JournalSource", "LogSource", "OfflineWandbSource", "OnlineWandbSource", "Selected", "Source"]
 
+#: Seconds without a heartbeat after which a run may be dead.
+_SILENT = 30.0
 _ENDED = ("finished", "failed", "interrupted")
 _ENDED_ONLINE = ("finished", "failed", "crashed", "killed")
 
@@ -49,6 +53,7 @@ class Source(Protocol):
         Raises:
             UserError: it is not what it should be.
             NoAnswerError: the server does not answer now.
+            OSError: it cannot be read now.
         """
         ...
 
@@ -61,6 +66,7 @@ class JournalSource:
         self.ended: str | None = None
         self._run, self._pattern = run, pattern
         self._reader = JournalReader(run.metrics)
+        self._status: dict[str, Any] = {}
 
     @property
     def generation(self) -> int:
@@ -73,6 +79,9 @@ class JournalSource:
         notes = []
         if self._reader.broken:
             notes.append(f"{self._reader.broken} broken line(s) in {self._run.metrics} were passed over")
+        silent = time.time() - (self._status.get("heartbeat_time") or math.inf)
+        if self._status.get("state") in ("starting", "running") and silent > _SILENT:
+            notes.append(f"the run's last heartbeat was {silent:.0f} s ago: it may be dead (expkit show {self.name})")
         if not _switches(self._run):
             asked = "detectors=svd_switch detectors.svd_switch.respond=[alert,switch]"
             notes.append(f"nothing switches layers in this run ({asked} would): IMMINENT means that a rule holds")
@@ -80,9 +89,10 @@ class JournalSource:
 
     def poll(self) -> Iterator[SVDMetrics]:
         """Yield the analyses in new entries."""
-        state = read_status(self._run.status).get("state")  # before the journal: what was written last is then there
+        self._status = read_status(self._run.status)  # before the journal: what was written last is then there
         for entry in self._reader:
             yield from analyses(entry["step"], entry, self._pattern)
+        state = self._status.get("state")
         if state in _ENDED:
             last = self._reader.torn()
             yield from analyses(last["step"], last, self._pattern) if last is not None else ()
@@ -120,15 +130,12 @@ class LogSource:
 
     def poll(self) -> Iterator[SVDMetrics]:
         """Yield the analyses in new lines."""
-        try:
-            for line in self._tail:
+        for line in self._tail:
+            yield from self._parser.take(line)
+        if not self._follow:
+            for line in self._tail.rest():
                 yield from self._parser.take(line)
-            if not self._follow:
-                for line in self._tail.rest():
-                    yield from self._parser.take(line)
-                self.ended = "the file was read"
-        except OSError as error:
-            raise UserError(f"{self._path} cannot be read: {error.strerror or error}") from None
+            self.ended = "the file was read"
         yield from self._parser.flush()
 
 

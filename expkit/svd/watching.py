@@ -9,6 +9,7 @@ from typing import TextIO
 
 import orjson
 
+from expkit.errors import UserError
 from expkit.svd.monitor import SVDMonitor
 from expkit.svd.notes import rule_notes
 from expkit.svd.report import analysis_report, summary_report
@@ -37,13 +38,17 @@ class Output:
 
         self.as_json = as_json
         self._console = Console(file=file, highlight=False, markup=False, emoji=False, soft_wrap=True)
-        self._styles = {} if self._console.no_color else _STYLES  # NO_COLOR: nor bold print
+        plain = self._console.no_color or not self._console.is_terminal  # rich would print bold without colour
+        self._styles = {} if plain else _STYLES
 
     def lines(self, lines: Iterable[str]) -> None:
         """Print text."""
         for line in lines:
             style = next((style for word, style in self._styles.items() if f" {word}:" in line[:14]), None)
-            self._console.print(line, style=style)
+            if style is None:
+                self._console.file.write(f"{line}\n")
+            else:
+                self._console.print(line, style=style)
         self._console.file.flush()
 
     def object(self, value: object) -> None:
@@ -101,14 +106,17 @@ class _Watching:
                 count += 1
                 if not anew and not once:
                     self._say(metrics.layer_name)
-        except NoAnswerError as error:
+        except BrokenPipeError:  # who reads what is printed has gone
+            raise
+        except (NoAnswerError, OSError) as error:
+            trouble = _trouble(error, self._source.name)
             if once:
-                raise
+                raise UserError(trouble) from None
             pause, self._pause, self._lost = self._pause, min(2 * self._pause, _LONGEST_PAUSE), True
-            _tell(f"W&B connection error: {error}; next try in {pause:.0f} s")
+            _tell(f"{trouble}; next try in {pause:.0f} s")
             return pause
         if self._lost:
-            _tell("the connection is back")
+            _tell("it can be read again")
             self._pause, self._lost = _FIRST_PAUSE, False
         once = once or (self._generation < 0 and self._source.ended is not None)  # the summary says all
         if not once and anew and count:
@@ -173,6 +181,12 @@ class _Watching:
         if key not in self._said:
             self._said.add(key)
             _tell(text)
+
+
+def _trouble(error: Exception, name: str) -> str:
+    if isinstance(error, OSError):
+        return f"{error.filename or name} cannot be read: {error.strerror or error}"
+    return f"W&B connection error: {error}"
 
 
 def _tell(text: str) -> None:

@@ -195,7 +195,7 @@ class OnlineRun:
         rows: dict[int, dict[str, Any]] = {}
         # One request per key: asked for several, W&B leaves out the rows that lack one of them.
         try:
-            answers = _at_once(self._values, keys)
+            answers = _at_once(self._values, [(key,) for key in keys])
         except KeyboardInterrupt:
             self._source.given_up = "interrupted"  # the threads that still wait have nothing more to say
             raise
@@ -217,7 +217,7 @@ class OnlineRun:
         together = [tuple(keys) for keys in groups if len({counts.get(key) for key in keys}) == 1]
         apart = [(key,) for keys in groups if tuple(keys) not in together for key in keys]
         try:
-            answers = _at_once(self._values_of, [*together, *apart])
+            answers = _at_once(self._values, [*together, *apart])
         except KeyboardInterrupt:
             self._source.given_up = "interrupted"
             raise
@@ -230,10 +230,7 @@ class OnlineRun:
                 continue
             yield from answer
 
-    def _values(self, key: str) -> list[dict[str, Any]]:
-        return self._values_of((key,))
-
-    def _values_of(self, keys: Sequence[str]) -> list[dict[str, Any]]:
+    def _values(self, keys: Sequence[str]) -> list[dict[str, Any]]:
         answer: list[dict[str, Any]] = self._source.ask(
             lambda: self._run.history(keys=list(keys), samples=_SAMPLES, pandas=False)
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ import expkit.cli.svd as command
 from expkit.cli.main import main
 from expkit.journal import encode
 from expkit.record import Record
-from tests.expkit.trackers.conftest import REPOSITORY, clean_environment, takes_ctrl_c
+from tests.expkit.trackers.conftest import REPOSITORY, clean_environment
 from tests.expkit.wandb_data import log_writer
 
 Ask = Callable[..., str]
@@ -247,6 +246,40 @@ def test_json_lines_are_read_back_from_a_log(tmp_path: Path, ask: Ask, monkeypat
     assert [read["layers"][layer]["principal_alignment"] for layer in LAYERS] == [0.45, 0.45]
 
 
+def test_an_offline_wandb_run_is_followed(tmp_path: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "wandb" / "offline-run-20260101_000000-abc" / "run-abc.wandb"
+
+    def written(*principal: float, ended: bool = False) -> None:
+        rows = [log_writer.history(20 * at, row(p)) for at, p in enumerate(principal, 1)]
+        log_writer.write_log(file, [log_writer.run("abc"), *rows, *([log_writer.end()] if ended else [])])
+
+    written(0.3)
+    Stepwise(monkeypatch, lambda: None, lambda: written(0.3, 0.45), lambda: written(0.3, 0.45, 0.5, 0.3, ended=True))
+    out = ask(tmp_path, "--layers", LAYERS[0])
+    assert [text.split(" ")[0] for text in out.split("\nStep ")[1:]] == ["40"], "each step once, what lasts once"
+    assert "Latest step: 80" in out and "the run has finished" in ask.said
+
+
+def test_a_file_that_cannot_be_read_now_is_tried_again(
+    tmp_path: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "run", [row()], "running")
+    journal = run / "logs" / "metrics.jsonl"
+    content = journal.read_bytes()
+    journal.unlink()
+    journal.symlink_to(journal)  # whoever opens it gets an error
+
+    def repaired() -> None:
+        journal.unlink()
+        journal.write_bytes(content)
+
+    assert ask(run, "--once", code=1) == ""
+    assert ask.said == f"error: {journal} cannot be read: Too many levels of symbolic links\n"
+    steps = Stepwise(monkeypatch, lambda: None, repaired)
+    assert "Latest step: 20" in ask(run, "--refresh-interval", "7")
+    assert steps.waited == [5.0, 10.0, 7.0] and "it can be read again\n" in ask.said
+
+
 def test_a_log_that_is_followed_may_come_later_and_be_rotated(
     tmp_path: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,53 +295,3 @@ def test_a_log_that_is_followed_may_come_later_and_be_rotated(
     Stepwise(monkeypatch, lambda: log.write_text(text(20, 0.3)), rotated, lambda: log.write_text("step 80 x\n"))
     out = ask("--log-file", log, "--follow")
     assert f"Step 60 | {LAYERS[0]}" in out and "Latest step: 60" in out
-
-
-@pytest.mark.parametrize("module", [["expkit.svd"], ["expkit", "svd"]])
-def test_ctrl_c_prints_the_summary_without_torch_or_traceback(module: list[str], tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", [row(0.45)], "running")
-    code = (
-        f"import runpy, sys, atexit; sys.argv[1:] = {[*module[1:], str(run)]!r}; atexit.register(lambda: "
-        "print('heavy:', *(name for name in ('torch', 'wandb', 'numpy', 'matplotlib') if name in sys.modules)));"
-        f"runpy.run_module({module[0]!r}, run_name='__main__')"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=REPOSITORY,
-        env=clean_environment() | {"PYTHONIOENCODING": "ascii"},
-        preexec_fn=takes_ctrl_c,
-    )
-    assert process.stderr is not None
-    for said in process.stderr:
-        if b"Ctrl-C for the summary" in said:
-            break
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate()
-    assert process.returncode == 0 and b"Traceback" not in err
-    assert b"-0.0500 ? DANGER" in out, "a terminal without emoji"
-    assert out.splitlines()[-1] == b"heavy:"
-
-
-def test_colours_are_for_terminals_that_want_them(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", [row(0.45)], "running")
-    shown = {}
-    for name, environment in (("colour", {"TERM": "xterm"}), ("none", {"TERM": "xterm", "NO_COLOR": "1"})):
-        command = f"{sys.executable} -m expkit.svd {run}"
-        process = subprocess.Popen(
-            ["script", "-qec", command, "/dev/null"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=REPOSITORY,
-            env=clean_environment() | environment,
-        )
-        assert process.stdin is not None and process.stdout is not None
-        text = b""
-        while b"r:                   54" not in text:
-            text += process.stdout.read1()
-        process.stdin.write(b"\x03")
-        process.stdin.flush()
-        shown[name] = text + process.communicate()[0]
-    assert b"\x1b[1;31m" in shown["colour"] and b"SVD MONITORING SUMMARY" in shown["colour"]
-    assert b"\x1b[" not in shown["none"]

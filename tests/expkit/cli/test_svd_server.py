@@ -81,7 +81,7 @@ def test_a_run_on_the_server_is_followed_and_a_lost_connection_said(
     assert steps.waited == [7.0, 7.0, 7.0, 5.0, 10.0, 7.0]
     lost = [text for text in ask.said.splitlines() if "W&B connection error" in text]
     assert [text.split("; ")[-1] for text in lost] == ["next try in 5 s", "next try in 10 s"]
-    assert "the connection is back\n" in ask.said
+    assert "it can be read again\n" in ask.said
     assert "the run has finished\n" in ask.said
 
 
