@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TextIO
@@ -93,7 +95,6 @@ class _Watching:
         self._pause = _FIRST_PAUSE
         self._lost = False
         self._said: set[str] = set()
-        self._notes: list[str] = []
 
     def poll(self, once: bool) -> float | None:
         """Read and say what is new; return how long to wait if there was no answer, else None."""
@@ -122,7 +123,9 @@ class _Watching:
         if not once and anew and count:
             self._begin(count)
         elif not once and not self._monitor.layers:
-            self._tell_once("waiting", f"{NOTHING}: waiting for the first analysis in {self._source.name}")
+            left_out = self._layers.left_out
+            why = f"--layers matches none of {_some(left_out)}" if left_out else "waiting for the first analysis"
+            self._tell_once(why[:8], f"{NOTHING} of {self._source.name}: {why}")
         self._generation = self._source.generation
         if self._monitor.layers and not once:
             self._say_notes()
@@ -130,7 +133,8 @@ class _Watching:
 
     def finish(self) -> None:
         """Print the summary."""
-        notes = [*self._source.notes, *(note for _, note in rule_notes(self._monitor))]
+        rules = [note for rule, note in rule_notes(self._monitor) if rule not in self._said or self._output.as_json]
+        notes = [*self._source.notes, *rules]
         if self._layers.left_out and not self._monitor.layers:
             notes.append(f"--layers: no layer matches; there are {_some(self._layers.left_out)}")
         if self._output.as_json:
@@ -141,8 +145,7 @@ class _Watching:
         self._output.lines(summary_lines(self._monitor))
         self._output.lines(overview_lines(self._monitor))
         for note in notes:
-            if note not in self._notes:
-                _tell(f"note: {note}")
+            _tell(f"note: {note}")
         if not self._monitor.layers and not self._layers.left_out:
             _tell("note: analyses come from diagnostics=svd, the first at step 20; --key-pattern reads other names")
 
@@ -173,8 +176,6 @@ class _Watching:
 
     def _say_notes(self) -> None:
         for rule, note in rule_notes(self._monitor):
-            if rule not in self._said:
-                self._notes.append(note)
             self._tell_once(rule, f"note: {note}")
 
     def _tell_once(self, key: str, text: str) -> None:
@@ -190,6 +191,9 @@ def _trouble(error: Exception, name: str) -> str:
 
 
 def _tell(text: str) -> None:
+    if sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns
+        text = textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     print(text, file=sys.stderr, flush=True)
 
 

@@ -230,7 +230,7 @@ def test_a_run_is_followed_until_ctrl_c(tmp_path: Path, ask: Ask, monkeypatch: p
     assert blocks and f"🚨 CRITICAL: [{LAYERS[0]}] SWITCHED TO LOW-RANK (r=54)" in out
     assert "  Mode: FULL\n" in out.split("SVD MONITORING SUMMARY")[1], "the switch was before the resume's step"
     assert steps.waited == [7.0] * 7
-    assert f"No metrics collected yet: waiting for the first analysis in {run}\n" in ask.said
+    assert f"No metrics collected yet of {run}: waiting for the first analysis\n" in ask.said
     assert f"{run}: began anew: 3 analyses of 1 layer(s) up to step 60" in ask.said
 
 
