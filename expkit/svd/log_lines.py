@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from expkit.svd.metrics import KeyPattern, SVDMetrics, made, metric_named, to_value
+from expkit.svd.metrics import MEASURED, KeyPattern, SVDMetrics, made, metric_named, to_value
 
 __all__ = ["LogParser"]
 
@@ -29,6 +29,10 @@ _PAIR = re.compile(
     re.I,
 )
 _LAYER = re.compile(r"(?<![\w./-])[\"']?layer(?:_name)?[\"']?\s{0,30}[:=]\s{0,30}[\"']?([\w./\[\]-]+)", re.I)
+#: A dotted name right before a bare metric: block0.attn.c_q: principal_alignment=0.3
+_BEFORE = re.compile(
+    rf"(?<!\S)\[?([A-Za-z_][\w-]*(?:\.[\w-]+)+)\]?[:,]?\s{{1,30}}(?:\|\s{{1,30}})?(?=(?:{'|'.join(MEASURED)})\s{{0,30}}[:=])"
+)
 #: What `svd_switch` says, and what is said when it was followed.
 _WANTED = re.compile(
     r"(?<!\S)(?P<layer>[^\s;]+) (?P<mode>FULL|LOW-RANK) -> (?:FULL|LOW-RANK)(?: r=(?P<r>\d{1,15}))? "
@@ -46,9 +50,9 @@ _RULE = re.compile(r"[-=_*#~+ \t]+")
 class LogParser:
     """Takes lines one by one. It raises for none of them.
 
-    It knows: lines of JSON, nested too; `name: value` and `name=value`, several in a line; lines `Step N | layer` with
-    bare names of metrics below them, which is what the monitor itself prints; what detector `svd_switch` says. A value
-    belongs to the step that was named last.
+    It knows: lines of JSON, nested too; `name: value` and `name=value`, several in a line; bare names of metrics behind
+    a dotted name of a layer, or below a line `Step N | layer`, which is what the monitor itself prints; what detector
+    `svd_switch` says. A value belongs to the step that was named last.
 
     Args:
         pattern: finds layer and metric in a name.
@@ -112,7 +116,7 @@ class LogParser:
         if self._take_mode(text):
             return True
         pairs = [(match["key"], match["value"]) for match in _PAIR.finditer(text)]
-        named = _LAYER.search(text)
+        named = _LAYER.search(text) or _BEFORE.search(text)
         if self._add(pairs, named[1] if named is not None else self._layer):
             return True
         words = text.split()

@@ -39,6 +39,8 @@ EXPECTED = {"step": 20, "layer_name": QKV, "principal_alignment": 0.32, "r": 54}
         ["step: 20", "svd/block0.attn.c_q/principal_alignment: 0.32", "svd/block0.attn.c_q/r: 54"],
         ["step=20 loss=3.2 svd/block0.attn.c_q/principal_alignment=3.2e-1 svd/block0.attn.c_q/r=54."],
         ["Step 00020/02000 (1.0%) | svd/block0.attn.c_q/principal_alignment: 0.32 | svd/block0.attn.c_q/r: 54"],
+        ["[INFO] step 20 [block0.attn.c_q] principal_alignment=0.32 r=54"],
+        ["step: 20", "12:01 block0.attn.c_q: principal_alignment: 0.32, r: 54"],
         ["global_step=20, layer=block0.attn.c_q, principal=+.32, r=54, lr=1e-3"],
         ["\x1b[1mstep 20\x1b[0m", "\x1b[32msvd/block0.attn.c_q/principal=\x1b[0m0.32", "svd/block0.attn.c_q/r=54"],
         [" 10%|#  | 20/200 [00:10<01:30, 2.0it/s]", "svd/block0.attn.c_q/principal: 0.32, svd/block0.attn.c_q/r: 54"],
@@ -99,7 +101,8 @@ def test_other_peoples_names() -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["a", "[", "a.", "=", "1", "step ", "x ", "{", '{"a":', "svd/a/r=1 ", "'", "FULL ", " ", "1."]
+    "piece",
+    ["a", "[", "a.", "=", "1", "step ", "x ", "{", '{"a":', "svd/a/r=1 ", "a.b ", "a.b.", "'", "FULL ", " ", "1."],
 )
 def test_a_very_long_line_takes_no_longer_than_it_is_long(piece: str) -> None:
     parser = LogParser()
