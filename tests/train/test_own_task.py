@@ -40,7 +40,7 @@ def test_the_example_is_as_short_as_it_says() -> None:
 
 
 def test_it_trains_and_resumes_from_outside_the_repository(train_process: Train, project: Path, outputs: Path) -> None:
-    arguments = ("--config-dir", "my_conf", "task=my_task", "run.id=mine", "tracker=[]")
+    arguments = ("--config-dir", "my_conf", "task=my_task", "run.id=mine", "tracker=[]", "plots=[]")
     train_process(*arguments, "trainer.max_epochs=10", cwd=project)
     results = json.loads((outputs / "mine" / "results.json").read_text())
     losses = [entry["test"]["loss"] for entry in results["training_history"]]
@@ -52,7 +52,7 @@ def test_it_trains_and_resumes_from_outside_the_repository(train_process: Train,
 
 def test_it_is_stopped_resumed_and_the_same_as_if_it_had_not_been(train: Train, project: Path, outputs: Path) -> None:
     own = ("--config-dir", "my_conf")
-    arguments = (*own, "task=my_task", "tracker=[]", "trainer.deterministic=true", "trainer.max_epochs=5")
+    arguments = (*own, "task=my_task", "tracker=[]", "plots=[]", "trainer.deterministic=true", "trainer.max_epochs=5")
     train(*arguments, "run.id=whole", cwd=project)
     train(*arguments, "run.id=stopped", "trainer.max_steps=21", cwd=project)
     train(*own, "resume=stopped", "trainer.max_steps=null", cwd=project)
@@ -94,7 +94,7 @@ def test_a_task_that_breaks_the_contract_is_told_in_one_line(
     file = project / "my_package" / "my_task.py"
     assert old in file.read_text()
     file.write_text(file.read_text().replace(old, new))
-    done = train("--config-dir", "my_conf", "task=my_task", "tracker=[]", cwd=project, check=False)
+    done = train("--config-dir", "my_conf", "task=my_task", "tracker=[]", "plots=[]", cwd=project, check=False)
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, done.stderr
@@ -104,14 +104,16 @@ def test_a_task_that_breaks_the_contract_is_told_in_one_line(
 
 
 def test_what_to_type_next_names_the_folder_of_ones_own(train: Train, project: Path) -> None:
-    done = train("--config-dir", "my_conf", "task=my_task", "tracker=[]", "trainer.max_epochs=1", cwd=project)
+    done = train(
+        "--config-dir", "my_conf", "task=my_task", "tracker=[]", "plots=[]", "trainer.max_epochs=1", cwd=project
+    )
     assert f"--config-dir {project / 'my_conf'} resume=" in done.stdout
 
 
 def test_a_resume_without_the_folder_of_ones_own_says_what_is_missing(
     train: Train, project: Path, outputs: Path
 ) -> None:
-    train("--config-dir", "my_conf", "task=my_task", "tracker=[]", "trainer.max_epochs=1", cwd=project)
+    train("--config-dir", "my_conf", "task=my_task", "tracker=[]", "plots=[]", "trainer.max_epochs=1", cwd=project)
     done = train("resume=latest", cwd=project, check=False)
     assert done.returncode == 1
     assert done.stderr.strip().endswith("the run to resume was started with it: give its --config-dir again")
