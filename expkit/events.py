@@ -16,11 +16,12 @@ from expkit.journal import Journal
 from expkit.record import Record
 from expkit.trackers import Alert
 
-__all__ = ["EventLog", "read_events"]
+__all__ = ["LEVELS", "EventLog", "ask", "entry_of", "read_events"]
 
 log = logging.getLogger("expkit")
 
-_LEVELS = {
+#: How loud each severity is logged.
+LEVELS = {
     Severity.INFO: logging.INFO,
     Severity.WARNING: logging.WARNING,
     Severity.CRITICAL: logging.CRITICAL,
@@ -43,6 +44,34 @@ def read_events(path: Path) -> list[dict[str, Any]]:
             continue
         entries.append(entry | known)
     return entries
+
+
+def ask(name: str, detector: Detector, record: Record, failed: set[str], meanwhile: str) -> list[Event]:
+    """Show `record` to a detector and return its events. If it fails that is said once, as `failed` remembers."""
+    try:
+        return checked_events(detector.observe(record))
+    except Exception as error:  # noqa: BLE001 - it only watches: whatever it raises is not worth a run
+        if name not in failed:
+            log.warning("detectors.%s failed (%s): %s", name, describe(error), meanwhile)
+        failed.add(name)
+        return []
+
+
+def entry_of(event: Event, epoch: int, alert: bool) -> dict[str, Any]:
+    """Return the line of an events.jsonl: what happened in which epoch, and whether somebody was alerted."""
+    return {
+        "step": event.step,
+        "epoch": epoch,
+        "time": time.time(),
+        "detector": event.detector,
+        "kind": event.kind,
+        "reason": event.reason,
+        "severity": event.severity.value,
+        "message": event.message,
+        "values": dict(event.values),
+        "alert": alert,
+        **({"details": dict(event.details)} if event.details else {}),
+    }
 
 
 class EventLog:
@@ -71,7 +100,11 @@ class EventLog:
 
     def observe(self, record: Record) -> list[Event]:
         """Show `record` to every detector, write down and pass on the events, and return them."""
-        events = [event for name, detector in self._detectors.items() for event in self._ask(name, detector, record)]
+        events = [
+            event
+            for name, detector in self._detectors.items()
+            for event in ask(name, detector, record, self._failed, "training goes on")
+        ]
         self._epoch = record.epoch
         for event in events:
             self._pass_on(event, self._alerts(event.detector))
@@ -99,18 +132,9 @@ class EventLog:
 
     def _pass_on(self, event: Event, alert: bool) -> None:
         self._write(event, alert)
-        log.log(_LEVELS[event.severity], "step %d: %s", event.step, event.message)
+        log.log(LEVELS[event.severity], "step %d: %s", event.step, event.message)
         if alert:
             self._alert(Alert(event.kind, event.message, event.severity.value, event.step))
-
-    def _ask(self, name: str, detector: Detector, record: Record) -> list[Event]:
-        try:
-            return checked_events(detector.observe(record))
-        except Exception as error:  # noqa: BLE001 - it only watches: whatever it raises is not worth a run
-            if name not in self._failed:
-                log.warning("detectors.%s failed (%s): training goes on", name, describe(error))
-            self._failed.add(name)
-            return []
 
     def close(self) -> None:
         """Close the file."""
@@ -124,17 +148,5 @@ class EventLog:
     def _write(self, event: Event, alert: bool) -> None:
         if self._journal is None:
             self._journal = Journal(self._path, must_open=False)
-        entry = {
-            "step": event.step,
-            "epoch": self._epoch,
-            "time": time.time(),
-            "detector": event.detector,
-            "kind": event.kind,
-            "reason": event.reason,
-            "severity": event.severity.value,
-            "message": event.message,
-            "values": dict(event.values),
-            "alert": alert,
-            **({"details": dict(event.details)} if event.details else {}),
-        }
+        entry = entry_of(event, self._epoch, alert)
         self._journal.write_line(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))

@@ -8,12 +8,13 @@ import os
 import platform
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
-from expkit.errors import ResumeError
+from expkit.errors import ResumeError, UserError
 from expkit.experiment import RunDir
 from expkit.status import read_status
 
-__all__ = ["is_free", "run_lock"]
+__all__ = ["file_lock", "is_free", "run_lock"]
 
 log = logging.getLogger("expkit")
 
@@ -39,7 +40,8 @@ def run_lock(files: RunDir) -> Iterator[None]:
             f"{files.root} cannot be written ({error.strerror}): nothing was changed; try again once it can be"
         ) from None
     try:
-        _lock(descriptor, files)
+        if not _lock(descriptor, files.root):
+            raise _still_running(files)
         _watch_other_host(files)
         yield
     finally:
@@ -57,17 +59,41 @@ def is_free(files: RunDir) -> bool:
         return False
 
 
-def _lock(descriptor: int, files: RunDir) -> None:
+@contextlib.contextmanager
+def file_lock(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock of the same kind on any file, which then says which process has it.
+
+    Raises:
+        UserError: another process holds it, whose number the message has behind `what`; or nobody can.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}): try again once it can be") from None
+    try:
+        if not _lock(descriptor, path):
+            who = os.pread(descriptor, 100, 0).decode(errors="replace").strip() or "another process"
+            raise UserError(f"{what} ({who}): end that first")
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, place: Path) -> bool:
+    """Lock an open file. Return False if another process has; True too where there are no locks."""
     try:
         import fcntl
     except ImportError:  # not a POSIX system
-        return
+        return True
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
-        raise _still_running(files) from None
+        return False
     except OSError as error:
-        log.info("%s is on a file system without locks (%s)", files.root, error.strerror)
+        log.info("%s is on a file system without locks (%s)", place, error.strerror)
+    return True
 
 
 def _watch_other_host(files: RunDir) -> None:

@@ -58,6 +58,11 @@ class Webhook:
         except queue.Full:
             self._lose("it is too slow")
 
+    @property
+    def busy(self) -> bool:
+        """Whether an alert is on its way: neither delivered nor given up."""
+        return self._thread is not None and self._queue.unfinished_tasks > 0
+
     def close(self, timeout: float = 5.0) -> None:
         """Wait for what is on its way, at most `timeout` seconds."""
         if self._thread is None:
@@ -78,6 +83,7 @@ class Webhook:
             trouble = self._deliver(body)
             if trouble is not None:
                 self._lose(trouble)
+            self._queue.task_done()
 
     def _deliver(self, body: bytes) -> str | None:
         """Post it, again if need be. Return what went wrong, or None."""

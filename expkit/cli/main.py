@@ -25,6 +25,7 @@ _COMMANDS = {
     "svd": "expkit.cli.svd:SVDCommand",
     "sync": "expkit.cli.sync:SyncCommand",
     "wandb": "expkit.cli.wandb:WandbCommand",
+    "watch": "expkit.cli.watch:WatchCommand",
 }
 
 

@@ -5,11 +5,13 @@ A line that cannot be read is skipped and counted. A torn last line is left unti
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import logging
 import os
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,6 +23,7 @@ log = logging.getLogger("expkit")
 
 _CHUNK = 1 << 20
 _LONGEST_LINE = 1 << 26
+_REMEMBERED = 512
 
 _Inode = tuple[int, int]
 
@@ -85,6 +88,29 @@ class JournalReader:
     def torn(self) -> dict[str, Any] | None:
         """Return the entry of a last line that only lacks its newline, if there is one; count it as broken if torn."""
         return self._decode(self._tail)
+
+    def place(self) -> dict[str, Any] | None:
+        """Return where the reader stands, as plain JSON values: behind the last entry that it yielded.
+
+        It is told by the bytes before it, so that it is found again in a file that was rotated or cut behind it. None
+        if there are none: nothing was read, or the line there has no end.
+        """
+        if self._file is None or self._discarding:
+            return None
+        offset = self._file.tell() - len(self._tail) - sum(len(line) + 1 for line in self._lines)
+        return {"offset": offset, "before": _before(self._file, offset)} if offset > 0 else None
+
+    def go_on_from(self, place: Mapping[str, Any]) -> bool:
+        """Go to a `place` that was returned before, by another reader say. Return False if it is no more."""
+        self.close()
+        for path, inode in reversed(self._files()):
+            if self._open(path, inode) and self._file is not None:
+                with contextlib.suppress(OSError):
+                    if _before(self._file, place["offset"]) == place["before"]:
+                        self._file.seek(place["offset"])
+                        return True
+            self.close()
+        return False
 
     def _files(self) -> list[tuple[Path, _Inode]]:
         """Return the parts and the current file, each with the inode that it has now, if it is there."""
@@ -164,6 +190,13 @@ def read_journal(path: Path | str) -> Iterator[dict[str, Any]]:
             yield last
         if reader.broken:
             log.warning("%s: skipped %d broken line(s)", reader.path, reader.broken)
+
+
+def _before(file: BinaryIO, offset: int) -> str:
+    """Return a digest of the bytes before `offset`: every line has its time in it."""
+    start = max(0, offset - _REMEMBERED)
+    read = os.pread(file.fileno(), offset - start, start)
+    return hashlib.blake2b(read, digest_size=12).hexdigest() if len(read) == offset - start else ""
 
 
 def _inode(stat: os.stat_result) -> _Inode:

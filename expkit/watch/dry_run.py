@@ -1,0 +1,92 @@
+"""The back-test: what detectors would have done on runs that are there already. Nothing is written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from expkit.detectors.base import Detector
+from expkit.events import ask, entry_of
+from expkit.watch.sources.base import Source
+
+__all__ = ["DryRun", "dry_run", "table"]
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What would have happened in one run.
+
+    Attributes:
+        run: what was read.
+        records, first, last: how many records there were, and the steps of the first and the last.
+        events: as they would have been written down, with `responses`, what each would have set going: of several
+            snapshots of one kind only those that are far enough apart.
+    """
+
+    run: str
+    records: int
+    first: int | None
+    last: int | None
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+
+def dry_run(source: Source, detectors: Mapping[str, Detector], min_steps_between_saves: int) -> DryRun:
+    """Show all of `source` to `detectors`, fresh ones.
+
+    Args:
+        source: at its start.
+        detectors: name -> detector.
+        min_steps_between_saves: steps between two snapshots of one kind.
+    """
+    events: list[dict[str, Any]] = []
+    saved: dict[str, int] = {}
+    failed: set[str] = set()
+    records, first, last = 0, None, None
+    for record in source.read(last=True):
+        records, first, last = records + 1, record.step if first is None else first, record.step
+        for name, detector in detectors.items():
+            for event in ask(name, detector, record, failed, "the others go on"):
+                responses = list(detector.respond)
+                near = event.kind in saved and record.step - saved[event.kind] < min_steps_between_saves
+                if "snapshot" in responses and near:
+                    responses.remove("snapshot")
+                elif "snapshot" in responses:
+                    saved[event.kind] = record.step
+                entry = entry_of(event, record.epoch, "alert" in detector.respond)
+                events.append({**entry, "time": record.time, "responses": responses})
+    return DryRun(source.name, records, first, last, events)
+
+
+def table(runs: Sequence[DryRun], names: Sequence[str], width: Callable[[str], str] = str) -> list[str]:
+    """Return the events as lines of text, then how many there were of each detector."""
+    header = ("run", "step", "severity", "kind", "would", "what")
+    rows = [
+        (
+            width(run.run),
+            str(each["step"]),
+            each["severity"],
+            each["kind"],
+            ", ".join(each["responses"]),
+            each["message"],
+        )
+        for run in runs
+        for each in run.events
+    ]
+    lines = []
+    if rows:
+        widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+        for row in [header, *rows]:
+            cells = [text.rjust(widths[at]) if at == 1 else text.ljust(widths[at]) for at, text in enumerate(row)]
+            lines.append("  ".join(cells).rstrip())
+    counts = Counter(each["detector"] for run in runs for each in run.events)
+    snapshots = sum("snapshot" in each["responses"] for run in runs for each in run.events)
+    records = sum(run.records for run in runs)
+    found = ", ".join(f"{name} {counts[name]}" for name in names) or "no detector"
+    lines.append(f"{_count(records, 'record')} of {_count(len(runs), 'run')}: {found}; {_count(snapshots, 'snapshot')}")
+    return lines
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number:,} {name}{'' if number == 1 else 's'}"

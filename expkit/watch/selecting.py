@@ -1,0 +1,181 @@
+"""Detectors by the words of the command line, `detectors=NAME` and `detectors.NAME.key=value`, without Hydra.
+
+They are read from the same files as in training, conf/detectors/*.yaml: names, presets and settings are the same.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import importlib
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from expkit.detectors.base import RESPONSES, Detector
+from expkit.errors import ConfigError
+
+__all__ = ["AS_THE_RUN", "make_detectors", "option_names", "select_detectors", "settings_of"]
+
+#: The word for the detectors that the run itself has.
+AS_THE_RUN = "run"
+
+_PACKAGE = "expkit.detectors."
+
+
+def select_detectors(words: Sequence[str], default: str, run: Mapping[str, Any] | None = None) -> dict[str, Detector]:
+    """Return name -> detector as `settings_of` and `make_detectors` make them: see there."""
+    return make_detectors(settings_of(words, default, run))
+
+
+def settings_of(words: Sequence[str], default: str, run: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
+    """Return name -> node, `_target_` and arguments, of each detector that is selected.
+
+    Args:
+        words: as typed: `detectors=standard,plateau`, `detectors.plateau.patience=20`.
+        default: the option where none is typed; several with commas between.
+        run: the run's own configuration, for `detectors=run`.
+
+    Raises:
+        ConfigError: a word is none of these, or names what does not exist.
+    """
+    nodes: dict[str, dict[str, Any]] = {}
+    chosen = default
+    values: list[tuple[str, str, Any]] = []
+    for word in words:
+        key, equals, text = word.lstrip("+").partition("=")
+        parts = key.split(".", 2)
+        if not equals or parts[0] != "detectors":
+            raise ConfigError(f"{word}: write detectors=NAME,... or detectors.NAME.KEY=VALUE")
+        if len(parts) == 1:
+            chosen = text
+        else:
+            values.append((parts[1], parts[2] if len(parts) > 2 else "", _value(word, text)))
+    for option in filter(None, (each.strip() for each in chosen.strip("[]").split(","))):
+        _merge(nodes, _own(run) if option == AS_THE_RUN else _load(option))
+    for name, key, value in values:
+        if not key:
+            if not isinstance(value, dict):
+                raise ConfigError(
+                    f"detectors.{name}={value}: this is a whole section; set detectors.{name}.KEY=... in it"
+                )
+            _merge(nodes, {name: value})
+        elif name not in nodes:
+            raise ConfigError(f"detectors.{name}.{key} is set, but {_unselected(name, nodes)}")
+        else:
+            nodes[name][key] = value
+    return nodes
+
+
+def make_detectors(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Detector]:
+    """Return name -> detector, each with its guard if it is to skip updates: a guard's limit decides what is alarmed.
+
+    Raises:
+        ConfigError: a value cannot be, a key does not exist, or the class is none of expkit's.
+    """
+    detectors = {}
+    for name, node in nodes.items():
+        detector = _make(name, dict(node))
+        detector.name = name
+        if "skip" in detector.respond:
+            detector.guard()
+        detectors[name] = detector
+    return detectors
+
+
+def option_names() -> list[str]:
+    """Return the options that there are."""
+    return sorted(file.stem for file in _folder().glob("*.yaml"))
+
+
+def _folder() -> Path:
+    here = Path(__file__).resolve().parents[2]
+    installed = here / "train" / "_conf"  # where a wheel has it
+    return (installed if installed.is_dir() else here / "conf") / "detectors"
+
+
+def _load(option: str) -> dict[str, dict[str, Any]]:
+    """Return the nodes of an option: of itself, or of those that it selects, with its own values."""
+    import yaml  # type: ignore[import-untyped]
+
+    if option not in option_names():
+        close = difflib.get_close_matches(option, option_names(), n=1)
+        meant = f"did you mean {close[0]}? There are" if close else "choose from"
+        known = f"{', '.join(option_names())}; {AS_THE_RUN} for the run's own"
+        raise ConfigError(f"detectors={option}: there is no such option; {meant} {known}; detectors=[] is none")
+    text = (_folder() / f"{option}.yaml").read_text(encoding="utf-8")
+    content: dict[str, Any] = yaml.safe_load(text) or {}
+    selected = content.pop("defaults", None)
+    if selected is None:
+        return {option: content}
+    nodes: dict[str, dict[str, Any]] = {}
+    for each in selected:
+        _merge(nodes, content if each == "_self_" else _load(each))
+    return nodes
+
+
+def _own(config: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+    """Return the detectors that a run was trained with, as its config.json says."""
+    group = config.get("detectors") if config is not None else None
+    if not isinstance(group, Mapping):
+        raise ConfigError(f"detectors={AS_THE_RUN}: there is no run here whose config.json tells its detectors")
+    nodes = {str(name): copy.deepcopy(dict(node)) for name, node in group.items() if isinstance(node, Mapping)}
+    trainer: Any = (config or {}).get("trainer")
+    for node in nodes.values():  # as the runner does: a gradient that overflows is the scaler's daily business
+        if str(node.get("_target_")).endswith(".NonFinite") and node.get("metrics") is None:
+            node["metrics"] = (
+                ["train_loss"] if isinstance(trainer, dict) and trainer.get("precision") == "fp16" else None
+            )
+    return nodes
+
+
+def _unselected(name: str, nodes: Mapping[str, Any]) -> str:
+    names = option_names()
+    if name not in names:
+        return f"there is no detector {name!r}: choose from {', '.join(names)}"
+    if inside := _load(name).keys() - {name}:
+        return f"{name} only selects others: set the values of {', '.join(sorted(inside))}"
+    return f"{name} is not selected: detectors={','.join([*nodes, name])} selects it"
+
+
+def _merge(nodes: dict[str, dict[str, Any]], more: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, node in more.items():
+        nodes.setdefault(name, {}).update(node)
+
+
+def _value(word: str, text: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"{word}: the value cannot be read") from None
+
+
+def _make(name: str, node: dict[str, Any]) -> Detector:
+    target = node.pop("_target_", None)
+    if not isinstance(target, str) or not target.startswith(_PACKAGE):
+        what = f"{target} is" if target else "without a _target_ it is"
+        raise ConfigError(f"detectors.{name}: {what} none of expkit's detectors, and no others are made here")
+    module, _, attribute = target.rpartition(".")
+    try:
+        made = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError):
+        made = None
+    if not (isinstance(made, type) and issubclass(made, Detector)):
+        raise ConfigError(f"detectors.{name}._target_={target}: there is no such detector")
+    known = list(inspect.signature(made).parameters)
+    for key in node:
+        if key not in known:
+            raise ConfigError(f"there is no detectors.{name}.{key}: {name} has {', '.join(known)}")
+    respond = node.get("respond", ())
+    if not isinstance(respond, list | tuple) and respond not in RESPONSES:
+        raise ConfigError(f"detectors.{name}.respond={respond}: choose from {', '.join(RESPONSES)}")
+    try:
+        detector: Detector = made(**node)
+    except ConfigError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"detectors.{name}: {error}") from error
+    return detector
