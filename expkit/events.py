@@ -49,7 +49,8 @@ def read_events(path: Path) -> list[dict[str, Any]]:
 def ask(name: str, detector: Detector, record: Record, failed: set[str], meanwhile: str) -> list[Event]:
     """Show `record` to a detector and return its events. If it fails that is said once, as `failed` remembers."""
     try:
-        return checked_events(detector.observe(record))
+        found = detector.observe(record)
+        return checked_events(found) if found != [] else []  # the usual case, quickly
     except Exception as error:  # noqa: BLE001 - it only watches: whatever it raises is not worth a run
         if name not in failed:
             log.warning("detectors.%s failed (%s): %s", name, describe(error), meanwhile)

@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,14 @@ import orjson
 from expkit.cli.show import find
 from expkit.errors import UserError
 from expkit.experiment import RunDir
-from expkit.files import read_json
 from expkit.lock import file_lock
 from expkit.snapshots import Snapshots
 from expkit.watch.acting import Acting
 from expkit.watch.dry_run import dry_run, table
 from expkit.watch.running import logging_to, stopping, summary, watch
 from expkit.watch.selecting import make_detectors, settings_of
-from expkit.watch.sources import Source
 from expkit.watch.sources.journal import JournalSource
+from expkit.watch.targets import Target, other_target, run_target
 from expkit.watch.watcher import Watcher
 from expkit.webhook import Webhook
 
@@ -44,6 +44,8 @@ _EXAMPLES = """examples:
   expkit watch RUN detectors=run                  the detectors that the run itself has
   expkit watch RUN --once                         read what is there, and end
   expkit watch 'outputs/gpt_*' --dry-run detectors=loss_spike_robust      what would have happened
+  expkit watch --status-file status/training_status.json --checkpoint-dir 'output/checkpoint-*'
+  expkit watch --log-file train.log --pattern 'step (?P<step>\\d+) loss (?P<loss>\\S+)'
   nohup expkit watch RUN > /dev/null 2>&1 &       in the background; kill ends it
 
 Events go to logs/watch_events.jsonl, lines to logs/smart_monitor_YYYYMMDD.log, snapshots to snapshots/, all in the run
@@ -63,7 +65,7 @@ class WatchCommand:
         if options.poll_interval <= 0:
             raise UserError(f"--poll-interval {options.poll_interval:g}: it must be more than 0 seconds")
         if options.dry_run:
-            return _dry_run(_runs(names, options.base_dir), words, options)
+            return _dry_run(names, words, options)
         if options.json:
             raise UserError("--json belongs to --dry-run; otherwise events are in logs/watch_events.jsonl")
         return _watch(names, words, options)
@@ -84,6 +86,19 @@ def _parser(summary: str) -> argparse.ArgumentParser:
         f"detectors=NAME,... (default: {DEFAULT}) and detectors.NAME.KEY=VALUE as in training",
     )
     parser.add_argument("--base-dir", type=Path, metavar="DIR", help="a run directory, or the folder of runs (outputs)")
+    other = parser.add_argument_group("another trainer", "instead of a run directory; docs/watch.md has examples")
+    other.add_argument("--status-file", type=Path, metavar="FILE", help="a JSON object that is written again and again")
+    other.add_argument("--log-file", type=Path, metavar="FILE", help="JSONL, or lines with names and numbers")
+    other.add_argument("--wandb-run", metavar="RUN", help="a path (offline), or an id or name on the server")
+    other.add_argument("--trackio-run", metavar="RUN", help="a name or id, or latest; with --project")
+    other.add_argument("--fields", metavar="NAME=PATH,...", help="step=global_step,loss=metrics.loss,accuracy=eval.acc")
+    other.add_argument("--pattern", metavar="REGEX", help="for lines: step (?P<step>\\d+) loss (?P<loss>\\S+)")
+    other.add_argument("--project", help="of W&B or trackio")
+    other.add_argument("--entity", help="of W&B")
+    other.add_argument("--trackio-dir", type=Path, metavar="DIR", help="of trackio's databases")
+    other.add_argument(
+        "--checkpoint-dir", metavar="PATTERN", help="what to keep: files, checkpoint-N folders, or a folder of these"
+    )
     parser.add_argument(
         "--loss-spike-threshold",
         type=float,
@@ -112,15 +127,13 @@ def _parser(summary: str) -> argparse.ArgumentParser:
 
 
 def _watch(names: Sequence[str], words: Sequence[str], options: argparse.Namespace) -> int:
-    runs = _runs(names, options.base_dir)
-    if len(runs) > 1:
-        raise UserError(f"{len(runs)} runs are named, and one is watched at a time: name one, or look with --dry-run")
-    run = runs[0]
-    config = _config(run)
-    nodes = settings_of(words, DEFAULT, config)
-    _apply(nodes, options)
+    targets = _targets(names, words, options)
+    if len(targets) > 1:
+        raise UserError(f"{len(targets)} runs are named, and one is watched at a time: name one, or use --dry-run")
+    target = targets[0]
+    run, config = target.run, target.config
+    nodes = _nodes(words, config, options)
     make_detectors(nodes)  # says what cannot be
-    source: Source = JournalSource(run)
     address = options.webhook or os.environ.get(WEBHOOK)
     webhook = Webhook(address, pauses=_PAUSES) if address else None
     stop = threading.Event()
@@ -131,14 +144,19 @@ def _watch(names: Sequence[str], words: Sequence[str], options: argparse.Namespa
     ):
         own = settings_of(["detectors=run"], "", config) if config is not None and "detectors" in config else {}
         left = [name for name in nodes if own.get(name) == nodes[name]]
-        acting = Acting(run, _snapshots(run, options), webhook, left)
-        settings = {"detectors": nodes, "min_steps_between_saves": options.min_steps_between_saves}
-        watcher = Watcher(source, lambda: make_detectors(nodes), _plain(settings), run.logs, acting, stop)
-        _say_start(run, nodes, left)
+        acting = Acting(run, _snapshots(target, options), target.status, webhook, left)
+        settings = {
+            "source": target.source.name,
+            "detectors": nodes,
+            "fields": options.fields,
+            "saves": _steps(options),
+        }
+        watcher = Watcher(target.source, lambda: make_detectors(nodes), _plain(settings), run.logs, acting, stop)
+        _say_start(target, nodes, left)
         try:
             watch(watcher, run.status, options.poll_interval, stop, options.once)
         except OSError as error:
-            raise UserError(f"{run.root} cannot be watched: {error}") from error
+            raise UserError(f"{target.source.name} cannot be watched: {error}") from error
         finally:
             acting.close()
             watcher.save(force=True)
@@ -146,21 +164,37 @@ def _watch(names: Sequence[str], words: Sequence[str], options: argparse.Namespa
     return 0
 
 
-def _dry_run(runs: Sequence[RunDir], words: Sequence[str], options: argparse.Namespace) -> int:
+def _dry_run(names: Sequence[str], words: Sequence[str], options: argparse.Namespace) -> int:
     results = []
-    names: dict[str, None] = {}
-    for run in runs:
-        nodes = settings_of(words, DEFAULT, _config(run))
-        _apply(nodes, options)
-        names |= dict.fromkeys(nodes)
-        results.append(dry_run(JournalSource(run), make_detectors(nodes), options.min_steps_between_saves or 500))
+    selected: dict[str, None] = {}
+    for target in _targets(names, words, options):
+        nodes = _nodes(words, target.config, options)
+        selected |= dict.fromkeys(nodes)
+        results.append(dry_run(target.source, make_detectors(nodes), _steps(options)))
     if options.json:
-        counts = {name: sum(each["detector"] == name for run in results for each in run.events) for name in names}
-        said = {"runs": [vars(each) for each in results], "totals": counts}
+        counts = {name: sum(each["detector"] == name for run in results for each in run.events) for name in selected}
+        said = {"runs": [asdict(each) for each in results], "totals": counts}
         sys.stdout.buffer.write(orjson.dumps(said, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     else:
-        print("\n".join(table(results, list(names), lambda run: Path(run).name)))
+        print("\n".join(table(results, list(selected))))
     return 0
+
+
+def _targets(names: Sequence[str], words: Sequence[str], options: argparse.Namespace) -> list[Target]:
+    """Return what is to be watched.
+
+    Raises:
+        UserError: there is no such run, or file, or the options do not go together.
+    """
+    if options.base_dir is not None and not options.base_dir.is_dir():
+        raise UserError(f"--base-dir {options.base_dir}: there is no such folder")
+    metrics = [word.partition("=")[2] for word in words if word.partition("=")[0].endswith(".metric")]
+    other = other_target(options, metrics)
+    if other is None:
+        return [run_target(run, options.checkpoint_dir) for run in _runs(names, options.base_dir)]
+    if names:
+        raise UserError(f"{names[0]}: name a run or another trainer's file, not both")
+    return [other]
 
 
 def _runs(names: Sequence[str], base: Path | None) -> list[RunDir]:
@@ -190,13 +224,12 @@ def _runs(names: Sequence[str], base: Path | None) -> list[RunDir]:
     return list(found.values())
 
 
-def _config(run: RunDir) -> Mapping[str, Any] | None:
-    """Return the configuration that a run was trained with, if it tells."""
-    try:
-        config = read_json(run.config).get("config")
-    except UserError:
-        return None
-    return config if isinstance(config, dict) else None
+def _nodes(
+    words: Sequence[str], config: Mapping[str, Any] | None, options: argparse.Namespace
+) -> dict[str, dict[str, Any]]:
+    nodes = settings_of(words, DEFAULT, config)
+    _apply(nodes, options)
+    return nodes
 
 
 def _apply(nodes: dict[str, dict[str, Any]], options: argparse.Namespace) -> None:
@@ -218,13 +251,18 @@ def _apply(nodes: dict[str, dict[str, Any]], options: argparse.Namespace) -> Non
                 nodes[name]["cooldown"] = steps
 
 
-def _snapshots(run: RunDir, options: argparse.Namespace) -> Callable[[], Snapshots]:
-    steps = options.min_steps_between_saves
-    return lambda: Snapshots(run, 500 if steps is None else steps)
+def _steps(options: argparse.Namespace) -> int:
+    return 500 if options.min_steps_between_saves is None else int(options.min_steps_between_saves)
 
 
-def _say_start(run: RunDir, nodes: Mapping[str, Mapping[str, Any]], left: Sequence[str]) -> None:
-    log.info("watching %s with %s", run.root, ", ".join(nodes) or "no detector")
+def _snapshots(target: Target, options: argparse.Namespace) -> Callable[[], Snapshots]:
+    return lambda: Snapshots(target.run, _steps(options), keep=target.keep)
+
+
+def _say_start(target: Target, nodes: Mapping[str, Mapping[str, Any]], left: Sequence[str]) -> None:
+    log.info("watching %s with %s", target.source.name, ", ".join(nodes) or "no detector")
+    if target.config is None and not isinstance(target.source, JournalSource):
+        log.info("what is noticed goes to %s", target.run.root.absolute())
     if left:
         log.info("%s: the run has the same and acts itself; here they are only written down", ", ".join(left))
     for name, node in nodes.items():

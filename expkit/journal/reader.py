@@ -11,7 +11,7 @@ import logging
 import os
 import re
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,13 +42,18 @@ class JournalReader:
     replaced, `generation` goes up by one and the entries come again from the start. Who leaves an iteration early
     finds the rest in the next one.
 
+    Args:
+        path: the file.
+        decode: makes an entry of a line, or raises ValueError: for other files that grow by lines.
+
     Attributes:
         broken: how many lines could not be read.
         generation: how often the journal began anew under the reader.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, decode: Callable[[bytes], dict[str, Any]] = decode) -> None:
         self.path = Path(path)
+        self._decoder = decode
         self.broken = 0
         self.generation = 0
         self._file: BinaryIO | None = None
@@ -175,7 +180,7 @@ class JournalReader:
         if not line or line.isspace():
             return None
         try:
-            return decode(line)
+            return self._decoder(line)
         except ValueError:
             self.broken += 1
             return None

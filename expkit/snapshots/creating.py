@@ -114,11 +114,18 @@ def begin(
     checkpoint: Path | None = None,
     near: int | None = None,
     safetensors: bool = False,
+    keep: Callable[[Path], int | None] | None = None,
 ) -> Callable[[], Path | None]:
     """Do of `create` what must be done at this step, which is quick, and return what does the rest, in any thread.
 
     The checkpoint has its second name then (or is open, where the disk has none), so that retention may delete it. A
-    disk that refuses is an OSError, of either half. `near`: rather the checkpoint nearest to this step.
+    disk that refuses is an OSError, of either half.
+
+    Args:
+        run, triggers, observed, status, checkpoint, safetensors: see `create`.
+        near: rather the checkpoint nearest to this step.
+        keep: puts the checkpoint of another trainer into a folder, and returns its step if that is known; part of the
+            rest.
 
     Raises:
         OSError: nothing was made.
@@ -137,7 +144,8 @@ def begin(
     with ExitStack() as stack:
         folder = stack.enter_context(atomic_folder(path))
         (folder / "model").mkdir()
-        names = _second_names(list(_candidates(run, checkpoint, near)), folder / "model")
+        own = list(_candidates(run, checkpoint, near)) if keep is None else []
+        names = _second_names(own, folder / "model")
         held = list(itertools.islice(names, 1))  # it does, mostly; the others are tried if it is damaged
         half_made = stack.pop_all()
 
@@ -152,7 +160,8 @@ def begin(
                 write_json(folder / STATUS, said)
                 if config is not None:
                     write_bytes(folder / RUN_CONFIG, config)
-                metadata = _metadata(run, triggers, observed, timestamp, folder, kept)
+                step = keep(folder / "model") if keep is not None else step_of(kept) if kept is not None else None
+                metadata = _metadata(run, triggers, observed, timestamp, folder, step)
                 write_bytes(folder / METADATA, with_own_digest(metadata))
         except FileExistsError:
             return None  # somebody else was first
@@ -184,7 +193,7 @@ def _check_new(run: RunDir, reason: str, observed: Observed) -> None:
 
 
 def _metadata(
-    run: RunDir, triggers: Sequence[Trigger], observed: Observed, timestamp: str, folder: Path, kept: Path | None
+    run: RunDir, triggers: Sequence[Trigger], observed: Observed, timestamp: str, folder: Path, step: int | None
 ) -> dict[str, Any]:
     return {
         "timestamp": timestamp,
@@ -198,7 +207,7 @@ def _metadata(
         "best_loss_step": observed.best_loss_step,
         "kinds": list(dict.fromkeys(trigger.kind for trigger in triggers)),
         "run": run.id,
-        "checkpoint_step": step_of(kept) if kept is not None else None,
+        "checkpoint_step": step,
         "files": {
             file.relative_to(folder).as_posix(): {"sha256": digest(file), "size": file.stat().st_size}
             for file in sorted(folder.rglob("*"))

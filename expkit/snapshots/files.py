@@ -11,18 +11,8 @@ from typing import BinaryIO
 
 import orjson
 
-__all__ = [
-    "METADATA",
-    "RUN_CONFIG",
-    "STATUS",
-    "copy_from",
-    "digest",
-    "digest_of_metadata",
-    "link_file",
-    "link_or_open",
-    "sync",
-    "with_own_digest",
-]
+__all__ = ["METADATA", "RUN_CONFIG", "STATUS", "copy_from", "digest", "digest_of_metadata", "link_file"]
+__all__ += ["link_or_open", "sync", "with_own_digest"]
 
 METADATA = "metadata.json"
 STATUS = "training_status.json"

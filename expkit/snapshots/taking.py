@@ -51,6 +51,7 @@ class Snapshots:
         retention: which snapshots to remove after each new one; None: none.
         async_save: make them in a thread, one at a time, beside the caller: `observe` does only what must be done at
             this step. The next one waits for it, `wait` does, and so does the end of the process.
+        keep: puts the checkpoint of another trainer into a folder, and returns its step; None: the run's own are kept.
 
     Attributes:
         trouble: what could not be written, and why; it is said once.
@@ -71,6 +72,7 @@ class Snapshots:
         accuracy: Sequence[str] = ("val_accuracy", "accuracy"),
         retention: Retention | None = None,
         async_save: bool = False,
+        keep: Callable[[Path], int | None] | None = None,
     ) -> None:
         for name, value, least in (("min_steps_between_saves", min_steps_between_saves, 0), ("history", history, 1)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -79,6 +81,7 @@ class Snapshots:
             check_export()
         self.run, self.min_steps_between_saves, self.safetensors = run, min_steps_between_saves, safetensors
         self.retention = retention
+        self._keep = keep
         self.trouble = WriteTrouble(run.snapshots)
         self.made: Callable[[Trigger, int, Path | None], object] = _say
         self._background = Background("expkit snapshot") if async_save else None
@@ -194,7 +197,7 @@ class Snapshots:
         self.wait()  # there is one at a time
         before = self._saved, self._pending
         try:
-            finish = begin(self.run, triggers, observed, status(), checkpoint, near, self.safetensors)
+            finish = begin(self.run, triggers, observed, status(), checkpoint, near, self.safetensors, self._keep)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is not worth a run
             self._failed(error, record.step)
             return None

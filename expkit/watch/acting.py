@@ -13,7 +13,6 @@ from expkit.events import LEVELS
 from expkit.experiment import RunDir
 from expkit.record import Record
 from expkit.snapshots import Snapshots
-from expkit.status import read_status
 from expkit.webhook import Webhook
 
 __all__ = ["Acting", "event_id"]
@@ -34,6 +33,7 @@ class Acting:
     Args:
         run: the run directory, or the folder that takes the snapshots of another trainer's run.
         snapshots: makes what takes the snapshots, anew each time.
+        status: returns what a snapshot keeps of how the run stands.
         webhook: gets the alerts, or None.
         left_to_run: names of detectors that the run has itself, with the same settings: it acts on their events.
     """
@@ -42,11 +42,12 @@ class Acting:
         self,
         run: RunDir,
         snapshots: Callable[[], Snapshots],
+        status: Callable[[], Mapping[str, Any]],
         webhook: Webhook | None = None,
         left_to_run: Sequence[str] = (),
     ) -> None:
         self.run, self.webhook, self.left_to_run = run, webhook, frozenset(left_to_run)
-        self._make = snapshots
+        self._make, self._status = snapshots, status
         self._snapshots = snapshots()
 
     @property
@@ -76,7 +77,7 @@ class Acting:
         events = [event for event in events if event.detector not in self.left_to_run]
         step = events[0].step if events else None
         checkpoint = self._checkpoint(events[0]) if events else None
-        self._snapshots.observe(record, events, lambda: read_status(self.run.status), checkpoint, step)
+        self._snapshots.observe(record, events, self._status, checkpoint, step)
 
     def begin_anew(self) -> None:
         """Forget what was observed."""

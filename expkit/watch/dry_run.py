@@ -44,6 +44,9 @@ def dry_run(source: Source, detectors: Mapping[str, Detector], min_steps_between
     saved: dict[str, int] = {}
     failed: set[str] = set()
     records, first, last = 0, None, None
+    for record in source.prelude():
+        for name, detector in detectors.items():
+            ask(name, detector, record, failed, "the others go on")
     for record in source.read(last=True):
         records, first, last = records + 1, record.step if first is None else first, record.step
         for name, detector in detectors.items():

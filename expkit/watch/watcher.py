@@ -193,6 +193,10 @@ class Watcher:
         self._detectors = self._make()
         self._acting.begin_anew()
         self.written.rewind()
+        for record in self.source.prelude():
+            for name, detector in self._detectors.items():
+                ask(name, detector, record, self._failed, "the others go on")
+            self._acting.observe(record, ())
         self.step, self._generation = None, self.source.generation
         self._fallback = None
         self._to_settle = True

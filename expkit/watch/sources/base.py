@@ -32,6 +32,10 @@ class Source:
         """The folders in which something changes when there is more to read; empty if nobody can tell."""
         return ()
 
+    def prelude(self) -> Iterator[Record]:
+        """Yield what the detectors are to know before the first record."""
+        return iter(())
+
     def read(self, last: bool = False) -> Iterator[Record]:
         """Yield what is new, in bounded memory, then end.
 

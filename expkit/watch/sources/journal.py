@@ -2,52 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from itertools import takewhile
 from typing import Any
 
-from expkit.experiment import RunDir
+from expkit.errors import UserError
+from expkit.experiment import RunDir, is_id
+from expkit.files import read_json
 from expkit.journal import JournalReader, to_record
 from expkit.record import Record
-from expkit.watch.sources.base import Source
+from expkit.watch.sources.following import FollowedFile
 
 __all__ = ["JournalSource"]
 
 
-class JournalSource(Source):
+class JournalSource(FollowedFile):
     """Follows `logs/metrics.jsonl` of a run, with its rotated parts, over resumes that cut it back."""
 
     def __init__(self, run: RunDir) -> None:
+        super().__init__(JournalReader(run.metrics))
         self._run = run
-        self._reader = JournalReader(run.metrics)
-        self._before = 0  # generations of readers that were closed
 
     @property
     def name(self) -> str:
         return str(self._run.root)
 
-    @property
-    def folders(self) -> Sequence[Path]:
-        return (self._run.logs,)
+    def prelude(self) -> Iterator[Record]:
+        """Yield what the run was before it was forked: its own detectors began with what they knew there."""
+        try:
+            parent: Any = read_json(self._run.config).get("parent")
+        except UserError:
+            return
+        if not isinstance(parent, dict) or not isinstance(parent.get("step"), int) or not is_id(str(parent.get("run"))):
+            return
+        before = JournalSource(RunDir(self._run.root.resolve().parent / str(parent["run"])))
+        if before.name != self.name:
+            yield from before.prelude()
+            yield from takewhile(lambda record: record.step <= parent["step"], before.read())
 
-    @property
-    def broken(self) -> int:
-        """How many lines could not be read."""
-        return self._reader.broken
-
-    def read(self, last: bool = False) -> Iterator[Record]:
-        for entry in self._reader:
-            self.generation = self._before + self._reader.generation
-            yield to_record(entry)
-        self.generation = self._before + self._reader.generation
-        if last and (torn := self._reader.torn()) is not None:
-            yield to_record(torn)
-
-    def place(self) -> Mapping[str, Any] | None:
-        return self._reader.place()
-
-    def go_on_from(self, place: Mapping[str, Any]) -> bool:
-        return self._reader.go_on_from(place)
-
-    def rewind(self) -> None:
-        self._reader.close()
+    def to_record(self, entry: Mapping[str, Any]) -> Record:
+        return to_record(entry)

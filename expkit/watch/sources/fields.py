@@ -1,0 +1,120 @@
+"""From what other trainers write to records: where the step is, and what its numbers are called."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from expkit.errors import UserError
+from expkit.record import RESERVED, Record
+
+__all__ = ["Fields", "parse_json", "parse_line"]
+
+#: Where the step is looked for if nobody says.
+_STEPS = ("step", "global_step", "current_step", "iteration", "iter", "_step", "steps")
+#: What detectors look for by themselves.
+_WATCHED = ("train_loss", "loss", "val_loss", "val_accuracy", "accuracy", "gradient_norm")
+_TIMES = ("time", "timestamp", "_timestamp")
+_NUMBER = r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?:inity)?)\b"
+_PAIR = re.compile(rf"['\"]?(?P<name>[A-Za-z_][\w/.-]*)['\"]?\s*(?:[:=]\s*|\s)(?P<value>{_NUMBER})", re.IGNORECASE)
+
+
+class Fields:
+    """Makes records of objects with numbers.
+
+    Args:
+        text: `step=global_step,loss=metrics.train.loss`: what a metric is to be called, and its path in the object. All
+            numbers keep their own names besides. Without `step=` the usual names are looked for; where there is no step
+            at all, records are counted.
+        usual: what other trainers call a metric that detectors look for, the best first.
+
+    Raises:
+        UserError: it is of no such form.
+    """
+
+    def __init__(self, text: str | None = None, usual: Mapping[str, Sequence[str]] | None = None) -> None:
+        self._paths: dict[str, str] = {}
+        for each in (text or "").split(","):
+            name, equals, path = each.strip().partition("=")
+            if each.strip() and not (name and equals and path):
+                raise UserError(f"--fields {text}: write NAME=PATH,...: step=global_step,loss=metrics.loss")
+            if each.strip():
+                self._paths[name] = path
+        self._usual = usual or {}
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths that are named."""
+        return list(self._paths.values())
+
+    def record(self, entry: Mapping[str, Any], counted: int) -> Record | None:
+        """Return the record of `entry`; None if there is no number in it.
+
+        Args:
+            entry: any JSON object.
+            counted: the step where there is none.
+        """
+        numbers = dict(_numbers(entry))
+        named = {name: numbers[path] for name, path in self._paths.items() if path in numbers}
+        step = named.pop("step", None)
+        if step is None and "step" not in self._paths:
+            step = next((numbers[name] for name in _STEPS if name in numbers), None)
+        if "step" in self._paths and step is None:
+            return None
+        moment = next((numbers[name] for name in _TIMES if name in numbers), None)
+        left = {name: value for name, value in numbers.items() if name not in RESERVED and name not in _STEPS + _TIMES}
+        metrics = {**left, **{name: value for name, value in named.items() if name not in RESERVED}}
+        for name, others in self._usual.items():
+            said = next((other for other in others if other in self._paths), None)
+            found = said or next((other for other in others if other in metrics), None)
+            if said is not None:  # what is named by hand is meant, whatever else there is
+                metrics = {key: value for key, value in metrics.items() if key == said or key not in others}
+            elif found is not None and found not in _WATCHED:
+                metrics[name] = metrics[found]
+        if not metrics or (step is not None and not math.isfinite(step)):
+            return None
+        epoch = numbers.get("epoch", 0)
+        return Record(
+            step=counted if step is None else int(step),
+            epoch=int(epoch) if math.isfinite(epoch) else 0,
+            time=moment if moment is not None and 1e9 < moment < 1e10 else time.time(),
+            metrics=metrics,
+        )
+
+
+def parse_json(text: bytes) -> Any:
+    """Return a JSON value; NaN and infinities may stand in it as other tools write them.
+
+    Raises:
+        ValueError: it is none, or not all of it.
+    """
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        try:
+            return json.loads(text)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+
+
+def parse_line(text: str) -> dict[str, float]:
+    """Return the numbers in a line for people: `step 10 | loss 0.5`, `step=10 loss: 0.5`, `{'loss': 0.5}`."""
+    return {match["name"]: float(match["value"]) for match in _PAIR.finditer(text)}
+
+
+def _numbers(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Yield all numbers in nested objects, named by their path with dots."""
+    for key, item in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(item, Mapping):
+            yield from _numbers(item, f"{name}.")
+        elif isinstance(item, int | float) and not isinstance(item, bool):
+            yield name, item
+        elif isinstance(item, str) and re.fullmatch(_NUMBER, item.strip().rstrip("%"), re.IGNORECASE):
+            yield name, float(item.strip().rstrip("%"))

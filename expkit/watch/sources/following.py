@@ -1,0 +1,58 @@
+"""What files that grow by lines have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from expkit.journal import JournalReader
+from expkit.record import Record
+from expkit.watch.sources.base import Source
+
+__all__ = ["FollowedFile"]
+
+
+class FollowedFile(Source):
+    """Follows a file line by line, over rotations, cuts and replacements.
+
+    Args:
+        reader: of the file.
+    """
+
+    def __init__(self, reader: JournalReader) -> None:
+        self._reader = reader
+
+    @property
+    def name(self) -> str:
+        return str(self._reader.path)
+
+    @property
+    def folders(self) -> Sequence[Path]:
+        return (self._reader.path.parent,)
+
+    @property
+    def unknown(self) -> int:
+        """How many lines could not be read."""
+        return self._reader.broken
+
+    def read(self, last: bool = False) -> Iterator[Record]:
+        for entry in self._reader:
+            self.generation = self._reader.generation
+            yield self.to_record(entry)
+        self.generation = self._reader.generation
+        if last and (torn := self._reader.torn()) is not None:
+            yield self.to_record(torn)
+
+    def to_record(self, entry: Mapping[str, Any]) -> Record:
+        """Return the record that a line holds."""
+        raise NotImplementedError
+
+    def place(self) -> Mapping[str, Any] | None:
+        return self._reader.place()
+
+    def go_on_from(self, place: Mapping[str, Any]) -> bool:
+        return self._reader.go_on_from(place)
+
+    def rewind(self) -> None:
+        self._reader.close()

@@ -1,0 +1,95 @@
+"""The status file of any trainer: one JSON object, written anew again and again."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from expkit.errors import UserError
+from expkit.record import Record
+from expkit.watch.sources.base import Source
+from expkit.watch.sources.fields import Fields, parse_json
+
+__all__ = ["StatusFileSource"]
+
+_LARGEST = 1 << 26
+_TRIES, _PAUSE = 5, 0.02
+
+
+class StatusFileSource(Source):
+    """Yields a record whenever the step in the file is another one. What came and went between two looks is not seen.
+
+    Args:
+        path: the file, rewritten in place or replaced; it need not be there yet.
+        fields: where step, loss and so on are.
+
+    Attributes:
+        content: what was read last.
+    """
+
+    replays = False
+
+    def __init__(self, path: Path, fields: Fields) -> None:
+        self._path, self._fields = path, fields
+        self._seen: tuple[int, ...] | None = None
+        self._step: int | None = None
+        self.content: dict[str, Any] = {}
+
+    @property
+    def name(self) -> str:
+        return str(self._path)
+
+    @property
+    def folders(self) -> Sequence[Path]:
+        return (self._path.parent,)
+
+    def read(self, last: bool = False) -> Iterator[Record]:  # noqa: ARG002 - a file that is rewritten has no end
+        content = self._load()
+        if content is None:
+            return
+        self.content = content
+        record = self._fields.record(content, -1)
+        if record is None or record.step < 0:
+            known = ", ".join(map(str, list(content)[:20]))
+            raise UserError(
+                f"{self._path}: there is no step and number to watch among {known}: name them with --fields"
+            )
+        if record.step == self._step:
+            return
+        self.generation += self._step is not None and record.step < self._step
+        self._step = record.step
+        yield record
+
+    def place(self) -> Mapping[str, Any] | None:
+        return {"step": self._step} if self._step is not None else None
+
+    def go_on_from(self, place: Mapping[str, Any]) -> bool:
+        self._step, self._seen = int(place["step"]), None
+        return True
+
+    def rewind(self) -> None:
+        self._step, self._seen = None, None
+
+    def _load(self) -> dict[str, Any] | None:
+        """Return the object in the file, if it has changed; a file that is being written is looked at again."""
+        for _ in range(_TRIES):
+            try:
+                with self._path.open("rb") as file:
+                    stat = os.fstat(file.fileno())
+                    seen = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+                    if seen == self._seen:
+                        return None
+                    text = file.read(_LARGEST)
+            except FileNotFoundError:
+                return None
+            try:
+                content = parse_json(text)
+            except ValueError:
+                time.sleep(_PAUSE)  # rewritten in place: half of it is there
+                continue
+            self._seen = seen
+            return content if isinstance(content, dict) else None
+        return None
