@@ -160,6 +160,8 @@ def _watch(names: Sequence[str], words: Sequence[str], options: argparse.Namespa
         finally:
             acting.close()
             watcher.save(force=True)
+        for note in target.source.notes():
+            log.info("%s", note)
         log.info("%s", summary(watcher, f"ended by {signals[0]}" if signals else "read all,"))
     return 0
 
@@ -170,7 +172,12 @@ def _dry_run(names: Sequence[str], words: Sequence[str], options: argparse.Names
     for target in _targets(names, words, options):
         nodes = _nodes(words, target.config, options)
         selected |= dict.fromkeys(nodes)
-        results.append(dry_run(target.source, make_detectors(nodes), _steps(options)))
+        try:
+            results.append(dry_run(target.source, make_detectors(nodes), _steps(options)))
+        except OSError as error:
+            raise UserError(f"{target.source.name} cannot be read: {error}") from error
+        for note in target.source.notes():
+            print(f"note: {note}", file=sys.stderr)
     if options.json:
         counts = {name: sum(each["detector"] == name for run in results for each in run.events) for name in selected}
         said = {"runs": [asdict(each) for each in results], "totals": counts}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,12 +62,12 @@ def dry_run(source: Source, detectors: Mapping[str, Detector], min_steps_between
     return DryRun(source.name, records, first, last, events)
 
 
-def table(runs: Sequence[DryRun], names: Sequence[str], width: Callable[[str], str] = str) -> list[str]:
+def table(runs: Sequence[DryRun], names: Sequence[str]) -> list[str]:
     """Return the events as lines of text, then how many there were of each detector."""
     header = ("run", "step", "severity", "kind", "would", "what")
     rows = [
         (
-            width(run.run),
+            run.run,
             str(each["step"]),
             each["severity"],
             each["kind"],

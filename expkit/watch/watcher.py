@@ -66,6 +66,7 @@ class Watcher:
         self._state_file = folder / "watch_state.json"
         self._trouble = WriteTrouble(self._state_file, "the next watcher reads more again")
         self.step: int | None = None
+        self._time = 0.0  # of the last record
         self._generation = 0
         self._fallback: Mapping[str, Any] | None = None
         self._detectors: Mapping[str, Detector] = {}
@@ -148,6 +149,7 @@ class Watcher:
             "source": self.source.name,
             "place": place,
             "step": self.step,
+            "time": self._time,
             "since": self._since,
             "events": self.written.offset,
             "acted": acted,
@@ -184,7 +186,10 @@ class Watcher:
         load_detectors(self._detectors, state["detectors"])
         self._acting.begin_anew()
         self._acting.load_state_dict(state["snapshots"])
-        self.step = state["step"]
+        self.step, self._time = state["step"], float(state["time"])
+        for detector in self._detectors.values():
+            if isinstance(detector, Stalled) and self.step is not None:
+                detector.observe(Record(self.step, 0, self._time, {}))  # the time in between counts, whoever watched
         self._generation = self.source.generation
         self._fallback = None
         self._to_settle = True
@@ -228,7 +233,7 @@ class Watcher:
                 if self._pass_on(event, record.epoch, acts) and "snapshot" in detector.respond:
                     found.append(event)
         self._acting.observe(record, found)
-        self.step, self.record = record.step, record
+        self.step, self._time, self.record = record.step, record.time, record
         self.records += 1
         self._changed = True
 

@@ -23,6 +23,7 @@ HEAVY = ("torch", "pynvml", "psutil", "numpy", "wandb", "trackio", "matplotlib",
         "import expkit.machine, expkit.environment",
         "import expkit.snapshots, expkit.cli.snapshots",
         "import expkit.cli.svd, expkit.svd; from expkit import SVDMonitor, SwitchThresholds, SVDMetrics",
+        "import expkit.watch, expkit.cli.watch\nexpkit.watch.select_detectors([], 'standard,svd_switch')",
     ],
 )
 def test_importing_loads_nothing_heavy(statement: str) -> None:

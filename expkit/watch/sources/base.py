@@ -48,6 +48,10 @@ class Source:
         """
         raise NotImplementedError
 
+    def notes(self) -> list[str]:
+        """Return what has to be said of what was read, one sentence each."""
+        return []
+
     def place(self) -> Mapping[str, Any] | None:
         """Return where it stands, behind all that was yielded, as plain JSON values; None if that cannot be told."""
         raise NotImplementedError

@@ -7,6 +7,7 @@ import math
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -20,6 +21,7 @@ __all__ = ["Fields", "parse_json", "parse_line"]
 _STEPS = ("step", "global_step", "current_step", "iteration", "iter", "_step", "steps")
 #: What detectors look for by themselves.
 _WATCHED = ("train_loss", "loss", "val_loss", "val_accuracy", "accuracy", "gradient_norm")
+_SHOWN = 20
 _TIMES = ("time", "timestamp", "_timestamp")
 _NUMBER = r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?:inity)?)\b"
 _PAIR = re.compile(rf"['\"]?(?P<name>[A-Za-z_][\w/.-]*)['\"]?\s*(?:[:=]\s*|\s)(?P<value>{_NUMBER})", re.IGNORECASE)
@@ -47,6 +49,8 @@ class Fields:
             if each.strip():
                 self._paths[name] = path
         self._usual = usual or {}
+        self._unseen = set(self._paths.values())
+        self._seen: dict[str, None] = {}
 
     @property
     def paths(self) -> list[str]:
@@ -61,14 +65,18 @@ class Fields:
             counted: the step where there is none.
         """
         numbers = dict(_numbers(entry))
+        if self._unseen:
+            self._unseen -= numbers.keys()
+            self._seen |= dict.fromkeys(islice(numbers, _SHOWN)) if len(self._seen) < _SHOWN else {}
         named = {name: numbers[path] for name, path in self._paths.items() if path in numbers}
         step = named.pop("step", None)
         if step is None and "step" not in self._paths:
-            step = next((numbers[name] for name in _STEPS if name in numbers), None)
+            step = next((value for key in _STEPS for name, value in numbers.items() if name.lower() == key), None)
         if "step" in self._paths and step is None:
             return None
         moment = next((numbers[name] for name in _TIMES if name in numbers), None)
-        left = {name: value for name, value in numbers.items() if name not in RESERVED and name not in _STEPS + _TIMES}
+        taken = RESERVED.union(_STEPS, _TIMES)
+        left = {name: value for name, value in numbers.items() if name.lower() not in taken}
         metrics = {**left, **{name: value for name, value in named.items() if name not in RESERVED}}
         for name, others in self._usual.items():
             said = next((other for other in others if other in self._paths), None)
@@ -86,6 +94,11 @@ class Fields:
             time=moment if moment is not None and 1e9 < moment < 1e10 else time.time(),
             metrics=metrics,
         )
+
+    def notes(self) -> list[str]:
+        """Return which of the paths that are named were nowhere."""
+        there = f"there are {', '.join(islice(self._seen, _SHOWN))}" if self._seen else "there are no numbers at all"
+        return [f"--fields: there is no {path}; {there}" for path in sorted(self._unseen)]
 
 
 def parse_json(text: bytes) -> Any:

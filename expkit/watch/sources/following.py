@@ -31,11 +31,6 @@ class FollowedFile(Source):
     def folders(self) -> Sequence[Path]:
         return (self._reader.path.parent,)
 
-    @property
-    def unknown(self) -> int:
-        """How many lines could not be read."""
-        return self._reader.broken
-
     def read(self, last: bool = False) -> Iterator[Record]:
         for entry in self._reader:
             self.generation = self._reader.generation
@@ -47,6 +42,10 @@ class FollowedFile(Source):
     def to_record(self, entry: Mapping[str, Any]) -> Record:
         """Return the record that a line holds."""
         raise NotImplementedError
+
+    def notes(self) -> list[str]:
+        number = self._reader.broken
+        return [f"{number} line(s) of {self._reader.path} could not be understood"] if number else []
 
     def place(self) -> Mapping[str, Any] | None:
         return self._reader.place()

@@ -44,6 +44,9 @@ class LogFileSource(FollowedFile):
         record: Record = entry["record"]
         return record
 
+    def notes(self) -> list[str]:
+        return [*super().notes(), *self._fields.notes()]
+
     def place(self) -> Mapping[str, Any] | None:
         place = self._reader.place()
         return {**place, "step": self._last} if place is not None else None

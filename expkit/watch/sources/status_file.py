@@ -52,11 +52,10 @@ class StatusFileSource(Source):
             return
         self.content = content
         record = self._fields.record(content, -1)
-        if record is None or record.step < 0:
+        if record is None or record.step < 0 or self._fields.notes():
             known = ", ".join(map(str, list(content)[:20]))
-            raise UserError(
-                f"{self._path}: there is no step and number to watch among {known}: name them with --fields"
-            )
+            said = self._fields.notes() or [f"no step and number among {known}: name them with --fields"]
+            raise UserError(f"{self._path}: {said[0]}")
         if record.step == self._step:
             return
         self.generation += self._step is not None and record.step < self._step

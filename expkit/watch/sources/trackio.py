@@ -68,10 +68,14 @@ class TrackioSource(Source):
             for row, timestamp, step, metrics in database.execute(question, (self._id, self._row)):
                 self._row = row
                 with contextlib.suppress(ValueError):
-                    entry = {**parse_json(metrics.encode()), "step": step, "time": _seconds(timestamp)}
+                    text = metrics.encode() if isinstance(metrics, str) else bytes(metrics)
+                    entry = {**parse_json(text), "step": step, "time": _seconds(timestamp)}
                     record = self._fields.record(entry, step)
                     if record is not None:  # None: a row with a picture
                         yield record
+
+    def notes(self) -> list[str]:
+        return self._fields.notes()
 
     def place(self) -> Mapping[str, Any] | None:
         return {"row": self._row} if self._row else None

@@ -45,6 +45,9 @@ class _Rows(Source):
                 self._last = record.step
                 yield record
 
+    def notes(self) -> list[str]:
+        return self._fields.notes()
+
     def place(self) -> Mapping[str, Any] | None:
         return {"rows": self._rows, "step": self._last} if self._rows else None
 

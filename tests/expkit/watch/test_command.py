@@ -1,0 +1,135 @@
+"""`expkit watch` as people type it: what they see, what is on the disk then, and what it costs."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from expkit.cli.main import main
+from expkit.experiment import RunDir
+from expkit.snapshots import list_snapshots, verify
+from tests.conftest import ended
+from tests.expkit.watch.runs import records, told, write
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDir:
+    monkeypatch.chdir(tmp_path)
+    made = RunDir(tmp_path / "outputs" / "a")
+    write(made, records(1, 60))
+    return made
+
+
+def test_once(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["watch", "--once", "--loss-spike-threshold", "0.5", "--min-steps-between-saves", "20"]) == 0
+    said = capsys.readouterr().out
+    assert "watching outputs/a with loss_spike, accuracy_drop, best_model, divergence, nonfinite, stalled" in said
+    assert "ALERT step 17: loss_spike: train_loss" in said and "ended by" not in said
+    (log,) = run.logs.glob("smart_monitor_*.log")
+    assert "] Monitoring: Step 60 | loss " in log.read_text()
+    assert "ALERT step 34" not in log.read_text() and "ALERT step 51" in log.read_text()  # 20 steps between two
+    kinds = [(each.step, each.reason.partition("_")[0]) for each in list_snapshots(run)]
+    assert (17, "loss") in kinds and all(verify(each) is None for each in list_snapshots(run))
+    assert not run.events.exists()
+    assert main(["watch", "a", "--once", "--loss-spike-threshold", "0.5", "--min-steps-between-saves", "20"]) == 0
+    assert "0 record(s) read, 0 new event(s)" in capsys.readouterr().out
+
+
+def test_dry_run_writes_nothing(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    other = RunDir(run.root.parent / "b")
+    write(other, records(1, 40, seed=1))
+    before = sorted(path for path in run.root.parent.rglob("*"))
+    words = ["detectors=loss_spike", "detectors.loss_spike.cooldown=5"]
+    assert main(["watch", "outputs/*", "--dry-run", *words]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["run", "step", "severity", "kind", "would", "what"]
+    steps = {"outputs/a": ["17", "34", "51"], "outputs/b": ["17", "34"]}
+    expected = [[name, step] for name, found in steps.items() for step in found]
+    assert [line.split()[:2] for line in lines[1:-1]] == expected
+    assert lines[-1] == "100 records of 2 runs: loss_spike 5; 2 snapshots"
+    assert main(["watch", "a", "b", "--dry-run", "--json", *words]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["totals"] == {"loss_spike": 5} and [each["records"] for each in said["runs"]] == [60, 40]
+    assert [each["responses"] for each in said["runs"][0]["events"]] == [["snapshot", "alert"], ["alert"], ["alert"]]
+    assert sorted(path for path in run.root.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nope"], "nope is no run: name a run directory"),
+        (["x*"], "x*: no run matches this"),
+        (["--base-dir", "nope"], "--base-dir nope: there is no such folder"),
+        (["detectors=nope"], "detectors=nope: there is no such option"),
+        (["detectors=nonfinite", "--loss-window", "5"], "--loss-window is for loss_spike, which is not selected"),
+        (["--poll-interval", "0"], "--poll-interval 0: it must be more than 0 seconds"),
+        (["--json"], "--json belongs to --dry-run"),
+        (["--fields", "loss=x"], "--fields belongs to"),
+        (["--pattern", "x"], "--pattern belongs to --log-file"),
+        (["--status-file", "a", "--log-file", "b"], "one source at a time: --status-file or --log-file"),
+        (["a", "--log-file", "b"], "a: name a run or another trainer's file, not both"),
+        (["--log-file", "no/b"], "--log-file no/b: there is no folder"),
+        (["--log-file", "outputs"], "--log-file outputs: this is a folder"),
+        (["--trackio-run", "a"], "--trackio-run: which project? Say --project"),
+        (["--webhook", "ftp://x"], "webhook: an address is needed"),
+        (["--min-steps-between-saves", "-1"], "loss_spike.cooldown=-1: it must be a whole number"),
+    ],
+)
+def test_mistakes(run: RunDir, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["watch", *arguments, "--once"]) == 1
+    said = capsys.readouterr().err
+    assert message in said and said.startswith("error: ") and said.count("\n") == 1
+    assert not (run.logs / "watch_events.jsonl").exists()
+
+
+def test_the_guides_folder_with_a_status_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "status").mkdir()
+    (tmp_path / "status" / "training_status.json").write_text('{"step": 5, "loss": NaN, "accuracy": 50}')
+    assert main(["watch", "--base-dir", str(tmp_path), "--once"]) == 0
+    assert "ALERT step 5: nonfinite: loss is nan" in capsys.readouterr().out
+    assert [each["step"] for each in told(tmp_path / "logs" / "watch_events.jsonl")] == [5]
+    (snapshot,) = list_snapshots(RunDir(tmp_path))
+    assert json.loads((snapshot.path / "training_status.json").read_text()) == {"step": 5, "loss": None, "accuracy": 50}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_follows_a_run_until_it_is_told_to_end(run: RunDir, number: signal.Signals) -> None:
+    """And has neither torch nor much memory."""
+    code = (
+        "import sys\nfrom expkit.cli.main import main\ncode = main(sys.argv[1:])\n"
+        "peak = next(each for each in open('/proc/self/status') if 'VmHWM' in each)\n"
+        "print('torch' in sys.modules, peak)\nsys.exit(code)"
+    )
+    words = ["detectors=moderate", "detectors.loss_spike.cooldown=5"]
+    command = [sys.executable, "-c", code, "watch", "a", "--poll-interval", "60", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with process, ended(process):
+        assert process.stdout is not None
+        lines = [process.stdout.readline()]
+        while "snapshot" not in lines[-1]:
+            lines.append(process.stdout.readline())
+        deadline, last = time.monotonic() + 50, 60  # polling would take a minute
+        while time.monotonic() < deadline and last_event(run) <= 60:
+            write(run, records(last + 1, last + 20))
+            last += 20
+            time.sleep(0.05)
+        process.send_signal(number)
+        lines += process.stdout.readlines()
+        assert process.wait() == 0, lines
+    assert time.monotonic() < deadline
+    name = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+    assert any(f"ALERT step {last_event(run)}" in line for line in lines)
+    assert f"ended by {name} at step " in "".join(lines) and "Traceback" not in "".join(lines)
+    if Path("/proc/self/status").exists():
+        imported, _, kilobytes, _ = next(line for line in lines if "VmHWM" in line).split()
+        assert imported == "False" and int(kilobytes) < 50 * 1024
+
+
+def last_event(run: RunDir) -> int:
+    return max((each["step"] for each in told(run.logs / "watch_events.jsonl")), default=0)

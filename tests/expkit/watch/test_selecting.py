@@ -1,0 +1,89 @@
+"""The words of the command line select the detectors that Hydra selects for a run, with the same settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from expkit.errors import ConfigError
+from expkit.watch.selecting import make_detectors, option_names, select_detectors, settings_of
+
+
+@pytest.mark.parametrize("option", option_names())
+def test_every_option_has_the_settings_of_a_run(option: str, compose: Callable[..., Any]) -> None:
+    expected = OmegaConf.to_container(compose(f"detectors={option}").detectors, resolve=True)
+    assert settings_of([f"detectors={option}"], "") == expected
+    for name, detector in select_detectors([f"detectors={option}"], "").items():
+        assert detector.name == name
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("detectors=standard,plateau", "detectors.plateau.patience=20"),
+        ("detectors=[conservative,moderate]",),
+        ("detectors=moderate,conservative",),
+        ("detectors=loss_spike", "detectors.loss_spike.threshold={0: 0.5, 5000: 0.3}"),
+        (
+            "detectors=standard",
+            "+detectors.hot={_target_: expkit.detectors.threshold.Threshold, metric: a, threshold: 5}",
+        ),
+        ("detectors=nonfinite", "detectors.nonfinite.respond=[alert]", "detectors.nonfinite.metrics=[a,b]"),
+    ],
+)
+def test_the_words_mean_what_they_mean_in_training(words: tuple[str, ...], compose: Callable[..., Any]) -> None:
+    nodes = settings_of(words, "")
+    assert nodes == OmegaConf.to_container(compose(*words).detectors, resolve=True)
+    assert list(make_detectors(nodes)) == list(nodes)
+
+
+def test_none_and_the_default() -> None:
+    assert settings_of(["detectors=[]"], "standard") == {}
+    assert list(settings_of([], "moderate,nonfinite")) == [
+        *("loss_spike", "accuracy_drop", "best_model", "divergence", "nonfinite")
+    ]
+
+
+def test_those_of_the_run() -> None:
+    node = {"_target_": "expkit.detectors.nonfinite.NonFinite", "metrics": None, "respond": ["skip"]}
+    config = {"detectors": {"nonfinite": node}, "trainer": {"precision": "fp16"}}
+    detector = select_detectors(["detectors=run"], "", config)["nonfinite"]
+    assert detector.metrics == ("train_loss",)  # type: ignore[attr-defined]
+    assert node["metrics"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["detectors=los_spike"], "did you mean loss_spike"),
+        (["detectors.loss_spike.threshold=1"], "loss_spike is not selected: detectors=nonfinite,loss_spike selects it"),
+        (["detectors.x.threshold=1"], "there is no detector 'x'"),
+        (["detectors.standard.threshold=1"], "standard only selects others"),
+        (["detectors.nonfinite.cooldwn=1"], "there is no detectors.nonfinite.cooldwn: nonfinite has metrics, warmup"),
+        (["detectors.nonfinite.cooldown=x"], "detectors.nonfinite.cooldown=x: it must be a whole number"),
+        (["detectors.nonfinite.cooldown={"], "the value cannot be read"),
+        (["detectors.nonfinite=5"], "this is a whole section"),
+        (["detectors.nonfinite.respond=5"], "choose from snapshot, alert"),
+        (["detectors.nonfinite.respond=[shout]"], "there is no shout"),
+        (["detectors=run"], "there is no run here whose config.json tells"),
+        (["+detectors.x={_target_: os.system, command: true}"], "os.system is none of expkit's detectors"),
+        (["+detectors.x={_target_: expkit.detectors.base.Event}"], "there is no such detector"),
+        (["+detectors.x={metric: y}"], "without a _target_"),
+        (["trainer.seed=1"], "write detectors=NAME"),
+    ],
+)
+def test_mistakes_are_one_line(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        select_detectors(words, "nonfinite")
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_nothing_that_a_run_directory_names_is_imported(tmp_path: Path) -> None:
+    config = {"detectors": {"x": {"_target_": "pathlib.Path.touch", "self": str(tmp_path / "made")}}}
+    with pytest.raises(ConfigError, match=r"pathlib.Path.touch is none of expkit's detectors"):
+        select_detectors(["detectors=run"], "", config)
+    assert not (tmp_path / "made").exists()
