@@ -6,7 +6,17 @@ import argparse
 import re
 from pathlib import Path
 
-from benchmarks import checkpoint, detectors, diagnostics_blob, diagnostics_svd, loop, start, svd_training, trackers
+from benchmarks import (
+    checkpoint,
+    detectors,
+    diagnostics_blob,
+    diagnostics_svd,
+    loop,
+    start,
+    svd_training,
+    trackers,
+    watch,
+)
 from benchmarks.harness import header
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
@@ -25,6 +35,7 @@ BENCHMARKS = {
     "checkpoint": ("Checkpoints", checkpoint, ()),
     "trackers": ("A record", trackers, ("wandb", "trackio", "tensorboard")),
     "detectors": ("Detectors", detectors, ()),
+    "watch": ("A watcher beside a run", watch, ("watchfiles",)),
     "start": ("The first step", start, ("hydra-core", "trackio")),
     "blob": ("Blobs", diagnostics_blob, ("scikit-learn",)),
     "svd": ("Principal subspaces", diagnostics_svd, ()),

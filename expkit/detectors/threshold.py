@@ -44,10 +44,10 @@ class Threshold(MetricDetector):
     ) -> None:
         super().__init__(metric, warmup, cooldown, respond)
         if when not in ("above", "below"):
-            raise ConfigError(f"detectors.threshold.when={when}: choose above or below")
-        self._threshold = ByStep("detectors.threshold.threshold", threshold, above=None)
+            raise ConfigError(f"detectors.{self.option}.when={when}: choose above or below")
+        self._threshold = ByStep(f"detectors.{self.option}.threshold", threshold, above=None)
         self._when = when
-        self._records = whole("detectors.threshold.records", records, 1)
+        self._records = whole(f"detectors.{self.option}.records", records, 1)
         self._count = 0
 
     def _take(self, step: int, value: float) -> Event | None:

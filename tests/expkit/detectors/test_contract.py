@@ -60,6 +60,7 @@ def course() -> list[Record]:
         if number % 2 == 0:  # a layer whose gradient lies in its principal directions, from the spike on for a while
             shares = {"principal_alignment": 0.9, "minor_alignment": 0.44} if 0 < after <= 30 else {}
             metrics |= {f"svd/layer/{name}": value for name, value in (LAYER | shares).items()}
+        metrics["memory/percent"] = 95.0 if 30 < after <= 50 else 40.0
         series = {"train_loss": losses, "gradient_norm": [norm] * EVERY}
         time = 1.7e9 + number + (1000 if after > 40 else 0)  # where it stood still for a while
         records.append(Record(EVERY * number, 1 + number // 20, time, metrics, {}, series))
