@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -146,7 +146,7 @@ def _watch(names: Sequence[str], words: Sequence[str], options: argparse.Namespa
         left = [name for name in nodes if own.get(name) == nodes[name]]
         acting = Acting(run, _snapshots(target, options), target.status, webhook, left)
         settings = {
-            "source": target.source.name,
+            "source": "" if isinstance(target.source, JournalSource) else target.source.name,
             "detectors": nodes,
             "fields": options.fields,
             "saves": _steps(options),
@@ -235,12 +235,12 @@ def _nodes(
     words: Sequence[str], config: Mapping[str, Any] | None, options: argparse.Namespace
 ) -> dict[str, dict[str, Any]]:
     nodes = settings_of(words, DEFAULT, config)
-    _apply(nodes, options)
+    _apply(nodes, options, {word.partition("=")[0] for word in words})
     return nodes
 
 
-def _apply(nodes: dict[str, dict[str, Any]], options: argparse.Namespace) -> None:
-    """Set what the options of the guide stand for."""
+def _apply(nodes: dict[str, dict[str, Any]], options: argparse.Namespace, typed: Set[str]) -> None:
+    """Set what the options of the guide stand for, where that is not `typed` itself."""
     for option, name, key in (
         ("loss_spike_threshold", "loss_spike", "threshold"),
         ("accuracy_drop_threshold", "accuracy_drop", "threshold"),
@@ -249,12 +249,12 @@ def _apply(nodes: dict[str, dict[str, Any]], options: argparse.Namespace) -> Non
         value = getattr(options, option)
         if value is not None and name not in nodes:
             raise UserError(f"--{option.replace('_', '-')} is for {name}, which is not selected: add it to detectors=")
-        if value is not None:
+        if value is not None and f"detectors.{name}.{key}" not in typed:
             nodes[name][key] = value
     steps = options.min_steps_between_saves
     if steps is not None:
         for name in ("loss_spike", "accuracy_drop", "best_model", "divergence"):
-            if name in nodes:
+            if name in nodes and f"detectors.{name}.cooldown" not in typed:
                 nodes[name]["cooldown"] = steps
 
 

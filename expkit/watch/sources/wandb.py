@@ -91,6 +91,10 @@ class OfflineWandbSource(_Rows):
     def folders(self) -> Sequence[Path]:
         return tuple({part.parent for part in self._parts})
 
+    def go_on_from(self, place: Mapping[str, Any]) -> bool:
+        self._size = -1
+        return super().go_on_from(place)
+
     def rewind(self) -> None:
         super().rewind()
         self._size = -1

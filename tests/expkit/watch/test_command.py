@@ -14,6 +14,7 @@ import pytest
 from expkit.cli.main import main
 from expkit.experiment import RunDir
 from expkit.snapshots import list_snapshots, verify
+from expkit.watch.selecting import settings_of
 from tests.conftest import ended
 from tests.expkit.watch.runs import records, told, write
 
@@ -39,6 +40,28 @@ def test_once(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     assert not run.events.exists()
     assert main(["watch", "a", "--once", "--loss-spike-threshold", "0.5", "--min-steps-between-saves", "20"]) == 0
     assert "0 record(s) read, 0 new event(s)" in capsys.readouterr().out
+
+
+def test_what_is_typed_of_a_detector_wins(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--min-steps-between-saves", "500", "--loss-spike-threshold", "9", "detectors=loss_spike"]
+    assert main(["watch", "a", "--dry-run", *words]) == 0
+    assert capsys.readouterr().out == "60 records of 1 run: loss_spike 0; 0 snapshots\n"
+    words += ["detectors.loss_spike.cooldown=5", "detectors.loss_spike.threshold=0.3"]
+    assert main(["watch", "a", "--dry-run", *words]) == 0
+    assert capsys.readouterr().out.endswith("loss_spike 3; 1 snapshot\n")
+
+
+def test_a_run_that_has_the_same_detector_acts_itself(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    detectors = settings_of(["detectors=loss_spike,accuracy_drop"], "")
+    run.config.write_text(json.dumps({"config": {"detectors": detectors}}))
+    assert main(["watch", "a", "--once", "detectors=loss_spike,nonfinite"]) == 0
+    assert "loss_spike: the run has the same and acts itself" in capsys.readouterr().out
+    assert told(run.logs / "watch_events.jsonl")[0]["kind"] == "loss_spike" and list_snapshots(run) == []
+    other = RunDir(run.root.parent / "b")
+    write(other, records(1, 40))
+    other.config.write_text(run.config.read_text())
+    assert main(["watch", "b", "--once", "detectors=loss_spike", "detectors.loss_spike.window=9"]) == 0
+    assert [snapshot.step for snapshot in list_snapshots(other)] == [17]  # it is not the same
 
 
 def test_dry_run_writes_nothing(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:

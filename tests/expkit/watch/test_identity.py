@@ -27,6 +27,12 @@ DETECTORS = (
 )
 
 
+REWOUND = (
+    *("debug=nan", "detectors.nonfinite.respond=[rewind,alert]"),
+    *("responses.rewind_back=5", "responses.rewind_clean=5"),
+)
+
+
 def same_events(run: Path) -> int:
     """Return how many events the run has, which are those of a watcher."""
     assert main(["watch", str(run), "--once", "detectors=run"]) == 0
@@ -40,12 +46,7 @@ def same_events(run: Path) -> int:
     [
         pytest.param(("debug=nan",), marks=pytest.mark.slow),
         ("debug=spike", "detectors.loss_spike.respond=[skip,alert]", "detectors.gradient_spike.respond=[skip]"),
-        (
-            "debug=nan",
-            "detectors.nonfinite.respond=[rewind,alert]",
-            "responses.rewind_back=5",
-            "responses.rewind_clean=5",
-        ),
+        pytest.param(REWOUND, marks=pytest.mark.slow),
     ],
     ids=["nan", "skipped updates", "rewound"],
 )
@@ -55,6 +56,7 @@ def test_the_events_are_those_of_the_run(train: Train, outputs: Path, more: tupl
     assert bool(list((outputs / "run" / "logs").glob("events.cut-1.jsonl"))) == ("responses.rewind_back=5" in more)
 
 
+@pytest.mark.slow
 def test_the_events_of_a_resumed_run_and_of_a_fork(train: Train, outputs: Path) -> None:
     train(*SMALL, *DETECTORS, "debug=spike", "trainer.max_steps=75", "run.id=run")
     first = same_events(outputs / "run")

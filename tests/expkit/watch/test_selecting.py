@@ -13,7 +13,10 @@ from expkit.errors import ConfigError
 from expkit.watch.selecting import make_detectors, option_names, select_detectors, settings_of
 
 
-@pytest.mark.parametrize("option", option_names())
+PRESETS = ("standard", "conservative", "moderate", "aggressive")
+
+
+@pytest.mark.parametrize("option", [*PRESETS, ",".join(set(option_names()) - set(PRESETS))])
 def test_every_option_has_the_settings_of_a_run(option: str, compose: Callable[..., Any]) -> None:
     expected = OmegaConf.to_container(compose(f"detectors={option}").detectors, resolve=True)
     assert settings_of([f"detectors={option}"], "") == expected
