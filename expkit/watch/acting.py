@@ -105,5 +105,5 @@ class Acting:
         if event.kind == _BEST:
             nearest = min(steps, key=lambda step: (abs(step - event.step), step), default=None)
         else:
-            nearest = max((step for step in steps if step <= event.step), default=None)
+            nearest = max((step for step in steps if step < event.step), default=None)
         return steps[nearest] if nearest is not None else None

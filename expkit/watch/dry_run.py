@@ -9,6 +9,7 @@ from typing import Any
 
 from expkit.detectors.base import Detector
 from expkit.events import ask, entry_of
+from expkit.watch.resumes import pass_over_resume
 from expkit.watch.sources.base import Source
 
 __all__ = ["DryRun", "dry_run", "table"]
@@ -43,12 +44,14 @@ def dry_run(source: Source, detectors: Mapping[str, Detector], min_steps_between
     events: list[dict[str, Any]] = []
     saved: dict[str, int] = {}
     failed: set[str] = set()
-    records, first, last = 0, None, None
+    records, first, last, time = 0, None, None, None
     for record in source.prelude():
         for name, detector in detectors.items():
             ask(name, detector, record, failed, "the others go on")
     for record in source.read(last=True):
+        pass_over_resume(source, detectors, time, record.time)
         records, first, last = records + 1, record.step if first is None else first, record.step
+        time = record.time
         for name, detector in detectors.items():
             for event in ask(name, detector, record, failed, "the others go on"):
                 responses = list(detector.respond)

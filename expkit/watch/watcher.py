@@ -15,6 +15,7 @@ from expkit.events import ask, entry_of
 from expkit.record import Record
 from expkit.troubles import WriteTrouble
 from expkit.watch.acting import Acting
+from expkit.watch.resumes import pass_over_resume
 from expkit.watch.sources.base import Source
 from expkit.watch.state import detector_states, load_detectors, read_state, write_state
 from expkit.watch.written import EventFile
@@ -123,11 +124,10 @@ class Watcher:
 
     def look(self, now: float) -> None:
         """Ask those detectors that go by the clock, once all that there is has been read."""
-        for name, detector in self._detectors.items():
+        for detector in self._detectors.values():
             event = detector.overdue(now) if isinstance(detector, Stalled) else None
-            if event is not None:
+            if event is not None and not self.source.resumed(self._time, now):
                 self._pass_on(event, self.record.epoch if self.record is not None else 0, acts=True)
-                log.debug("%s is overdue", name)
 
     def save(self, force: bool = False) -> bool:
         """Save the state, unless nothing has changed, an alert is still on its way, or it was saved a moment ago.
@@ -227,6 +227,7 @@ class Watcher:
             else:
                 self._anew()
         acts = self._since - record.time < _HISTORY
+        pass_over_resume(self.source, self._detectors, self._time if self.step is not None else None, record.time)
         found: list[Event] = []
         for name, detector in self._detectors.items():
             for event in ask(name, detector, record, self._failed, "the others go on"):

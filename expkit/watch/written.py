@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from expkit.files import atomic_writer, write_bytes
+from expkit.files import write_bytes
 
 __all__ = ["EventFile"]
 
@@ -33,13 +33,11 @@ class EventFile:
 
     Attributes:
         offset: bytes of the file that belong to the events so far; what follows is from before a kill, or a resume.
-        set_aside: how many lines were moved to files of their own (`watch_events.cut-1.jsonl`), in all.
     """
 
     def __init__(self, path: Path, replays: bool = True, on_cut: Callable[[int], object] = lambda _: None) -> None:
         self.path, self._replays, self._on_cut = path, replays, on_cut
         self.offset = 0
-        self.set_aside = 0
         self._start = 0  # of the event that was read last
         self._clocked = {_key(line) for line in self._lines()}
 
@@ -75,7 +73,7 @@ class EventFile:
         return True
 
     def settle(self, following: Mapping[str, Any] | None = None) -> None:
-        """Set aside what follows: it did not come again.
+        """Set aside what follows, in `watch_events.cut-1.jsonl` and so on: it did not come again.
 
         Raises:
             OSError: the disk refuses; all is as it was.
@@ -88,16 +86,20 @@ class EventFile:
         start = self._start
         self._on_cut(start)
         with self.path.open("rb") as file:
-            kept, rest = file.read(start), file.read()
+            kept, rest = file.read(start), file.read().splitlines(keepends=True)
+        stay, gone = b"", b""
+        for line in rest:  # what goes by the clock has happened all the same
+            entry = _parsed(line)
+            if entry is not None and entry["kind"] in _BY_THE_CLOCK:
+                stay += line
+            else:
+                gone += line
         number = 1
         while (aside := self.path.with_name(f"{self.path.stem}.cut-{number}{self.path.suffix}")).exists():
             number += 1
-        write_bytes(aside, rest)
-        with atomic_writer(self.path) as new:
-            new.write(kept)
-        self.offset = start
-        self.set_aside += rest.count(b"\n")
-        self._clocked = {_key(line) for line in self._lines()}
+        write_bytes(aside, gone)
+        write_bytes(self.path, kept + stay)
+        self.offset = len(kept) + len(stay)
 
     def _following(self) -> dict[str, Any] | None:
         """Return the next event behind `offset` and go behind it, past what is torn or by the clock."""

@@ -48,6 +48,10 @@ class Source:
         """
         raise NotImplementedError
 
+    def resumed(self, after: float, until: float) -> bool:
+        """Whether the trainer was started again between two times, in seconds since 1970."""
+        return False
+
     def notes(self) -> list[str]:
         """Return what has to be said of what was read, one sentence each."""
         return []

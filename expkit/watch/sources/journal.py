@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from itertools import takewhile
 from typing import Any
 
@@ -39,6 +41,18 @@ class JournalSource(FollowedFile):
         if before.name != self.name:
             yield from before.prelude()
             yield from takewhile(lambda record: record.step <= parent["step"], before.read())
+
+    def resumed(self, after: float, until: float) -> bool:
+        # config.json has whole seconds.
+        try:
+            resumes: Any = read_json(self._run.config).get("resumes")
+        except UserError:
+            return False
+        for each in resumes if isinstance(resumes, list) else ():
+            with contextlib.suppress(KeyError, TypeError, ValueError):
+                if after - 1 <= datetime.fromisoformat(each["timestamp"]).timestamp() <= until:
+                    return True
+        return False
 
     def to_record(self, entry: Mapping[str, Any]) -> Record:
         return to_record(entry)

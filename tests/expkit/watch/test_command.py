@@ -16,6 +16,7 @@ from expkit.experiment import RunDir
 from expkit.snapshots import list_snapshots, verify
 from expkit.watch.selecting import settings_of
 from tests.conftest import ended
+from tests.expkit.snapshots.making import save
 from tests.expkit.watch.runs import records, told, write
 
 
@@ -156,3 +157,17 @@ def test_it_follows_a_run_until_it_is_told_to_end(run: RunDir, number: signal.Si
 
 def last_event(run: RunDir) -> int:
     return max((each["step"] for each in told(run.logs / "watch_events.jsonl")), default=0)
+
+
+def test_a_snapshot_has_the_checkpoint_from_before_the_trouble(run: RunDir) -> None:
+    save(run, 10, 17, 40)
+    assert main(["watch", "a", "--once", "detectors=loss_spike"]) == 0
+    (snapshot,) = list_snapshots(run)
+    assert (snapshot.step, snapshot.checkpoint_step) == (17, 10)
+
+
+def test_under_the_guides_name(run: RunDir) -> None:
+    script = Path(__file__).parents[3] / "scripts" / "smart_monitor.py"
+    for command in ([sys.executable, str(script)], [sys.executable, "-m", "expkit.watch"]):
+        done = subprocess.run([*command, "a", "--dry-run"], capture_output=True, text=True, check=True)
+        assert "60 records of 1 run" in done.stdout

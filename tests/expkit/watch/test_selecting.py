@@ -12,11 +12,10 @@ from omegaconf import OmegaConf
 from expkit.errors import ConfigError
 from expkit.watch.selecting import make_detectors, option_names, select_detectors, settings_of
 
-
 PRESETS = ("standard", "conservative", "moderate", "aggressive")
 
 
-@pytest.mark.parametrize("option", [*PRESETS, ",".join(set(option_names()) - set(PRESETS))])
+@pytest.mark.parametrize("option", [*PRESETS, ",".join(sorted(set(option_names()) - set(PRESETS)))])
 def test_every_option_has_the_settings_of_a_run(option: str, compose: Callable[..., Any]) -> None:
     expected = OmegaConf.to_container(compose(f"detectors={option}").detectors, resolve=True)
     assert settings_of([f"detectors={option}"], "") == expected

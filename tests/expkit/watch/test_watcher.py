@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from pathlib import Path
 
@@ -239,5 +240,33 @@ def test_it_says_stalled_once_by_the_clock(run: RunDir) -> None:
         again.catch_up()
         again.look(now)
         again.look(now + 50)
+    kinds = [json.loads(line)["kind"] for line in (run.logs / "watch_events.jsonl").read_text().splitlines()]
+    assert kinds == ["stalled"]
+
+
+def test_the_time_over_a_resume_is_no_stall(run: RunDir) -> None:
+    write(run, (Record(step, 1, 1000.0 + step, {"loss": 1.0}) for step in range(1, 50)))
+    run.config.write_text(json.dumps({"resumes": [{"timestamp": "1970-01-01T01:00:00+00:00"}]}))  # 3600
+    words = ("detectors=stalled",)
+    watching = watcher(run, words)
+    watching.catch_up()
+    watching.look(3700.0)  # it has been resumed, and has not logged yet
+    write(run, (Record(step, 1, 3700.0 + step, {"loss": 1.0}) for step in range(50, 60)))
+    watching.catch_up()
+    assert watching.events == 0
+    write(run, iter([Record(60, 1, 5000.0, {"loss": 1.0})]))
+    watching.catch_up()
+    assert watching.events == 1  # that is one
+
+
+def test_a_stall_stays_in_the_file_when_the_journal_is_cut(run: RunDir) -> None:
+    write(run, (Record(step, 1, 1000.0 + step, {"loss": math.nan if step == 45 else 1.0}) for step in range(1, 50)))
+    words = ("detectors=stalled,nonfinite",)
+    watching = watcher(run, words)
+    watching.catch_up()
+    watching.look(1200.0)
+    cut_journal(run.metrics, 40)
+    write(run, (Record(step, 1, 1000.0 + step, {"loss": 1.0}) for step in range(41, 50)))
+    watching.catch_up()
     kinds = [json.loads(line)["kind"] for line in (run.logs / "watch_events.jsonl").read_text().splitlines()]
     assert kinds == ["stalled"]
