@@ -27,6 +27,10 @@ DETECTORS = (
 )
 
 
+SKIPPED = (
+    *("debug=spike", "detectors.loss_spike.respond=[skip,alert]", "detectors.gradient_spike.respond=[skip]"),
+    *("trainer.log_interval=20", "detectors.loss_spike.cooldown=0", "detectors.loss_spike.threshold=0.03"),
+)
 REWOUND = (
     *("debug=nan", "detectors.nonfinite.respond=[rewind,alert]"),
     *("responses.rewind_back=5", "responses.rewind_clean=5"),
@@ -45,7 +49,7 @@ def same_events(run: Path) -> int:
     "more",
     [
         pytest.param(("debug=nan",), marks=pytest.mark.slow),
-        ("debug=spike", "detectors.loss_spike.respond=[skip,alert]", "detectors.gradient_spike.respond=[skip]"),
+        SKIPPED,
         pytest.param(REWOUND, marks=pytest.mark.slow),
     ],
     ids=["nan", "skipped updates", "rewound"],

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from expkit.experiment import RunDir
+from expkit.journal import cut_journal
 from expkit.snapshots import list_snapshots
 from expkit.webhook import Webhook
 from tests.expkit.watch.runs import in_process, records, told, watcher, write
@@ -85,6 +86,7 @@ def test_kills(tmp_path: Path, kills: int) -> None:
         webhook.close()
     expected = in_process(tmp_path / "events.jsonl", records(1, last), WORDS)
     assert told(run.logs / "watch_events.jsonl") == expected
+    assert not list(run.logs.glob("watch_events.cut-*"))  # they were recognised
     assert {each["id"] for each in got} == {
         f"run/{each['detector']}/{each['kind']}/{each['step']}" for each in expected
     }
@@ -112,3 +114,21 @@ def test_an_alert_that_was_not_delivered_is_sent_by_the_next_watcher(tmp_path: P
         watcher(run, WORDS, webhook).catch_up()
         webhook.close()
     assert len(got) == 2
+
+
+def test_an_alert_after_a_resume_is_not_taken_for_one_that_was_delivered_before(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    write(run, records(1, 200))
+    first = watcher(run, WORDS)
+    first.catch_up()
+    assert first.save(force=True)  # a file of events that is longer than what comes of it
+    cut_journal(run.metrics, 100)
+    write(run, records(101, 140, seed=1))
+    unheard = Webhook("http://127.0.0.1:9/", pauses=(60.0,))
+    watcher(run, WORDS, unheard).catch_up()
+    unheard.close(timeout=0)
+    with receiver() as (url, got):
+        webhook = Webhook(url)
+        watcher(run, WORDS, webhook).catch_up()
+        webhook.close()
+    assert {each["step"] for each in got} == {102, 119, 136, 122}
