@@ -42,6 +42,13 @@ class DayLog(logging.Handler):
                 file.write(line)
 
 
+class _Terminal(logging.StreamHandler):  # type: ignore[type-arg]  # it has none at run time
+    """A terminal that is closed, or a reader that has seen enough, does not end the watch: the log file goes on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - its name in the base class
+        pass
+
+
 class _Monitoring(logging.Filter):
     """Keeps the regular lines off the terminal."""
 
@@ -52,7 +59,7 @@ class _Monitoring(logging.Filter):
 @contextlib.contextmanager
 def logging_to(folder: Path) -> Iterator[None]:
     """Send what is logged to the file of the day, and all but the regular lines to the terminal."""
-    terminal = logging.StreamHandler(sys.stdout)
+    terminal = _Terminal(sys.stdout)
     terminal.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     terminal.addFilter(_Monitoring())
     handlers: list[logging.Handler] = [DayLog(folder), terminal]

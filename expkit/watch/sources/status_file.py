@@ -89,6 +89,8 @@ class StatusFileSource(Source):
             except ValueError:
                 time.sleep(_PAUSE)  # rewritten in place: half of it is there
                 continue
+            if not isinstance(content, dict):
+                raise UserError(f"{self._path} holds no JSON object: name the status file of a trainer")
             self._seen = seen
-            return content if isinstance(content, dict) else None
+            return content
         return None

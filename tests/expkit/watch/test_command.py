@@ -171,3 +171,10 @@ def test_under_the_guides_name(run: RunDir) -> None:
     for command in ([sys.executable, str(script)], [sys.executable, "-m", "expkit.watch"]):
         done = subprocess.run([*command, "a", "--dry-run"], capture_output=True, text=True, check=True)
         assert "60 records of 1 run" in done.stdout
+
+
+def test_a_reader_that_has_seen_enough_is_no_trouble(run: RunDir) -> None:
+    command = f"{sys.executable} -m expkit watch a --once | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert "watching" in done.stdout and done.stderr == ""
+    assert "read all, at step 60" in next(run.logs.glob("smart_monitor_*.log")).read_text()

@@ -106,6 +106,9 @@ def test_a_status_file_without_what_is_named(tmp_path: Path) -> None:
     file.write_text('{"a": 1}')
     with pytest.raises(UserError, match="no step and number among a"):
         seen(StatusFileSource(file, Fields()))
+    file.write_text("[1, 2]")
+    with pytest.raises(UserError, match="holds no JSON object"):
+        seen(StatusFileSource(file, Fields()))
     with pytest.raises(UserError, match="write NAME=PATH"):
         Fields("loss")
 
