@@ -174,16 +174,16 @@ def _newest(path: Path) -> float:
 
 def _copy(path: Path, target: Path) -> None:
     if path.is_file():
-        _copy_file(path, target)
+        copy_file(path, target)
         return
     for folder, _, names in os.walk(path):
         place = target / Path(folder).relative_to(path)
         place.mkdir()
         for name in names:
-            _copy_file(Path(folder) / name, place / name)
+            copy_file(Path(folder) / name, place / name)
 
 
-def _copy_file(source: Path, target: Path) -> None:
+def copy_file(source: Path, target: Path) -> None:
     """Copy, and do not link: another trainer may write its files in place."""
     with source.open("rb") as original:
         copy_from(original, target)
