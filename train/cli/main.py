@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -96,7 +97,8 @@ def job(config: DictConfig) -> float | None:
         mask_multirun(Path(HydraConfig.get().sweep.dir) / "multirun.yaml")
     try:
         check_run(config.run)
-        say_overlaps(HydraConfig.get().overrides.task)
+        typed: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+        say_overlaps(typed)
         outcome = run(config, console)
     except Exception as error:  # told here, whatever it is: the other jobs of a sweep go on
         if "SUBMITIT_EXECUTOR" in os.environ:

@@ -51,11 +51,14 @@ def test_colours_are_for_terminals_that_want_them(tmp_path: Path) -> None:
             stdout=subprocess.PIPE,
             cwd=REPOSITORY,
             env=clean_environment() | environment,
+            preexec_fn=takes_ctrl_c,
         )
         assert process.stdin is not None and process.stdout is not None
         text = b""
         while b"r:                   54" not in text:
-            text += process.stdout.read1()
+            chunk = process.stdout.read1()
+            assert chunk, text
+            text += chunk
         process.stdin.write(b"\x03")
         process.stdin.flush()
         shown[name] = text + process.communicate()[0]

@@ -31,6 +31,9 @@ Sync = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Sync:
     """Call as `sync("--dry-run")` in a folder with an offline run in two parts, `outputs/one`."""
+    import wandb
+
+    wandb.teardown()  # it keeps the address of the server that it asked first
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("WANDB_SILENT", "true")

@@ -8,6 +8,7 @@ import math
 import struct
 import subprocess
 import sys
+import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,7 +120,12 @@ def test_what_a_tracker_wrote_in_several_starts_is_one_run(tmp_path: Path) -> No
     run = RunInfo(id="toy", dir=tmp_path, project="p", name="toy run", config={"lr": 0.1})
     send(run, range(1, 4))
     send(dataclasses.replace(run, resumed_step=3), range(4, 6))
-    (found,) = offline_runs(tmp_path)
+    deadline = time.monotonic() + 20
+    while True:
+        (found,) = offline_runs(tmp_path)
+        if (found.state == "finished" and len(list(found.history)) == 5) or time.monotonic() > deadline:
+            break
+        time.sleep(0.05)  # W&B returns from `finish` a little before its service has written all
     assert len(found.parts) == 2
     assert [(row["_step"], row["loss"], row["_timestamp"]) for row in found.history] == [
         (step, step, 1.7e9 + step) for step in range(1, 6)
