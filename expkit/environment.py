@@ -8,12 +8,13 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from expkit.machine.visible import torch_uuids
 
-__all__ = ["git_state", "hardware", "packages", "slurm_ids", "was_requeued"]
+__all__ = ["git_state", "hardware", "job_name", "packages", "slurm_ids", "was_requeued"]
 
 _PACKAGES = (
     "expkit",
@@ -93,6 +94,15 @@ def slurm_ids() -> dict[str, str]:
         "nodelist": "SLURM_JOB_NODELIST",
     }
     return {key: os.environ[variable] for key, variable in names.items() if variable in os.environ}
+
+
+def job_name(job: Mapping[str, str]) -> str | None:
+    """Return what SLURM's commands call a job with these ids, or None.
+
+    Of an array, the number of the last task stands for all of them.
+    """
+    array, task = job.get("array_job_id"), job.get("array_task_id")
+    return f"{array}_{task}" if array and task else job.get("job_id")
 
 
 def was_requeued() -> bool:

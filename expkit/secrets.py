@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["MASK", "mask_arguments", "mask_secrets"]
+__all__ = ["MASK", "mask_arguments", "mask_secrets", "mask_text"]
 
 MASK = "***"
 
@@ -14,6 +15,10 @@ _NAMES = r"(api_?key|key|secret|token|password|passwd|credentials?|authorization
 _SECRET = re.compile(rf"(^|[_.\-/]){_NAMES}($|[_.\-/])", re.IGNORECASE)
 #: `{api_key: ...}` inside of an argument; an interpolation is no secret.
 _INSIDE = re.compile(rf"""(\b|_){_NAMES}(["']?\s*[:=]\s*)(?!["']?\$\{{)("[^"]*"|'[^']*'|[^\s,}}\]]+)""", re.IGNORECASE)
+#: `https://user:password@host`, and `Bearer abc`: a password or a token by its place.
+_BY_PLACE = re.compile(r"(://[^\s/@:]*:(?=[^\s/@]+@)|\bBearer\s+)[^\s@\"',]+", re.IGNORECASE)
+#: Shorter values of secret-sounding variables (`KEY=1`) are found in any text.
+_LEAST = 8
 
 
 def mask_secrets(value: Any, name: str = "") -> Any:
@@ -53,3 +58,15 @@ def mask_arguments(arguments: Sequence[str]) -> list[str]:
             masked.append(_INSIDE.sub(rf"\1\2\3{MASK}", argument))
         secret_follows = not equals and argument.startswith("-") and bool(_SECRET.search(argument.lstrip("-")))
     return masked
+
+
+def mask_text(text: str) -> str:
+    """Return a text, an error's say, with what looks like a secret replaced by `***`.
+
+    Known are the forms of `mask_arguments`, passwords in addresses, `Bearer ...`, and the values of this process's
+    secret-sounding environment variables.
+    """
+    for name, value in os.environ.items():
+        if len(value) >= _LEAST and _SECRET.search(name):
+            text = text.replace(value, MASK)
+    return _INSIDE.sub(rf"\1\2\3{MASK}", _BY_PLACE.sub(rf"\1{MASK}", text))

@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 
-from expkit.environment import slurm_ids
+from expkit.environment import job_name, slurm_ids
 from expkit.errors import UserError
 
-__all__ = ["TimeLimit", "duration", "job_end"]
+__all__ = ["TimeLimit", "duration", "job_end", "job_span"]
 
 log = logging.getLogger("expkit")
 
@@ -112,23 +112,38 @@ def job_end(job: dict[str, str] | None = None) -> float | None:
     Args:
         job: its ids as `expkit.environment.slurm_ids` gives them; this process's own by default.
     """
+    return _moment("SLURM_JOB_END_TIME") or _asked(slurm_ids() if job is None else job)
+
+
+def job_span(job: dict[str, str] | None = None) -> tuple[float | None, float | None]:
+    """Return when a SLURM job began and when it ends, in seconds since 1970, each None if that cannot be known.
+
+    The controller is asked first, since a limit may be extended; then the environment.
+
+    Args:
+        job: its ids as `expkit.environment.slurm_ids` gives them; this process's own by default.
+    """
+    job = slurm_ids() if job is None else job
+    start = _moment("SLURM_JOB_START_TIME")
+    return _asked(job, "%S") if start is None else start, _asked(job) or _moment("SLURM_JOB_END_TIME")
+
+
+def _moment(variable: str) -> float | None:
     with contextlib.suppress(ValueError):
-        end = float(os.environ.get("SLURM_JOB_END_TIME", ""))
-        if 0 < end < math.inf:
-            return end
-    return _asked(slurm_ids() if job is None else job)
+        moment = float(os.environ.get(variable, ""))
+        if 0 < moment < math.inf:
+            return moment
+    return None
 
 
-def _asked(job: dict[str, str]) -> float | None:
-    """Ask the controller."""
-    if "job_id" not in job:
+def _asked(job: dict[str, str], field: str = "%e") -> float | None:
+    """Ask the controller for a time, by default that of the end."""
+    name = job_name(job)
+    if name is None:
         return None
-    # Of an array, the number of the last task stands for all of them.
-    array, task = job.get("array_job_id"), job.get("array_task_id")
-    name = f"{array}_{task}" if array and task else job["job_id"]
     try:
         done = subprocess.run(  # noqa: S603 - no shell
-            ["squeue", "-h", "-j", name, "-o", "%e"],  # noqa: S607 - squeue is wherever the cluster has it
+            ["squeue", "-h", "-j", name, "-o", field],  # noqa: S607 - squeue is wherever the cluster has it
             capture_output=True,
             text=True,
             timeout=_PATIENCE,
@@ -137,11 +152,11 @@ def _asked(job: dict[str, str]) -> float | None:
         )
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
-    ends = []
+    moments = []
     for line in done.stdout.split():
         with contextlib.suppress(ValueError, OverflowError, OSError):  # N/A, NONE
-            ends.append(datetime.fromisoformat(line).timestamp())
-    return min(ends, default=None)
+            moments.append(datetime.fromisoformat(line).timestamp())
+    return min(moments, default=None)
 
 
 def duration(text: float | str) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from expkit.secrets import mask_arguments, mask_secrets
+from expkit.secrets import mask_arguments, mask_secrets, mask_text
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,22 @@ def test_the_configuration_itself_is_not_changed() -> None:
 )  # fmt: skip
 def test_secrets_on_the_command_line_are_masked(arguments: list[str], masked: list[str]) -> None:
     assert mask_arguments(arguments) == masked
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("RuntimeError: token=abc123 was refused", "RuntimeError: token=*** was refused"),
+        ("cannot reach https://me:hunter2@host:8080/x", "cannot reach https://me:***@host:8080/x"),
+        ("Authorization: Bearer abc.def", "Authorization: *** ***"),
+        ("401 for 'Bearer abc.def'", "401 for 'Bearer ***'"),
+        ("login failed for 0123456789abcdef", "login failed for ***"),
+        ("no server at http://localhost:8080/x", "no server at http://localhost:8080/x"),
+        ("KeyError: 'train_loss'", "KeyError: 'train_loss'"),
+        ("RuntimeError: mat1 and mat2 shapes cannot be multiplied (4x3 and 5x2)",) * 2,
+    ],
+)  # fmt: skip
+def test_secrets_in_what_an_error_says_are_masked(monkeypatch: pytest.MonkeyPatch, text: str, masked: str) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")
+    monkeypatch.setenv("SHORT_KEY", "1")
+    assert mask_text(text) == masked
