@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -13,8 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from expkit.environment import slurm_ids
-from expkit.errors import UserError
+from expkit.errors import UserError, describe
 from expkit.files import read_json, write_json
+from expkit.forecast import Forecast
+from expkit.machine.vitals import Vitals
+from expkit.secrets import mask_text
+from expkit.stopping import received_signal
 from expkit.troubles import WriteTrouble
 
 __all__ = ["StatusFile", "note_delivered", "read_status"]
@@ -49,11 +54,13 @@ class StatusFile:
     """Keeps status.json, replaced atomically at most every `interval` seconds by a thread of its own.
 
     The training loop only sets attributes; it never waits for this file. `heartbeat` counts up while the process
-    lives: readers judge by their own clock whether it does.
+    lives: readers judge by their own clock whether it does. What it notes of the machine lets `expkit.ending` tell
+    afterwards why the process died.
 
     Args:
         path: status.json.
-        observe: returns the fields that change (step, epoch, metrics ...); called from the thread.
+        observe: returns the fields that change (step, epoch, metrics ...); called from the thread. With `step` and
+            `total_steps` among them, there is a forecast.
         interval: seconds between two writes.
 
     Attributes:
@@ -68,6 +75,8 @@ class StatusFile:
         self._heartbeat = 0
         self._restarts = 0
         self.trouble = WriteTrouble(path)
+        self._why: dict[str, str] = {}
+        self._vitals, self._forecast = Vitals(), Forecast(path.parent)
         self._began = datetime.now().astimezone().isoformat(timespec="seconds")
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -80,29 +89,45 @@ class StatusFile:
         self._thread.start()
 
     def set(self, state: str) -> None:
-        """Change the state (starting, running, finished, failed, preempted, interrupted) and write at once."""
+        """Change the state (starting, running, finished, failed, preempted, interrupted) and write at once.
+
+        With it goes the reason: of `failed` the exception that is being handled, of `preempted` and `interrupted` the
+        signal that this process has received.
+        """
         self.state = state
+        error, number = sys.exception(), received_signal()
+        if state == "failed" and error is not None:
+            self._why = {"error": mask_text(describe(error))}
+        elif state in ("preempted", "interrupted") and number is not None:
+            self._why = {"signal": number.name}
         self.write()
 
     def stop(self, state: str) -> None:
         """End the heartbeat and leave `state` behind."""
         self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=5)
-        self.set(state)
+        try:
+            if self._thread.is_alive():
+                self._thread.join(timeout=5)
+        finally:  # torch's handler of SIGCHLD may raise just here that a loading process was killed: why it failed
+            self.set(state)
 
     def write(self) -> None:
         """Write the file now. A disk that refuses is said once, and once more when it works again."""
         with self._lock:
             self._heartbeat += 1
+            observed = dict(self._observe())
+            if self.state == "running":
+                observed["forecast"] = self._forecast.take(observed.get("step"), observed.get("total_steps"))
             content = {
                 "state": self.state,
-                **self._observe(),
+                **self._why,
+                **observed,
                 "heartbeat": self._heartbeat,
                 "heartbeat_time": time.time(),
                 "started": self._began,
                 "pid": os.getpid(),
                 "host": platform.node(),
+                "machine": self._vitals.read(),
                 "slurm": slurm_ids(),
                 "restarts": self._restarts,
             }

@@ -9,9 +9,16 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-__all__ = ["StopSignals"]
+__all__ = ["StopSignals", "received_signal"]
 
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
+
+_active: list[StopSignals] = []
+
+
+def received_signal() -> signal.Signals | None:
+    """Return the signal that asked what this process is doing now to stop, or None: signals are the process's."""
+    return next((each.received for each in reversed(_active) if each.received is not None), None)
 
 
 class StopSignals:
@@ -37,6 +44,7 @@ class StopSignals:
         self.at_once = False
 
     def __enter__(self) -> StopSignals:
+        _active.append(self)
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
             for name in _SIGNALS:
                 number = getattr(signal, name, None)
@@ -45,6 +53,7 @@ class StopSignals:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        _active.remove(self)
         for number, handler in self._previous.items():
             # A handler that C code installed reads as None, and cannot be put back.
             with contextlib.suppress(TypeError):

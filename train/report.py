@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from expkit.checkpoints import CheckpointManager
 from expkit.checkpoints.storage import step_of
 from expkit.config_tracker import ConfigTracker
+from expkit.ending import ending
 from expkit.errors import UserError
 from expkit.experiment import RunDir
 from expkit.files import write_bytes
@@ -61,7 +62,7 @@ class Report:
     """Tells how a run stands.
 
     Args:
-        files: the run directory.
+        files: the run directory, locked by this process.
         parts: what the run is made of.
 
     Attributes:
@@ -75,6 +76,7 @@ class Report:
         self.manager: CheckpointManager | None = None
         self.runner: Runner | None = None
         self.stopped_by: str | None = None
+        self._ended = ending(files, locked=True)  # of a run that is resumed, before its status.json is written anew
         self.pictures: Pictures | None = None
         self._results: ResultsView | None = None
         self._results_trouble, self._config_trouble = WriteTrouble(files.results), WriteTrouble(files.config)
@@ -196,6 +198,8 @@ class Report:
                 log.info("begins at step %d, with %s of run %s", step, parent["snapshot"], parent["run"])
             else:
                 log.info("resumed at step %d", step)
+            if self._ended is not None and not self._ended.clean:
+                log.info("it had ended before: %s", self._ended)
             for change in changes:
                 log.info("changed: %s", change)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from expkit.config_tracker import ConfigTracker
+from expkit.ending import ending
 from expkit.environment import slurm_ids, was_requeued
 from expkit.errors import ResumeError, UserError
 from expkit.experiment import RunDir
@@ -132,7 +133,9 @@ def confirm(found: Unfinished) -> bool:
     total = found.status.get("total_steps")
     step = newest_step(found.run)
     where = "the beginning" if step is None else f"step {step}" + (f" of {total}" if total else "")
-    question = f"go on with {found.run.root} from {where} (stopped {_ago(found)} ago: {found.state})? [Y/n] "
+    ended = ending(found.run, locked=True)  # whoever asks has seen that nobody holds the lock
+    how = ended.reason if ended is not None else found.state
+    question = f"go on with {found.run.root} from {where} (stopped {_ago(found)} ago: {how})? [Y/n] "
     try:
         while True:
             print(question, end="", file=screen, flush=True)

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from expkit.ending import ending
 from expkit.errors import UserError
 from expkit.experiment import RunDir, is_id, newest_run
-from expkit.files import process_alive, read_json
+from expkit.files import read_json
+from expkit.forecast import forecast_text
 from expkit.journal import read_journal
 
 __all__ = ["ShowCommand", "find", "find_with"]
 
-_DEAD_AFTER = 30.0
+_SAYS_NOTHING = {"killed": "dead", "silent": "silent"}
 
 
 class ShowCommand:
@@ -46,7 +47,9 @@ class ShowCommand:
             sys.stdout.buffer.write(orjson.dumps(summary, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
             return 0
         for name, value in summary.items():
-            if isinstance(value, dict):
+            if isinstance(value, dict) and "text" in value:
+                value = value["text"]
+            elif isinstance(value, dict):
                 value = "  ".join(f"{key} {_short(item)}" for key, item in value.items())
             print(f"{name:<11} {_short(value)}")
         return 0
@@ -92,15 +95,7 @@ def describe(run: RunDir) -> dict[str, Any]:
     """
     config = read_json(run.config)
     status: dict[str, Any] = read_json(run.status) if run.status.exists() else _without_status(run)
-    state, silent = status.get("state", "unknown"), time.time() - (status.get("heartbeat_time") or 0)
-    gone = status.get("host") == platform.node() and not process_alive(int(status.get("pid") or 0))
-    if state in ("starting", "running") and (gone or silent > _DEAD_AFTER):
-        state = f"dead (said {state}, last heartbeat {silent:.0f} s ago)"
-    following = f"expkit show {run.root} --json"
-    if state not in ("starting", "running", "unknown"):
-        following = f"python -m train resume={run.root}" + (
-            " trainer.max_epochs=... (more of them)" if state == "finished" else ""
-        )
+    standing = _standing(run, status)
     command = config.get("command") or ""
     metrics = {
         name: value
@@ -112,15 +107,40 @@ def describe(run: RunDir) -> dict[str, Any]:
     )
     return {
         "run": str(run.root),
-        "state": state,
+        **standing,
         "step": f"{status.get('step', 0)} of {status.get('total_steps') or '?'}",
         "started": config.get("timestamp"),
         "command": command if isinstance(command, str) else " ".join(command),
         "git": config.get("git_hash"),
         "metrics": metrics,
         **checkpoints,
-        "next": following,
+        "next": _next(run, standing["state"]),
     }
+
+
+def _standing(run: RunDir, status: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the state of a run; how it ended and its last event, if that was no clean end; what is to come of it."""
+    state, ended = str(status.get("state", "unknown")), ending(run)
+    if ended is None:
+        forecast = status.get("forecast") if state == "running" else None
+        text = forecast_text(forecast) if isinstance(forecast, Mapping) else ""
+        return {"state": state, **({"forecast": {**forecast, "text": text}} if forecast and text else {})}
+    if ended.state in ("killed", "silent"):
+        quiet = time.time() - (status.get("heartbeat_time") or 0)
+        state = f"{_SAYS_NOTHING[ended.state]} (said {state}, last heartbeat {quiet:.0f} s ago)"
+    if ended.clean:
+        return {"state": state}
+    told = {"ended": {"state": ended.state, "why": ended.why, "certain": ended.certain, "text": ended.text}}
+    event = {"event": {**ended.last_event, "text": ended.event_text}} if ended.last_event is not None else {}
+    return {"state": state, **told, **event}
+
+
+def _next(run: RunDir, state: str) -> str:
+    """Return what to type next."""
+    if state in ("starting", "running", "unknown") or state.startswith("silent"):
+        return f"expkit show {run.root} --json"
+    more = " trainer.max_epochs=... (more of them)" if state == "finished" else ""
+    return f"python -m train resume={run.root}{more}"
 
 
 def _without_status(run: RunDir) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,9 @@ from typing import Any
 import pytest
 
 from expkit import status as module
+from expkit.machine.vitals import Vitals
 from expkit.status import StatusFile
+from expkit.stopping import StopSignals
 
 
 @pytest.fixture
@@ -131,3 +134,60 @@ def test_the_heartbeat_survives_what_goes_wrong_in_the_run_that_it_observes(
         f"{path} cannot be written (RuntimeError: dictionary changed size during iteration): training goes on",
         f"{path} can be written again: 3 attempt(s) had failed",
     ]
+
+
+def test_a_failure_says_its_exception_and_a_stop_its_signal(path: Path) -> None:
+    status = StatusFile(path, dict)
+    try:
+        raise RuntimeError("password=hunter2 is wrong")
+    except RuntimeError:
+        status.stop("failed")
+    assert read(path)["error"] == "RuntimeError: password=*** is wrong"
+    status = StatusFile(path, dict)
+    with StopSignals(lambda: None) as signals:
+        os.kill(os.getpid(), signal.SIGUSR2)
+        wait_for(lambda: signals.received is not None)
+        status.stop(signals.state)
+    assert read(path)["signal"] == "SIGUSR2"
+    status = StatusFile(path, dict)
+    status.stop("finished")
+    assert not {"signal", "error"} & read(path).keys()
+
+
+def test_a_state_is_left_behind_though_a_signal_handler_raises_meanwhile(
+    path: Path, started: Callable[..., StatusFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(timeout: float) -> None:
+        raise RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed.")
+
+    status = started()
+    join = status._thread.join
+    monkeypatch.setattr(status._thread, "join", interrupted)
+    try:
+        raise ConnectionResetError(104, "Connection reset by peer")
+    except ConnectionResetError:
+        with pytest.raises(RuntimeError):
+            status.stop("failed")
+    assert read(path)["state"] == "failed"
+    assert read(path)["error"].startswith("RuntimeError: DataLoader worker (pid 5) is killed by signal: Killed.")
+    join(timeout=10)
+    monkeypatch.undo()
+
+
+def test_it_notes_what_its_death_will_be_explained_by(path: Path, started: Callable[..., StatusFile]) -> None:
+    started()
+    assert read(path)["machine"] == {**Vitals().read(), **_of_memory(read(path)["machine"])}
+
+
+def _of_memory(machine: dict[str, Any]) -> dict[str, Any]:
+    """What changes all the time."""
+    return {name: value for name, value in machine.items() if name.startswith("memory_")}
+
+
+def test_there_is_a_forecast_as_long_as_it_runs(path: Path, started: Callable[..., StatusFile]) -> None:
+    status = started(lambda: {"step": 5, "total_steps": 10})
+    assert "forecast" not in read(path)
+    status.set("running")
+    assert read(path)["forecast"] == {}, "nothing is known yet"
+    status.stop("finished")
+    assert "forecast" not in read(path)

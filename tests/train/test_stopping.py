@@ -60,7 +60,9 @@ def test_a_signal_saves_at_the_next_step_and_then_calls_the_handler_that_was_the
     process.expect("epoch 1/")
     process.send(number)
     assert process.end() == 128 + number, process.said
-    step = json.loads((run / "status.json").read_text())["step"]
+    status = json.loads((run / "status.json").read_text())
+    step = status["step"]
+    assert status["signal"] == number.name
     assert intact(run)[-1] == step
     ended = "interrupted" if number == signal.SIGINT else "preempted"
     assert f"{ended} at step {step}; go on with: python -m train resume={run}\n" in process.said

@@ -254,6 +254,20 @@ def stopped(finished: Path, outputs: Path) -> Path:
     return run
 
 
+def test_a_run_that_was_killed_says_so_in_the_question_and_when_it_goes_on(finished: Path, outputs: Path) -> None:
+    run = outputs / "stopped"
+    shutil.copytree(finished, run, symlinks=True)
+    say_stopped(run, "running", pid=2**22 + 1, machine={})
+    process = Forked(outputs, *SMALL, "resume=ask")
+    killed = "killed (without a word: SIGKILL, or a crash in native code; "
+    process.expect(f" ago: {killed}")
+    process.type("\n")
+    assert process.end() == 0, process.said
+    assert f"it had ended before: {killed}" in process.said
+    assert ", last seen at step 6\n" in process.said
+    assert f"it had ended before: {killed}" in (run / "logs" / "training.log").read_text()
+
+
 @pytest.mark.parametrize("answer", ["\n", "what?\nYES\n"])
 def test_the_question_is_answered_with_yes(stopped: Path, answer: str) -> None:
     process = Forked(stopped.parent, *SMALL, "resume=ask")

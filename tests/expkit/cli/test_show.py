@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from expkit.cli.main import main
+from expkit.ending import Ending
 
 Show = Callable[..., dict[str, Any]]
 
@@ -84,6 +85,45 @@ def test_where_there_are_checkpoints_it_says_how_to_look_at_them(run: Path, show
     assert "checkpoints" not in show()
     (run / "checkpoints" / "checkpoint_step_5.pt").touch()
     assert show()["checkpoints"] == f"expkit checkpoints {run}"
+
+
+def test_a_living_run_says_when_it_ends(run: Path, show: Show, capsys: pytest.CaptureFixture[str]) -> None:
+    forecast = {"end_time": time.time() + 9000, "requeues": 2, "steps_per_sec": 3.0}
+    update(run / "status.json", forecast=forecast)
+    assert main(["show", str(run)]) == 0
+    assert "\nforecast    ends in 2.5 h, without the time between jobs, at 2" in capsys.readouterr().out
+    content = show()["forecast"]
+    assert content.pop("text").endswith("; 2 requeues needed")
+    assert content == forecast
+    update(run / "status.json", state="finished")
+    assert "forecast" not in show()
+
+
+def test_a_run_that_died_says_why_and_what_was_noticed_last(
+    run: Path, show: Show, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "logs").mkdir()
+    event = {"step": 25, "kind": "loss_spike", "severity": "WARNING", "message": "train_loss rose"}
+    write(run / "logs" / "events.jsonl", event)
+    update(run / "status.json", state="failed", error="RuntimeError: no")
+    content = show()
+    text = "failed (RuntimeError: no), at step 30"
+    assert content["ended"] == {"state": "failed", "why": "RuntimeError: no", "certain": True, "text": text}
+    assert content["event"] == {**event, "text": "loss_spike at step 25: train_loss rose"}
+    assert main(["show", str(run)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2:4] == [f"ended       {text}", "event       loss_spike at step 25: train_loss rose"]
+    update(run / "status.json", state="finished")
+    assert not {"ended", "event"} & show().keys()
+
+
+def test_a_run_whose_process_is_there_but_says_nothing_is_silent(
+    run: Path, show: Show, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("expkit.cli.show.ending", lambda _: Ending("silent", "process 5 is there", False, 30))
+    content = show()
+    assert content["state"].startswith("silent (said running, last heartbeat ")
+    assert content["next"] == f"expkit show {run} --json", "it holds the lock: a resume would be refused"
 
 
 def test_a_run_whose_heartbeat_stopped_is_dead(run: Path, show: Show) -> None:
