@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -97,6 +98,14 @@ def test_a_multi_select_option_holds_flat_arguments_under_its_own_name(group: st
         text, chosen = file.read_text(), preset(file)
         assert text.startswith(f"# @package {group}\n" if chosen else f"# @package {group}.{option}\n")
         assert set(chosen) <= set(options(group)) if chosen else "\n_target_: " in text
+
+
+def test_the_page_has_every_option_of_every_group() -> None:
+    page = (CONF.parent / "docs" / "training.md").read_text()
+    table = page.partition("\n## Groups\n")[2].partition("\n\n## ")[0]
+    named = {word for code in re.findall("`([^`]+)`", table) for word in re.findall(r"\w+", code)}
+    missing = {choice for choice in all_options() if choice.partition("=")[2] not in named}
+    assert not missing
 
 
 def test_everything_at_once(train: Train, outputs: Path) -> None:
