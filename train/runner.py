@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -36,6 +35,7 @@ from train.best import Best
 from train.config.trainer import UNKNOWN_STEPS, TrainerConfig
 from train.data import Batches, StepBatches
 from train.measuring import training_metrics, validation_means
+from train.position import after, pass_over
 from train.probe import first_batch, probe_loss
 from train.stopwatch import Stopwatch
 from train.tasks.base import Task
@@ -139,7 +139,8 @@ class Runner:
         return True
 
     def _train_step(self, batches: StepBatches) -> None:
-        ahead = self._after(batches)
+        ahead = after(self.progress, batches)
+        pass_over(ahead, self.passes, self.train.steps)
         look = self.diagnostics.look_ahead(self.model, ahead, self._ends(ahead)) if self.diagnostics else None
         before_step = None if look is None else self.watch.pausing(look)
         values, names, count = self.update(self.task, self.model, batches.pieces, before_step)
@@ -154,19 +155,6 @@ class Runner:
         self.last_batch = batches.pieces[0][0]
         ahead.samples += batches.samples if batches.samples is not None else count
         self.progress = ahead
-
-    def _after(self, batches: StepBatches) -> Progress:
-        """Return where the run stands once these batches are trained on, but for their samples."""
-        now, last = self.progress, batches.last
-        ahead = replace(
-            now,
-            step=now.step + 1,
-            epoch=now.epoch + last,
-            batch=0 if last else now.batch + 1,
-            epoch_ended=last,
-        )
-        self._pass_over(ahead)
-        return ahead
 
     def _after_step(self) -> bool:
         """Do what is due at this step boundary. Return whether to stop."""
@@ -230,22 +218,6 @@ class Runner:
         assert self.val is not None
         return validation_means(self.task, self.model, self.val, self.update, self.dist)
 
-    def _pass_over(self, progress: Progress) -> bool:
-        """Bring `progress` past the batches that are passed over up to its step, if it is not. Return whether it was.
-
-        By how many it has passed over, as a checkpoint of that step may be from before the rewind.
-        """
-        batches = sum(count for step, count in self.passes.items() if step <= progress.step) - progress.skipped
-        if batches <= 0:
-            return False
-        progress.skipped += batches
-        progress.batch += batches
-        if self.train.steps is not None and progress.batch >= self.train.steps:
-            progress.epoch += progress.batch // self.train.steps
-            progress.batch %= self.train.steps
-            progress.epoch_ended = True
-        return True
-
     def _probe(self) -> Callable[[nn.Module], object]:
         """Return what runs a model on a batch that is always the same."""
         batch = first_batch(self.val or self.train)
@@ -305,7 +277,7 @@ class Runner:
             elapsed=state["elapsed"],
             previous_elapsed=state["elapsed"],
         )
-        passed = self._pass_over(self.progress)
+        passed = pass_over(self.progress, self.passes, self.train.steps)
         self.train.load_state_dict(None if passed else state.get("loader"))  # it is drawn again from the epoch's start
         self.control.go_on_from(state["elapsed"])
         self.best.load_state_dict(state["best"])

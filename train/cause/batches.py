@@ -15,6 +15,7 @@ from expkit.errors import UserError
 from expkit.experiment import RunDir
 from expkit.rng import fixed_seed
 from train.data import Batches
+from train.position import still_to_pass
 from train.responses import passes
 from train.resume import Origin
 
@@ -41,7 +42,7 @@ class Place:
 
     def passed(self, step: int) -> int:
         """Return how many batches are passed over from here up to the end of `step`."""
-        return max(0, sum(count for at, count in self.passes.items() if at <= step) - self.skipped)
+        return max(0, still_to_pass(self.passes, step, self.skipped))
 
 
 @dataclass(frozen=True)
