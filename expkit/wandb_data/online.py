@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from expkit.errors import UserError
+from expkit.wandb_data.at_once import at_once
 from expkit.wandb_data.login import missing_login
 from expkit.wandb_data.source import SYSTEM, NoAnswerError, Row
 
 __all__ = ["OnlineRun", "OnlineSource"]
 
-K = TypeVar("K")
 T = TypeVar("T")
 
 _TRIES = 3
 _PAUSE = 0.5  # seconds before the second try, twice as long before the third; W&B itself asks again within each
 _SAMPLES = 10_000  # rows that a server is asked for at most: a day of a value every ten seconds
-_AT_ONCE = 8  # requests, one per key
 _LOCAL = "without a network, name a local run by its path"
 _HERE = "what is on this machine: `expkit wandb runs outputs`, `expkit wandb keys latest`"
 
@@ -194,12 +190,7 @@ class OnlineRun:
         counts = self._counts()
         rows: dict[int, dict[str, Any]] = {}
         # One request per key: asked for several, W&B leaves out the rows that lack one of them.
-        try:
-            answers = _at_once(self._values, [(key,) for key in keys])
-        except KeyboardInterrupt:
-            self._source.given_up = "interrupted"  # the threads that still wait have nothing more to say
-            raise
-        for key, answer in zip(keys, answers, strict=True):
+        for key, answer in zip(keys, self._answers([(key,) for key in keys]), strict=True):
             if len(answer) < (counts.get(key) or 0):
                 sample = f"a sample of {len(answer)} out of {counts[key]} rows"
                 self._note(f"the server gave {sample}: averages and maxima are of that")
@@ -216,12 +207,8 @@ class OnlineRun:
         counts = self._counts()
         together = [tuple(keys) for keys in groups if len({counts.get(key) for key in keys}) == 1]
         apart = [(key,) for keys in groups if tuple(keys) not in together for key in keys]
-        try:
-            answers = _at_once(self._values, [*together, *apart])
-        except KeyboardInterrupt:
-            self._source.given_up = "interrupted"
-            raise
-        for keys, answer in zip([*together, *apart], answers, strict=True):
+        asked = [*together, *apart]
+        for keys, answer in zip(asked, self._answers(asked), strict=True):
             expected = counts.get(keys[0]) or 0
             if _SAMPLES <= len(answer) < expected:
                 self._note(f"the server gave a sample of {len(answer)} out of {expected} rows")
@@ -229,6 +216,14 @@ class OnlineRun:
                 yield from self.metrics(keys)
                 continue
             yield from answer
+
+    def _answers(self, groups: Sequence[Sequence[str]]) -> list[list[dict[str, Any]]]:
+        """Return the rows of each group of keys, one request for each."""
+        try:
+            return at_once(self._values, groups)
+        except KeyboardInterrupt:
+            self._source.given_up = "interrupted"  # the threads that still wait have nothing more to say
+            raise
 
     def _values(self, keys: Sequence[str]) -> list[dict[str, Any]]:
         answer: list[dict[str, Any]] = self._source.ask(
@@ -244,33 +239,6 @@ class OnlineRun:
     def _note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
-
-
-def _at_once(question: Callable[[K], T], keys: Sequence[K]) -> list[T]:
-    """Return the answers to a question about each key, asked in several threads."""
-    waiting: SimpleQueue[K] = SimpleQueue()
-    done: SimpleQueue[tuple[K, T | None, BaseException | None]] = SimpleQueue()
-
-    def work() -> None:
-        with contextlib.suppress(Empty):
-            while True:
-                key = waiting.get_nowait()
-                try:
-                    done.put((key, question(key), None))
-                except BaseException as error:  # noqa: BLE001  # raised again by the thread that waits for it
-                    done.put((key, None, error))
-
-    for key in keys:
-        waiting.put(key)
-    for _ in range(min(_AT_ONCE, len(keys))):
-        threading.Thread(target=work, daemon=True).start()  # Ctrl-C must not wait for them, as an executor would
-    answers: dict[K, Any] = {}
-    for _ in keys:
-        key, answer, error = done.get()
-        if error is not None:
-            raise error
-        answers[key] = answer
-    return [answers[key] for key in keys]
 
 
 def _check_installed() -> None:
