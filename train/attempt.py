@@ -6,11 +6,9 @@ A resume changes nothing on disk before everything has been prepared: data, mode
 from __future__ import annotations
 
 import logging
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
-from datetime import datetime
 from typing import Any
 
 from omegaconf import DictConfig
@@ -18,19 +16,18 @@ from rich.console import Console
 
 from expkit.detectors.base import Event
 from expkit.dist import Control, Dist
-from expkit.environment import git_state
 from expkit.errors import ResumeError
 from expkit.events import EventLog
 from expkit.experiment import RunDir
 from expkit.journal import Journal
 from expkit.recorder import Recorder
 from expkit.schedule import auto_intervals
-from expkit.secrets import mask_arguments, mask_secrets
+from expkit.secrets import mask_secrets
 from expkit.status import StatusFile, read_status
 from expkit.stopping import StopSignals
 from expkit.timelimit import TimeLimit
-from expkit.trackers import Alert, RunInfo
-from expkit.webhook import Webhook
+from expkit.trackers import RunInfo
+from train.alerts import alerts
 from train.best import Best
 from train.config.build import plain
 from train.data import kill_loaders
@@ -175,23 +172,17 @@ class Attempt:
         if resumed is None:
             self.report.add_to_config(dataset=self.dataset)
         else:
-            moment = {
-                "step": self.step,
-                "timestamp": datetime.now().astimezone().isoformat(timespec="seconds"),
-                "command": mask_arguments(sys.orig_argv),
-                **git_state(),
-                "changed": changes,
-                **({"rewind": asdict(self.rewind)} if self.rewind is not None else {}),
-            }
+            rewind = asdict(self.rewind) if self.rewind is not None else None
             # In this order: whatever a kill or a disk leaves undone, the next resume does, and no record is lost.
             with may_refuse(files.root):
-                note_resume(self.config, resumed, self.plain, moment, branch)
+                note_resume(self.config, resumed, self.plain, self.step, changes, rewind, branch)
                 go_back(self.manager if self.state is not None else None, files, self.step)
             self.report.add_to_config()
         with may_refuse(files.root):
             journal = Journal(files.metrics)
         stack.callback(journal.close)
-        events = EventLog(files.events, parts.detectors, self._alert(stack), self._respond)
+        alert = stack.enter_context(alerts(parts, files, self.dist))
+        events = EventLog(files.events, parts.detectors, alert, self._respond)
         stack.callback(events.close)
         self.responder = runner.respond = self._responder(events)
         if self.state is not None and self.state.get("response_state"):
@@ -259,20 +250,6 @@ class Attempt:
         number = 0 if finished else int(self.signals.received or 0)
         look = self.parts.trackers.where(replace(self.info, dir=self.files.root))
         return Outcome(self.files.root, state, best, number, tuple(look), complete)
-
-    def _alert(self, stack: ExitStack) -> Callable[[Alert], None]:
-        """Return what takes an alert to the trackers, and to the webhook if there is one."""
-        to_trackers, url = self.parts.trackers.alert, self.parts.responses.webhook
-        if url is None or not self.dist.is_main:
-            return to_trackers
-        webhook = Webhook(url)
-        stack.callback(webhook.close)
-
-        def alert(each: Alert) -> None:
-            to_trackers(each)
-            webhook.send({"run": self.files.id, "dir": str(self.files.root.absolute()), **asdict(each)})
-
-        return alert
 
     def _status_now(self) -> dict[str, Any]:
         """Return status.json, with what it is about to say of this step."""

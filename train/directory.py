@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +17,7 @@ from torch import nn
 
 from expkit.checkpoints import checkpoint_error
 from expkit.config_tracker import ConfigTracker
+from expkit.environment import git_state
 from expkit.errors import ConfigError, ResumeError, UserError
 from expkit.experiment import RunDir, create_experiment_directory, generate_experiment_id, is_id
 from expkit.files import check_writable, free_gb, fsync_folder, remove_stale_temporaries, write_bytes
@@ -118,7 +121,13 @@ def may_refuse(root: Path) -> Iterator[None]:
 
 
 def note_resume(
-    config: DictConfig, origin: Origin, plain_config: Mapping[str, Any], moment: Mapping[str, Any], branch: int
+    config: DictConfig,
+    origin: Origin,
+    plain_config: Mapping[str, Any],
+    step: int,
+    changes: Sequence[str],
+    rewind: Mapping[str, Any] | None,
+    branch: int,
 ) -> None:
     """Write down what the run is from here on: the next resume goes on from this configuration.
 
@@ -126,7 +135,9 @@ def note_resume(
         config: composed for this resume.
         origin: what is resumed.
         plain_config: the same as plain values, secrets masked.
-        moment: what config.json says of this resume.
+        step: where it goes on.
+        changes: how its configuration differs from the one before.
+        rewind: what has led back to this step, or None if it was none.
         branch: how often the run has left the course that its trackers know.
     """
     number = 1
@@ -139,12 +150,20 @@ def note_resume(
         shutil.rmtree(folder, ignore_errors=True)
         raise
     overrides = typed_overrides()
-    resumes = [*origin.stored.get("resumes", []), {**moment, "overrides": overrides}]
+    moment = {
+        "step": step,
+        "timestamp": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": mask_arguments(sys.orig_argv),
+        **git_state(),
+        "changed": changes,
+        **({"rewind": rewind} if rewind is not None else {}),
+        "overrides": overrides,
+    }
     ConfigTracker(origin.run).add_to_config(
         config=plain_config,
         overrides=overrides,
         first_overrides=origin.stored.get("first_overrides", origin.stored.get("overrides")),
-        resumes=resumes,
+        resumes=[*origin.stored.get("resumes", []), moment],
         branch=branch,
     )
 
