@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import itertools
 import logging
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from expkit.errors import ConfigError
 from expkit.record import Record
 from expkit.trackers.base import Alert, RunInfo, Tracker
+from expkit.trackers.wandb_service import forget_service, known_settings, open_run
 from expkit.wandb_data.login import has_key, missing_login, server_trouble, without_error_reports
 from expkit.wandb_data.offline import SUPERSEDED, OfflineRun
 from expkit.wandb_data.records import first_run, records
@@ -145,7 +145,7 @@ class WandbTracker(Tracker):
         if self.mode == "online":
             _check_login()
             trouble = server_trouble(self.init_timeout)  # first, because a failed `wandb.init` leaves the id in use
-        self._run = _init(
+        self._run = open_run(
             project=project,
             entity=self.entity,
             mode="offline" if trouble else self.mode,
@@ -158,7 +158,7 @@ class WandbTracker(Tracker):
             tags=[tag[:64] for tag in run.tags] or None,
             notes=run.notes,
             config={"run_name": name, **run.config},  # the name that people filter runs by
-            settings=_settings(
+            settings=known_settings(
                 silent=True,
                 console="off",
                 disable_git=True,
@@ -220,7 +220,7 @@ class WandbTracker(Tracker):
         process = getattr(getattr(connection, "_proc", None), "_process", None)
         if process is not None:
             process.kill()
-            _forget_service()
+            forget_service()
 
     def where(self, run: RunInfo) -> str | None:
         """Return the address of an online run, or the command that shows an offline one in the terminal."""
@@ -245,39 +245,7 @@ class WandbTracker(Tracker):
         except TimeoutError:
             return
         except Exception:  # noqa: BLE001 - whatever W&B raises once its service process is gone
-            _forget_service()
-
-
-def _init(**options: Any) -> wandb.Run:
-    import wandb
-
-    try:
-        return wandb.init(**options)
-    except Exception as error:  # whatever it is, it is raised again
-        gone = ("MailboxClosedError", "WandbServiceConnectionError")
-        if isinstance(error, ConnectionError) or type(error).__name__ in gone:
-            os.environ.pop("WANDB_SERVICE", None)  # where a service was: a process inherits that from its parent
-            _forget_service()  # so that the next attempt finds a new one
-        raise
-
-
-def _forget_service() -> None:
-    """Forget a service process that is gone. Every run of this process has lost it."""
-    import wandb
-
-    with contextlib.suppress(Exception, SystemExit):  # it leaves with the exit code of a service that was killed
-        wandb.teardown(exit_code=1)
-
-
-def _settings(**wanted: Any) -> wandb.Settings:
-    """Return W&B's settings. Private ones (`x_...`) may go away: what this W&B does not know is said and left out."""
-    import wandb
-
-    known = wandb.Settings.model_fields
-    for name in [name for name in wanted if name.startswith("x_") and name not in known]:
-        log.warning("wandb %s has no setting %s any more: see docs/trackers.md", wandb.__version__, name)
-        del wanted[name]
-    return wandb.Settings(**wanted)
+            forget_service()
 
 
 def _say_ignored(**decided: str) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from expkit.errors import ConfigError
 from expkit.trackers import Alert, Delivery, RunInfo
-from expkit.trackers import wandb as wandb_module
 from expkit.trackers.wandb import WandbTracker
+from expkit.trackers.wandb_service import known_settings
 
 KEY = "0123456789abcdef" * 2 + "01234567"
 
@@ -161,9 +161,9 @@ def test_bad_values_are_refused_at_once(arguments, said):
 
 
 def test_a_private_setting_that_has_gone_away_is_said_and_left_out(caplog):
-    settings = wandb_module._settings(silent=True, x_disable_meta=True, x_gone_with_the_wind=0.5)
+    settings = known_settings(silent=True, x_disable_meta=True, x_gone_with_the_wind=0.5)
     assert settings.silent and settings.x_disable_meta
     (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert "has no setting x_gone_with_the_wind any more" in said
     with pytest.raises(ValueError, match="misspelt"):
-        wandb_module._settings(misspelt=True)
+        known_settings(misspelt=True)
