@@ -36,7 +36,7 @@ from train.display import Display, file_logging
 from train.parts import Parts
 from train.pictures import Pictures
 from train.report import Outcome, Report, dataset_info
-from train.responses import Responder, Rewind, left_course, passes, rewinds
+from train.responses import Responder, Rewind, left_course, lower_as_rewinds, lowered, passes, rewinds
 from train.restoring import check_continuity, go_back, is_exact, later_checkpoints, load_state, restore
 from train.resume import Origin, differences, warn_if_other_data
 from train.runner import Runner
@@ -111,6 +111,11 @@ class Attempt:
             raise
 
     @property
+    def _stored(self) -> Mapping[str, Any]:
+        """What config.json says of what has led here: of a run that begins with a snapshot only where that is from."""
+        return self.resumed.stored if self.resumed is not None else {"parent": self.origin and self.origin.parent}
+
+    @property
     def step(self) -> int:
         """The step that the run goes on from."""
         return int(self.state["step"]) if self.state is not None else 0
@@ -146,7 +151,7 @@ class Attempt:
             control=self.control,
         )
         if origin is not None and self.manager is not None:
-            stored = origin.stored if self.resumed is not None else {"parent": origin.parent}
+            stored = self._stored
             runner.passes = passes(stored, self.rewind)
             self.state = load_state(self.manager, self.files, origin)
             back = left_course(stored, self.state)
@@ -154,6 +159,7 @@ class Attempt:
                 self.state = load_state(self.manager, self.files, replace(origin, step=back))
         if origin is not None and self.state is not None:
             restore(runner, self.state, origin, self.plain, parts.detectors)
+            lower_as_rewinds(runner.update, stored, self.state, self.rewind)
         self.report.runner = runner
         self.dataset = dataset_info(parts, train, val)
         if origin is not None:
@@ -260,6 +266,7 @@ class Attempt:
         self.snapshotter.take(events)
 
     def _responder(self, events: EventLog) -> Responder:
+        stored = self._stored
         return Responder(
             self.parts.responses,
             self.parts.detectors,
@@ -267,8 +274,9 @@ class Attempt:
             events.note,
             self.manager.steps if self.manager is not None else tuple,
             events.troubles,
-            0 if self.resumed is None else rewinds(self.resumed.stored) + (self.rewind is not None),
+            rewinds(stored) + (self.rewind is not None),
             self.report.runner.known_steps if self.report.runner is not None else None,
+            lowered(stored, self.rewind),
         )
 
     def _limit(self) -> TimeLimit | None:

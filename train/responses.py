@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from expkit.detectors.base import Detector, Event, Severity
@@ -15,8 +16,9 @@ from train.config.responses import ResponseSettings
 
 if TYPE_CHECKING:
     from train.runner import Runner
+    from train.update import Update
 
-__all__ = ["Order", "Responder", "Rewind", "left_course", "passes", "rewinds"]
+__all__ = ["Order", "Responder", "Rewind", "left_course", "lower_as_rewinds", "lowered", "passes", "rewinds"]
 
 log = logging.getLogger("expkit")
 
@@ -45,10 +47,11 @@ class Rewind:
 
     Attributes:
         step: the checkpoint's.
-        at: the step after which batches are passed over: the run goes the same way up to there.
+        at: the step after which batches are passed over: the run goes the same way up to there, at the same rate.
         batches: how many.
         seen: the step of the event that asked for it.
         kind, why: of the event, and what it says.
+        lr_factor: what the learning rate is multiplied by from the checkpoint on: `lower_lr` came with it.
     """
 
     step: int
@@ -57,6 +60,7 @@ class Rewind:
     seen: int
     kind: str
     why: str
+    lr_factor: float = 1.0
 
 
 class Responder:
@@ -70,6 +74,7 @@ class Responder:
         checkpoints: returns the steps of the checkpoints that there are.
         troubles: returns the steps of the events so far that were warnings, or worse.
         rewound: how often the run was rewound before.
+        lowered: what rewinds have multiplied the learning rate by, in all.
         total_steps: of the run, or None if that is not known.
 
     Attributes:
@@ -87,12 +92,14 @@ class Responder:
         troubles: Callable[[], Sequence[int]],
         rewound: int = 0,
         total_steps: int | None = None,
+        lowered: float = 1.0,
     ) -> None:
         self._settings = settings
         self._detectors = detectors
         self._control = control
         self._note = note
         self._checkpoints, self._troubles, self._rewound = checkpoints, troubles, rewound
+        self._lowered = lowered
         self._around = settings.batches_around(total_steps)
         self._orders: dict[tuple[str, str], Order] = {}
         self.rewind: Rewind | None = None
@@ -111,14 +118,18 @@ class Responder:
         """Do what was ordered, on every rank. Return what else is to be done at this step, as bits of `Control`."""
         orders, self._orders = runner.dist.broadcast([*self._orders.values()]), {}
         bits = 0
+        lower = [order for order in orders if order.response == "lower_lr"]
+        rewound = any(order.rewind is not None for order in orders)  # which would undo what is lowered before it
         for order in orders:
             if order.response == "lower_lr":
+                if rewound:
+                    continue
                 runner.update.scale_learning_rate(self._settings.lr_factor)
                 self._say(order, runner, f"the learning rate is {runner.update.learning_rate:.4g} from here on")
             elif order.rewind is not None and not bits & Control.REWIND:
-                self.rewind = order.rewind
+                self.rewind = replace(order.rewind, lr_factor=self._settings.lr_factor ** len(lower))
                 bits |= Control.REWIND
-                self._say(order, runner, _rewound(order.rewind))
+                self._say(order, runner, _rewound(self.rewind))
             elif order.response == "switch":
                 self._switch(order, runner)
             elif order.rewind is None:
@@ -129,12 +140,12 @@ class Responder:
 
     def finish(self, runner: Runner) -> None:
         """Rewind, if the last step of the run asks for it. All else there is too late for; a resume does it."""
-        if any(order.rewind is not None for order in self._orders.values()):
+        if runner.dist.broadcast(any(order.rewind is not None for order in self._orders.values())):
             self(runner)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was ordered and is not done yet: a resume does it at the same step."""
-        return {"orders": [asdict(order) for order in self._orders.values()]}
+        """Return what was ordered and is not done yet, a resume does it then, and what rewinds have lowered."""
+        return {"orders": [asdict(order) for order in self._orders.values()], "lowered": self._lowered}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` returned."""
@@ -215,6 +226,29 @@ def passes(stored: Mapping[str, Any], rewind: Rewind | None = None) -> dict[int,
     return found
 
 
+def lowered(stored: Mapping[str, Any], rewind: Rewind | None = None) -> float:
+    """Return what rewinds have multiplied the learning rate by, in all, as config.json says; see `passes`."""
+    factors = [each["rewind"].get("lr_factor", 1.0) for each in stored.get("resumes", ()) if "rewind" in each]
+    before: float = (stored.get("parent") or {}).get("lr_factor", 1.0)
+    return math.prod(factors, start=before) * (1.0 if rewind is None else rewind.lr_factor)
+
+
+def lower_as_rewinds(
+    update: Update, stored: Mapping[str, Any], state: Mapping[str, Any] | None, rewind: Rewind | None = None
+) -> None:
+    """Multiply the learning rate by what rewinds have, and a checkpoint does not have yet.
+
+    Args:
+        update: restored from the checkpoint.
+        stored: config.json.
+        state: the checkpoint, or None without one.
+        rewind: one more, not in it yet.
+    """
+    factor = lowered(stored, rewind) / _lowered_in(state)
+    if factor != 1.0:
+        update.scale_learning_rate(factor)
+
+
 def left_course(stored: Mapping[str, Any], state: Mapping[str, Any] | None) -> int | None:
     """Return where the last rewind has gone back to, if a checkpoint is of the course that it has left; or None.
 
@@ -228,10 +262,17 @@ def left_course(stored: Mapping[str, Any], state: Mapping[str, Any] | None) -> i
     if "rewind" not in last or state is None:
         return None
     step, passed = int(state["step"]), passes(stored)
+    back = int(last["rewind"]["step"])
     missing = sum(count for at, count in passed.items() if at < step) > state["sampler_state"]["cursor"]["skipped"]
-    return int(last["rewind"]["step"]) if missing else None
+    faster = step > back and _lowered_in(state) != lowered(stored)
+    return back if missing or faster else None
+
+
+def _lowered_in(state: Mapping[str, Any] | None) -> float:
+    return float(((state or {}).get("response_state") or {}).get("lowered", 1.0))
 
 
 def _rewound(rewind: Rewind) -> str:
     batches = "1 batch" if rewind.batches == 1 else f"{rewind.batches} batches"
-    return f"back to step {rewind.step}, past {batches} after step {rewind.at}"
+    slower = "" if rewind.lr_factor == 1 else f", with {rewind.lr_factor:.4g} times the learning rate"
+    return f"back to step {rewind.step}, past {batches} after step {rewind.at}{slower}"

@@ -19,7 +19,7 @@ from expkit.record import to_plain
 from expkit.secrets import MASK
 from expkit.snapshots.files import RUN_CONFIG
 from expkit.snapshots.reading import Snapshot, is_snapshot, load_snapshot
-from train.responses import passes
+from train.responses import lowered, passes
 from train.unfinished import find_same
 
 __all__ = [
@@ -62,9 +62,15 @@ class Origin:
         """What config.json of a new run says of where it comes from."""
         if self.snapshot is None:
             return None
-        parent = {"run": self.snapshot.run, "snapshot": self.snapshot.path.resolve().name, "step": self.step}
-        passed = passes(self.stored)
-        return {**parent, "passes": [[*each] for each in passed.items()]} if passed else parent
+        parent: dict[str, Any] = {
+            "run": self.snapshot.run,
+            "snapshot": self.snapshot.path.resolve().name,
+            "step": self.step,
+        }
+        passed, factor = passes(self.stored), lowered(self.stored)
+        if passed:
+            parent["passes"] = [[*each] for each in passed.items()]
+        return {**parent, "lr_factor": factor} if factor != 1 else parent
 
     @property
     def place(self) -> Path:

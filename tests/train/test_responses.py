@@ -23,7 +23,7 @@ from expkit.snapshots import creating, list_snapshots, verify
 from tests.conftest import Train
 from tests.train.troubled import LossNan
 from train.config.responses import ResponseSettings
-from train.responses import Responder, Rewind, left_course, passes, rewinds
+from train.responses import Responder, Rewind, left_course, lower_as_rewinds, lowered, passes, rewinds
 from train.restoring import restore_guards
 from train.update import Update
 
@@ -162,6 +162,22 @@ def test_lower_lr_halves_what_follows(trouble: Trouble, scheduler: str) -> None:
             assert rate == pytest.approx(factor * rates[0][step])
 
 
+@pytest.mark.parametrize("scheduler", ["constant", "cosine"])
+def test_a_rewind_and_lower_lr_for_one_event_lower_it_from_the_checkpoint_on(trouble: Trouble, scheduler: str) -> None:
+    plain = trouble(f"scheduler={scheduler}")
+    lowered = trouble(f"scheduler={scheduler}", "detectors.spoilt.respond=[lower_lr,rewind]", "responses.lr_factor=0.3")
+    rates = [
+        {entry["step"]: entry["learning_rate"] for entry in read_journal(run / "logs" / "metrics.jsonl")}
+        for run in (plain, lowered)
+    ]
+    (rewind,) = [each["rewind"] for each in read(lowered, "config.json")["resumes"]]
+    for step in rates[0].keys() & rates[1].keys():
+        assert rates[1][step] == pytest.approx((0.3 if step > rewind["step"] else 1.0) * rates[0][step])
+    said = (lowered / "logs" / "training.log").read_text()
+    assert f"after step {rewind['at']}, with 0.3 times the learning rate" in said
+    assert "the learning rate is" not in said, "what the rewind would undo"
+
+
 def test_a_skipped_update_leaves_everything_as_it_was(trouble: Trouble) -> None:
     run = trouble("detectors.spoilt.respond=[skip,alert]", "checkpoint.save_interval=1", "checkpoint.keep_last_n=60")
     found = losses(run)
@@ -203,6 +219,26 @@ def test_what_rewinds_pass_over() -> None:
     assert passes(stored, near) == {29: 4, 49: 5}, "those of the place where the trouble has come again, too"
     assert passes({"parent": {"passes": [[7, 1]]}, **stored}) == {7: 1, 29: 4, 50: 2}
     assert rewinds(stored) == 2
+
+
+def test_what_rewinds_lower_the_learning_rate_by() -> None:
+    rewind = Rewind(20, 29, 4, 31, "nan", "", lr_factor=0.5)
+    stored = {"resumes": [{"step": 20, "rewind": asdict(rewind)}, {"step": 25}], "parent": {"lr_factor": 0.1}}
+    assert lowered({}) == 1
+    assert lowered(stored) == 0.05
+    assert lowered(stored, rewind) == 0.025
+    resumes = stored["resumes"][:1]
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    for step, before, rate, back in (
+        (20, {}, 0.5, None),
+        (21, {"lowered": 1.0}, 0.5, 20),
+        (21, {"lowered": 0.5}, 1, None),
+    ):
+        state = {"step": step, "sampler_state": {"cursor": {"skipped": 0}}, "response_state": before}
+        update = Update(torch.optim.SGD([parameter], 1.0), None, torch.device("cpu"))
+        lower_as_rewinds(update, {"resumes": resumes}, state)
+        assert update.learning_rate == rate
+        assert left_course({"resumes": resumes}, state) == back, "trained at the rate of before"
 
 
 @pytest.mark.parametrize(("step", "skipped", "back"), [(29, 0, None), (30, 0, 20), (30, 4, None)])

@@ -97,7 +97,7 @@ def test_a_rewind_is_the_same_wherever_it_is_killed(
     train: Train, outputs: Path, conf: tuple[str, ...], everywhere: bool
 ) -> None:
     common = (
-        *(*conf, *COMMON, "task=troubled", "detectors=[spoilt]", "detectors.spoilt.respond=[rewind]"),
+        *(*conf, *COMMON, "task=troubled", "detectors=[spoilt]", "detectors.spoilt.respond=[lower_lr,rewind]"),
         *("trainer.batch_size=8", "trainer.max_epochs=3", "trainer.log_interval=5", "checkpoint.save_interval=3"),
         *(
             "task.bad_epoch=1",

@@ -20,7 +20,7 @@ from train.cause.batches import finite, tensors
 from train.cause.journalled import skipped_steps
 from train.cause.watch import Range, Sight, Watch
 from train.data import StepBatches
-from train.responses import passes
+from train.responses import lower_as_rewinds, passes
 from train.resume import Origin
 from train.runner import Runner
 from train.tasks.base import StepOutput
@@ -98,6 +98,7 @@ def replay(origin: Origin, config: Any, parts: Any, step: int, state: dict[str, 
     runner.passes = passes(origin.stored)
     if state is not None:
         restore(runner, state, origin, plain(config), {})
+        lower_as_rewinds(update, origin.stored, state)
     elif origin.stored.get("parent"):
         raise UserError(f"{origin.run} began as a part of another run, and it has no checkpoint before step {step}")
     return runner.go(step + _PAST)
