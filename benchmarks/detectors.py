@@ -69,7 +69,7 @@ RULES: dict[str, Callable[[], Detector]] = {
     "`loss_spike_robust` of `standard` (`log_threshold=4`)": lambda: LossSpikeRobust(log_threshold=4.0),
     "`gradient_spike` on the loss (mean + 6 sigma)": lambda: GradientSpike(metric="train_loss"),
     "`divergence` on the training loss": Divergence,
-    "`divergence` of `standard` (`min_rise=0.05`)": lambda: Divergence(min_rise=0.05),
+    "`divergence` of `standard` (`min_rise=0.05`, `max_ratio=3`)": lambda: Divergence(min_rise=0.05, max_ratio=3.0),
 }
 
 

@@ -77,6 +77,12 @@ def check_nan(fault: Fault, task: str, name: str, seed: int) -> None:
     check_at_the_next_record(run, event)
 
 
+@pytest.mark.parametrize("task", ["denoise", "classify"])
+def test_a_loss_that_diverges_and_fluctuates_is_reported(fault: Fault, task: str) -> None:
+    run = fault(task, "diverge", "trainer.max_steps=76", "trainer.log_interval=4")
+    assert [event["reason"] for event in events(run)] == ["divergence_detected"]
+
+
 STOP = ("trainer.max_steps=200", "trainer.log_interval=1000", "detectors.divergence.respond=[stop]")
 RISING = {
     # The loss rises from the first steps on; a record is of an epoch, or of nine updates. With more, text becomes NaN.

@@ -144,6 +144,32 @@ def test_divergence_is_80_percent_of_8_losses_rising() -> None:
     assert show(Divergence(min_rise=0.1), rising, "val_loss") == []
 
 
+def test_divergence_may_be_a_training_loss_that_stays_far_above_where_it_began() -> None:
+    high = [1.0, *[4.0, 7.0, 5.0, 3.5] * 3]
+    event = one(show(Divergence(max_ratio=3), high, "train_loss"))
+    assert (event.reason, event.step, event.values["first"]) == ("divergence_detected", 9, 1.0)
+    assert show(Divergence(), high, "train_loss") == [], "it falls as often as it rises"
+    assert show(Divergence(max_ratio=3), high, "val_loss") == [], "overfitting"
+    assert show(Divergence(max_ratio=3), [1.0, *[4.0] * 7, 2.9, *[4.0] * 7], "train_loss") == [], "not in a row"
+    assert show(Divergence(max_ratio=3), [-1.0, *[4.0] * 20], "train_loss") == [], "no ratio"
+    assert show(Divergence(max_ratio=3, metric="val_loss"), high, "val_loss") != []
+
+
+def test_a_training_loss_is_held_against_its_first_step_whatever_else_is_watched() -> None:
+    detector, events = Divergence(max_ratio=3), []
+    for step in range(10, 130, 10):
+        if step == 50:
+            before, detector = detector.state_dict(), Divergence(max_ratio=3)
+            detector.load_state_dict(before)
+        metrics = {
+            "train_loss": 1.5 if step == 10 else NAN if step == 60 else 6.1 + step % 20,
+            **({"val_loss": 8.0} if step % 30 == 0 else {}),
+        }
+        series = {"train_loss": [2.0, 1.0]} if step == 10 else {}
+        events += detector.observe(Record(step, 1, 0.0, metrics, series=series))
+    assert [event.step for event in events] == [100], "eight records from step 20 on, but for the NaN"
+
+
 def test_a_plateau_is_so_many_records_without_an_improvement() -> None:
     events = show(Plateau(patience=3, min_delta=0.1, cooldown=0), [2.0, 1.0, 0.95, 0.96, 0.94, 0.99, 0.92, 0.93, 0.5])
     assert [event.step for event in events] == [5, 8]
