@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -83,6 +84,7 @@ class EventLog:
         detectors: name -> detector.
         alert: takes each event for the trackers, of those detectors that are to alert.
         respond: takes the events of a record, for what else is to be done about them.
+        epoch: from 1, until the first record says which.
     """
 
     def __init__(
@@ -91,12 +93,14 @@ class EventLog:
         detectors: Mapping[str, Detector],
         alert: Callable[[Alert], None],
         respond: Callable[[Sequence[Event]], object] = lambda _: None,
+        epoch: int = 0,
     ) -> None:
         self._path = path
         self._detectors = detectors
         self._alert, self._respond = alert, respond
-        self._epoch = 0
+        self._epoch = epoch
         self._journal: Journal | None = None
+        self._opening = threading.Lock()
         self._failed: set[str] = set()
 
     def observe(self, record: Record) -> list[Event]:
@@ -108,18 +112,17 @@ class EventLog:
         ]
         self._epoch = record.epoch
         for event in events:
-            self._pass_on(event, self._alerts(event.detector))
+            self._pass_on(event, "alert" in self._detectors[event.detector].respond)
         if events:
             self._respond(events)
         return events
 
     def note(self, detector: str, step: int, severity: Severity, message: str) -> None:
-        """Write down, and say, what was done about an event of `detector`: as an alert too, if that is a warning.
+        """Write down, and say, what was done about an event of `detector`. It is no alert: the event was one.
 
         Any thread may call it.
         """
-        alert = severity is not Severity.INFO and self._alerts(detector)
-        self._pass_on(Event(detector, "response", severity, step, message), alert)
+        self._pass_on(Event(detector, "response", severity, step, message), alert=False)
 
     def troubles(self) -> list[int]:
         """Return the steps of all events of the run that are warnings or worse."""
@@ -127,9 +130,6 @@ class EventLog:
         return [
             each["step"] for each in read_events(self._path) if each["severity"] in worse and each["kind"] != "response"
         ]
-
-    def _alerts(self, detector: str) -> bool:
-        return "alert" in self._detectors[detector].respond
 
     def _pass_on(self, event: Event, alert: bool) -> None:
         self._write(event, alert)
@@ -147,7 +147,8 @@ class EventLog:
         return self._journal.trouble() if self._journal is not None else {}
 
     def _write(self, event: Event, alert: bool) -> None:
-        if self._journal is None:
-            self._journal = Journal(self._path, must_open=False)
+        with self._opening:
+            if self._journal is None:
+                self._journal = Journal(self._path, must_open=False)
         entry = entry_of(event, self._epoch, alert)
         self._journal.write_line(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))

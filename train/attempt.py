@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.console import Console
 
-from expkit.detectors.base import Event
+from expkit.detectors.base import Event, Severity
 from expkit.dist import Control, Dist
 from expkit.errors import ResumeError
 from expkit.events import EventLog
@@ -188,8 +188,11 @@ class Attempt:
             journal = Journal(files.metrics)
         stack.callback(journal.close)
         alert = stack.enter_context(alerts(parts, files, self.dist))
-        events = EventLog(files.events, parts.detectors, alert, self._respond)
+        events = EventLog(files.events, parts.detectors, alert, self._respond, runner.current_epoch)
         stack.callback(events.close)
+        if self.rewind is not None:  # what was said of it lies beside, with what was cut off
+            why = f"rewind, as of step {self.rewind.seen}: {self.rewind.why}: {self.rewind}"
+            events.note(self.rewind.detector, self.step, Severity.INFO, why)
         self.responder = runner.respond = self._responder(events)
         if self.state is not None and self.state.get("response_state"):
             self.responder.load_state_dict(self.state["response_state"])

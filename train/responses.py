@@ -52,6 +52,7 @@ class Rewind:
         seen: the step of the event that asked for it.
         kind, why: of the event, and what it says.
         lr_factor: what the learning rate is multiplied by from the checkpoint on: `lower_lr` came with it.
+        detector: whose event it was.
     """
 
     step: int
@@ -61,6 +62,12 @@ class Rewind:
     kind: str
     why: str
     lr_factor: float = 1.0
+    detector: str = ""
+
+    def __str__(self) -> str:
+        batches = "1 batch" if self.batches == 1 else f"{self.batches} batches"
+        slower = "" if self.lr_factor == 1 else f", with {self.lr_factor:.4g} times the learning rate"
+        return f"back to step {self.step}, past {batches} after step {self.at}{slower}"
 
 
 class Responder:
@@ -129,7 +136,7 @@ class Responder:
             elif order.rewind is not None and not bits & Control.REWIND:
                 self.rewind = replace(order.rewind, lr_factor=self._settings.lr_factor ** len(lower))
                 bits |= Control.REWIND
-                self._say(order, runner, _rewound(self.rewind))
+                self._say(order, runner, str(self.rewind))
             elif order.response == "switch":
                 self._switch(order, runner)
             elif order.rewind is None:
@@ -196,7 +203,8 @@ class Responder:
             )
         step = max(good)
         at = max(step, event.step - max(1, -(-self._around // 2)))
-        return Rewind(step, at, event.step - at + self._around // 2, event.step, event.kind, event.message)
+        batches = event.step - at + self._around // 2
+        return Rewind(step, at, batches, event.step, event.kind, event.message, detector=event.detector)
 
     def _say(self, order: Order, runner: Runner, what: str) -> None:
         if runner.dist.is_main:
@@ -270,9 +278,3 @@ def left_course(stored: Mapping[str, Any], state: Mapping[str, Any] | None) -> i
 
 def _lowered_in(state: Mapping[str, Any] | None) -> float:
     return float(((state or {}).get("response_state") or {}).get("lowered", 1.0))
-
-
-def _rewound(rewind: Rewind) -> str:
-    batches = "1 batch" if rewind.batches == 1 else f"{rewind.batches} batches"
-    slower = "" if rewind.lr_factor == 1 else f", with {rewind.lr_factor:.4g} times the learning rate"
-    return f"back to step {rewind.step}, past {batches} after step {rewind.at}{slower}"

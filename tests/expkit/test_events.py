@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 
 from expkit.detectors import Detector, Event, Severity
-from expkit.events import EventLog
+from expkit.events import EventLog, read_events
 from expkit.record import Record, make_record
 from expkit.trackers import Alert
 from tests.faults.injector import FaultInjector
@@ -67,6 +68,22 @@ def test_an_events_words_and_values_need_not_be_of_the_exact_types(tmp_path: Pat
     log.close()
     assert json.loads((tmp_path / "events.jsonl").read_text())["values"] == {"loss": 3.0}
     assert alerts == [Alert("high", "high", "CRITICAL", 1)]
+
+
+def test_what_was_done_about_an_event_is_written_down_and_no_alert(tmp_path: Path) -> None:
+    path, alerts = tmp_path / "events.jsonl", []
+    log = EventLog(path, {"high": High()}, alerts.append, epoch=3)
+    threads = [threading.Thread(target=log.note, args=("high", step, Severity.WARNING, "stop")) for step in range(8)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    log.close()
+    entries = read_events(path)
+    assert sorted(entry["step"] for entry in entries) == list(range(8))
+    assert {(entry["kind"], entry["alert"], entry["epoch"]) for entry in entries} == {("response", False, 3)}
+    assert alerts == []
+    assert log.troubles() == []
 
 
 def test_without_detectors_there_is_no_file(tmp_path: Path) -> None:

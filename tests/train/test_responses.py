@@ -99,7 +99,10 @@ def test_a_rewind_goes_back_and_passes_the_bad_batch_over(trouble: Trouble) -> N
     said = (run / "logs" / "training.log").read_text()
     assert f"rewind: back to step {rewind['step']}, past 1 batch after step {rewind['at']}" in said
     cut = [json.loads(line) for line in (run / "logs" / "events.cut-1.jsonl").read_text().splitlines()]
-    assert [event["kind"] for event in cut] == ["nan", "response"]
+    assert [(event["kind"], event["alert"]) for event in cut] == [("nan", False), ("response", False)]
+    (note,) = events(run)
+    assert (note["kind"], note["detector"], note["step"], note["epoch"]) == ("response", "spoilt", rewind["step"], 3)
+    assert note["message"].startswith(f"rewind, as of step {rewind['seen']}: {rewind['why']}: back to step")
 
 
 @pytest.mark.parametrize("seeds", [1, pytest.param(4, marks=pytest.mark.slow)])
