@@ -154,6 +154,9 @@ def assemble(config: DictConfig) -> Parts:
     checkpoints = None
     if OmegaConf.select(config, "checkpoint._target_") is not None:
         checkpoints = build(config, "checkpoint", cast("type[Any]", Callable))
+    rewinds = [name for name, detector in detectors.items() if "rewind" in detector.respond]
+    if rewinds and checkpoints is None:
+        raise ConfigError(f"detectors.{rewinds[0]}.respond: a rewind needs checkpoints, but checkpoint=none was chosen")
     task = build(config, "task", Task)
     optimizer_factory = build(config, "optimizer", cast("type[Any]", Callable))
     scheduler = build(config, "scheduler", cast("type[Any]", Callable))

@@ -112,9 +112,20 @@ def describe(run: RunDir) -> dict[str, Any]:
         "started": config.get("timestamp"),
         "command": command if isinstance(command, str) else " ".join(command),
         "git": config.get("git_hash"),
+        **_responses(config, status),
         "metrics": metrics,
         **checkpoints,
         "next": _next(run, standing["state"]),
+    }
+
+
+def _responses(config: Mapping[str, Any], status: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what detectors' events have done to a run: where it was rewound, and what it was stopped by."""
+    rewinds = [each["rewind"] for each in config.get("resumes") or () if "rewind" in each]
+    said = [f"step {each['seen']} -> {each['step']} ({each['why']})" for each in rewinds]
+    return {
+        **({"rewound": "; ".join(said)} if said else {}),
+        **({"stopped_by": status["stopped_by"]} if status.get("stopped_by") else {}),
     }
 
 

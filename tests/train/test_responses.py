@@ -212,6 +212,11 @@ def test_a_mistake_is_one_line(trouble: Trouble, typed: str, said: str, train: T
         trouble(typed)
 
 
+def test_a_rewind_without_checkpoints_is_a_mistake(train: Train) -> None:
+    with pytest.raises(AssertionError, match=r"detectors\.nonfinite\.respond: a rewind needs checkpoints"):
+        train("checkpoint=none", "detectors.nonfinite.respond=[rewind]")
+
+
 def test_what_rewinds_pass_over() -> None:
     first, second, near = (Rewind(20, at, batches, 31, "nan", "") for at, batches in ((29, 4), (50, 2), (49, 3)))
     stored = {"resumes": [{"step": 5}, {"step": 20, "rewind": asdict(first)}, {"step": 25}]}

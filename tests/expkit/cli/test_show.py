@@ -73,6 +73,17 @@ def test_text_is_for_people(run: Path, capsys: pytest.CaptureFixture[str]) -> No
     ]
 
 
+def test_what_detectors_have_done_to_it_is_said(run: Path, show: Show) -> None:
+    assert not {"rewound", "stopped_by"} & show().keys()
+    config, status = (json.loads((run / name).read_text()) for name in ("config.json", "status.json"))
+    rewind = {"step": 69, "seen": 180, "why": "train_loss is nan"}
+    write(run / "config.json", {**config, "resumes": [{"step": 69, "rewind": rewind}, {"step": 100}]})
+    write(run / "status.json", {**status, "stopped_by": "detectors.divergence at step 207: rising"})
+    shown = show()
+    assert shown["rewound"] == "step 180 -> 69 (train_loss is nan)"
+    assert shown["stopped_by"] == "detectors.divergence at step 207: rising"
+
+
 def test_json_is_for_programs(run: Path, show: Show) -> None:
     content = show()
     assert content["run"] == str(run)
