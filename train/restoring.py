@@ -190,7 +190,9 @@ def _restore_schedule(
             group["lr"] = group["initial_lr"] = now["lr"]
         _replay(scheduler, state["step"])
     elif "lr" in changed:
-        update.scale_learning_rate(now["lr"] / then["lr"])
+        # The one typed counts, whatever `lower_lr` has left of the one before; groups may have rates of their own.
+        left = {group.get("initial_lr", group["lr"]) for group in groups}
+        update.scale_learning_rate(now["lr"] / (left.pop() if len(left) == 1 else then["lr"]))
 
 
 def _replay(scheduler: LRScheduler | None, steps: int) -> None:

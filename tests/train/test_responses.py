@@ -151,7 +151,9 @@ def test_stop_ends_the_run_at_the_next_step_boundary(trouble: Trouble) -> None:
 
 
 @pytest.mark.parametrize("scheduler", ["constant", "cosine"])
-def test_lower_lr_halves_what_follows(trouble: Trouble, scheduler: str) -> None:
+def test_lower_lr_halves_what_follows_until_another_is_typed(
+    trouble: Trouble, train: Train, tmp_path: Path, scheduler: str
+) -> None:
     plain = trouble(f"scheduler={scheduler}")
     lowered = trouble(f"scheduler={scheduler}", "detectors.spoilt.respond=[lower_lr]", "task.bad_epoch=5")
     rates = [
@@ -163,6 +165,10 @@ def test_lower_lr_halves_what_follows(trouble: Trouble, scheduler: str) -> None:
         factor = 1.0 if step <= first["step"] else 0.5 if step <= first["step"] + 4 else None
         if factor is not None:
             assert rate == pytest.approx(factor * rates[0][step])
+    if scheduler == "constant":
+        again = ("trainer.max_epochs=7", "optimizer.lr=0.08")
+        train("--config-dir", str(tmp_path / "conf"), f"resume={lowered}", *again)
+        assert [*read_journal(lowered / "logs" / "metrics.jsonl")][-1]["learning_rate"] == pytest.approx(0.08)
 
 
 @pytest.mark.parametrize("scheduler", ["constant", "cosine"])

