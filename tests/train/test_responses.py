@@ -24,7 +24,7 @@ from tests.conftest import Train
 from tests.train.troubled import LossNan
 from train.config.responses import ResponseSettings
 from train.responses import Responder, Rewind, left_course, lower_as_rewinds, lowered, passes, rewinds
-from train.restoring import restore_guards
+from train.restoring import _restore_schedule, restore_guards
 from train.update import Update
 
 Trouble = Callable[..., Path]
@@ -151,9 +151,7 @@ def test_stop_ends_the_run_at_the_next_step_boundary(trouble: Trouble) -> None:
 
 
 @pytest.mark.parametrize("scheduler", ["constant", "cosine"])
-def test_lower_lr_halves_what_follows_until_another_is_typed(
-    trouble: Trouble, train: Train, tmp_path: Path, scheduler: str
-) -> None:
+def test_lower_lr_halves_what_follows(trouble: Trouble, scheduler: str) -> None:
     plain = trouble(f"scheduler={scheduler}")
     lowered = trouble(f"scheduler={scheduler}", "detectors.spoilt.respond=[lower_lr]", "task.bad_epoch=5")
     rates = [
@@ -165,10 +163,20 @@ def test_lower_lr_halves_what_follows_until_another_is_typed(
         factor = 1.0 if step <= first["step"] else 0.5 if step <= first["step"] + 4 else None
         if factor is not None:
             assert rate == pytest.approx(factor * rates[0][step])
-    if scheduler == "constant":
-        again = ("trainer.max_epochs=7", "optimizer.lr=0.08")
-        train("--config-dir", str(tmp_path / "conf"), f"resume={lowered}", *again)
-        assert [*read_journal(lowered / "logs" / "metrics.jsonl")][-1]["learning_rate"] == pytest.approx(0.08)
+
+
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_what_lower_lr_has_left_counts_until_another_is_typed(scheduled: bool) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0) if scheduled else None
+    update = Update(optimizer, scheduler, torch.device("cpu"))
+    update.scale_learning_rate(0.5)
+    state = {"scheduler_state_dict": scheduler.state_dict() if scheduler is not None else None, "step": 3}
+    for typed, left in ((0.1, 0.05), (0.08, 0.08), (0.1, 0.05)):
+        before, now = ({"optimizer": {"lr": lr}, "scheduler": {}} for lr in (0.1, typed))
+        _restore_schedule(update, state, before, now)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(left)
+        update.scale_learning_rate(0.05 / left)
 
 
 @pytest.mark.parametrize("scheduler", ["constant", "cosine"])
