@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+
+# OmegaConf reads YAML with Python's own parser; with libyaml's, the same, composing takes two thirds of the time.
+yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 # trackio reads it when it is imported; every test process gets a folder of its own, which goes when it ends.
 _trackio = tempfile.TemporaryDirectory(prefix="expkit-trackio-", ignore_cleanup_errors=True)

@@ -394,6 +394,7 @@ def test_a_changed_learning_rate_meets_any_schedule(train: Train, outputs: Path,
     assert rates[46] == pytest.approx(0.001 * 0.99**45)
 
 
+@pytest.mark.slow  # tests/expkit/trackers/test_recovery.py is always on
 def test_what_a_tracker_lost_in_a_kill_is_sent_again(train_process: Train, outputs: Path, tmp_path: Path) -> None:
     arguments = ("tracker=trackio", "plots=[]", "trainer.max_epochs=60", "checkpoint.save_interval=7")
     command = train_command(outputs, "run.id=stopped", *arguments)
