@@ -5,21 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
+from expkit.detectors.base import Severity
 from expkit.svd.metrics import SVDMetrics
 from expkit.svd.thresholds import FULL, LOW_RANK, SwitchThresholds
 from expkit.svd.trend import Trend
 
-__all__ = ["Alert", "Criterion", "Level", "criteria", "decimals", "judge"]
-
-
-class Level(StrEnum):
-    """How much it matters."""
-
-    CRITICAL = "CRITICAL"
-    WARNING = "WARNING"
-    INFO = "INFO"
+__all__ = ["Alert", "Criterion", "criteria", "decimals", "judge"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +25,7 @@ class Alert:
         urgency: said again when this rises.
     """
 
-    level: Level
+    level: Severity
     kind: str
     parts: tuple[str, ...]
     urgency: int = 0
@@ -119,7 +111,7 @@ def judge(
     if switched:
         rank = "" if metrics.r is None or mode == FULL else f" (r={metrics.r})"
         alerts.append(
-            Alert(Level.CRITICAL, f"switched {metrics.step}", (f"[{metrics.layer_name}] SWITCHED TO {mode}{rank}",))
+            Alert(Severity.CRITICAL, f"switched {metrics.step}", (f"[{metrics.layer_name}] SWITCHED TO {mode}{rank}",))
         )
     decision = thresholds.decide(*(getattr(metrics, name) for name in _DECIDING))
     if decision is not None and decision[0] != mode:
@@ -143,7 +135,7 @@ def _imminent(metrics: SVDMetrics, thresholds: SwitchThresholds, rule: str) -> A
     else:
         error = _over("reconstruction_error", metrics.reconstruction_error, ">=", thresholds.recon_safe)
         parts = (f"[{LOW_RANK}]", error, f"→ SWITCH BACK TO {FULL} IMMINENT")
-    return Alert(Level.CRITICAL, rule, parts)
+    return Alert(Severity.CRITICAL, rule, parts)
 
 
 _NOW = "→ SWITCH IMMINENT"
@@ -153,7 +145,9 @@ def _approaching(metrics: SVDMetrics, thresholds: SwitchThresholds) -> Iterator[
     value, danger = metrics.principal_alignment, thresholds.principal_danger
     if is_close(value, danger, thresholds.margin(danger)):
         yield Alert(
-            Level.WARNING, "near clobbering", ("Approaching clobbering:", _near("principal_alignment", value, danger))
+            Severity.WARNING,
+            "near clobbering",
+            ("Approaching clobbering:", _near("principal_alignment", value, danger)),
         )
     each = criteria(metrics, thresholds)
     count = sum(one.met for one in each)
@@ -162,7 +156,7 @@ def _approaching(metrics: SVDMetrics, thresholds: SwitchThresholds) -> Iterator[
         found = [f"✓ {one.name}" for one in each if one.met]
         found += [_near(one.metric, one.value, one.threshold) for one in each if not one.met]
         parts = ["Approaching optimal conditions:", *counted, *(f"{text}," for text in found[:-1]), found[-1]]
-        yield Alert(Level.WARNING, "near optimal", tuple(parts), count)
+        yield Alert(Severity.WARNING, "near optimal", tuple(parts), count)
 
 
 def _trend(trend: Trend) -> Alert:
@@ -178,7 +172,7 @@ def _trend(trend: Trend) -> Alert:
         urgency = 64 - round(trend.steps).bit_length()  # one more each time that the distance halves
     else:
         when, urgency = ("→ threshold not within the horizon", f"({trend.horizon:.0f} steps)"), 0
-    return Alert(Level.INFO, f"trend {trend.metric}", (f"{name}: {trend.value:.3f}", *when), urgency)
+    return Alert(Severity.INFO, f"trend {trend.metric}", (f"{name}: {trend.value:.3f}", *when), urgency)
 
 
 def decimals(threshold: float) -> int:

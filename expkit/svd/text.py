@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from expkit.svd.alerts import Alert, Level, criteria, is_close
+from expkit.detectors.base import Severity
+from expkit.svd.alerts import Alert, criteria, is_close
 from expkit.svd.metrics import SVDMetrics
 from expkit.svd.thresholds import LOW_RANK, SwitchThresholds
 
@@ -19,7 +20,7 @@ NOTHING = "No metrics collected yet"
 
 #: Continued lines begin below the text of the first.
 _INDENT = " " * 11
-_SIGNS = {Level.CRITICAL: "🚨 CRITICAL", Level.WARNING: "⚠️  WARNING", Level.INFO: "ℹ️  INFO"}  # noqa: RUF001
+_SIGNS = {Severity.CRITICAL: "🚨 CRITICAL", Severity.WARNING: "⚠️  WARNING", Severity.INFO: "ℹ️  INFO"}  # noqa: RUF001
 _BAR = 20
 
 

@@ -135,16 +135,14 @@ def _safetensors_problem(path: Path) -> str | None:
 
 def _zip_problem(path: Path) -> str | None:
     with path.open("rb") as file:
-        if file.read(2) != b"PK":
-            return (
-                None if path.stat().st_size else f"{path.name} is empty"
-            )  # of an older torch.save: nothing to tell by
+        if file.read(2) != b"PK":  # of an older torch.save: nothing to tell by
+            return None if path.stat().st_size else f"{path.name} is empty"
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
-    except Exception as error:
-        if isinstance(error, OSError):
-            raise
+    except OSError:  # it cannot be read now, which says nothing of what is in it
+        raise
+    except Exception as error:  # noqa: BLE001 - a damaged archive makes zipfile raise almost anything
         return f"{path.name} is incomplete or damaged ({error})"
     return f"{path.name}: the checksum of {broken} does not match" if broken is not None else None
 

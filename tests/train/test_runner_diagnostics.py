@@ -105,21 +105,42 @@ def resume(before: Run, after: Run) -> None:
     after.runner.load_state_dict(before.runner.state_dict())
 
 
+class Clock:
+    """Time that passes by 0.1 ms whenever somebody looks, so that no machine is slower than another."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def perf_counter(self) -> float:
+        self.seconds += 1e-4
+        return self.seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time, "perf_counter", clock.perf_counter)
+    return clock
+
+
 class Slow(Diagnostic):
     """Takes 30 ms at every step."""
 
     interval = 1
 
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+
     def measure(self, model: nn.Module) -> dict[str, Any]:
-        time.sleep(0.03)
+        self.clock.seconds += 0.03
         return {"it": 1.0}
 
 
-def test_a_slow_one_is_measured_less_often_and_a_resume_keeps_to_that() -> None:
-    slow = {"diagnostics": {"slow": Slow()}}
+def test_a_slow_one_is_measured_less_often_and_a_resume_keeps_to_that(clock: Clock) -> None:
+    slow = {"diagnostics": {"slow": Slow(clock)}}
     run = Run(Regression(n=400), parts=slow, max_steps=60, batch_size=4, log_interval=100).fit()
     measured = [record.step for record in run.records if "slow/it" in record.metrics]
-    assert 5 < len(measured) < 50, "a second is granted: that is 33 times at most"
+    assert 30 <= len(measured) < 50, "a second is granted: that is 33 times"
     multiples = run.runner.state_dict()["diagnostics_intervals"]
     assert multiples["slow"]["interval"] == 1 and multiples["slow"]["times"] > 1
 
@@ -128,8 +149,8 @@ def test_a_slow_one_is_measured_less_often_and_a_resume_keeps_to_that() -> None:
     assert resumed.runner.diagnostics.multiples() == multiples
 
 
-def test_a_deterministic_run_keeps_its_intervals() -> None:
-    slow = {"diagnostics": {"slow": Slow()}}
+def test_a_deterministic_run_keeps_its_intervals(clock: Clock) -> None:
+    slow = {"diagnostics": {"slow": Slow(clock)}}
     try:
         run = Run(Regression(n=400), parts=slow, max_steps=45, batch_size=4, deterministic=True).fit()
     finally:

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from expkit import SVDMetrics, SVDMonitor, SwitchThresholds
-from expkit.svd.alerts import Level
+from expkit.detectors.base import Severity
 from expkit.svd.notes import rule_notes
 from expkit.svd.text import block_lines, overview_lines
 
@@ -228,4 +228,4 @@ def test_rules_that_tell_nothing_are_named() -> None:
 
 
 def test_levels_are_the_published_ones() -> None:
-    assert [level.value for level in Level] == ["CRITICAL", "WARNING", "INFO"]
+    assert [level.value for level in Severity] == ["INFO", "WARNING", "CRITICAL"]

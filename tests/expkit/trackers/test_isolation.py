@@ -25,13 +25,19 @@ kind = getattr(importlib.import_module(module), name)
 picture = Path(sys.argv[2])
 
 
-def faulty(call, fault):
+def faulty(call, fault, reached):
     made = kind()
-    real, tries = getattr(made, call), []
+    real, tries, log = getattr(made, call), [], made.log
+
+    def logged(record):
+        log(record)
+        if record.step == 30:
+            reached.set()
 
     def replaced(*args):
         tries.append(1)
         if fault == "blocks":
+            reached.set()
             threading.Event().wait()
         if fault == "slow":
             time.sleep(0.01)
@@ -39,6 +45,8 @@ def faulty(call, fault):
             raise ConnectionResetError("gone")
         return real(*args)
 
+    if call == "finish":
+        made.log = logged  # which has to be done before it
     setattr(made, call, replaced)
     return made
 
@@ -48,7 +56,8 @@ def life(number, call, fault):
     (run.dir / "logs").mkdir(parents=True)
     good = Memory()
     bound = 0.3 if fault == "blocks" else 20.0
-    delivery = Delivery({"it": faulty(call, fault), "good": good}, finish_timeout=bound)
+    reached = threading.Event()
+    delivery = Delivery({"it": faulty(call, fault, reached), "good": good}, finish_timeout=bound)
     took = []
     with Journal(run.dir / "logs" / "metrics.jsonl") as journal:
         delivery.start(run)
@@ -61,6 +70,8 @@ def life(number, call, fault):
                 delivery.image("samples", picture, step)
                 delivery.alert(Alert("spike", "text", "WARNING", step))
             took.append(time.perf_counter() - began)
+    if fault == "blocks":
+        reached.wait(60)  # a slow machine opens a tracker for longer than that bound
     began = time.perf_counter()
     delivery.finish({"final/loss": 1.0})
     ended = time.perf_counter() - began
@@ -91,13 +102,12 @@ def test_whatever_a_tracker_does_training_goes_on(
     for life in lives:
         call, fault, trouble = life["call"], life["fault"], life["trouble"]
         assert life["good"] and "good" not in trouble, life
-        assert life["log"] < 0.05, life
-        assert life["end"] < life["bound"] + 10, life
+        assert life["log"] < 0.002, life
+        assert life["end"] < life["bound"] + 1.0, life
         lost = {"start": 32, "log": 32, "image": 1, "alert": 1, "finish": 0}[call]
         if fault == "blocks":
             # What comes after the call that blocks is lost too: 20 records and the call itself, or more.
-            most = 0 if call == "finish" else 32
-            assert {"image": 22, "alert": 21}.get(call, lost) <= trouble["it"]["undelivered"] <= most, life
+            assert trouble["it"]["undelivered"] == {"image": 22, "alert": 21}.get(call, lost), life
             assert "not done after" in trouble["it"]["last_error"]
         elif fault == "raises":
             assert trouble["it"]["undelivered"] == lost, life
