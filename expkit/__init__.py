@@ -17,6 +17,7 @@ _WHERE = {
     "SVDMetrics": "expkit.svd",
     "SVDMonitor": "expkit.svd",
     "SwitchThresholds": "expkit.svd",
+    "TrainingMonitor": "expkit.monitor",
     "VisualizationManager": "expkit.visualization",
     "check_disk_space": "expkit.experiment",
     "compute_lightweight_blob_metrics": "expkit.diagnostics.blob",
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from expkit.journal import read_journal as read_journal
     from expkit.machine import GPUSampler as GPUSampler
     from expkit.metrics_logger import MetricsLogger as MetricsLogger
+    from expkit.monitor import TrainingMonitor as TrainingMonitor
     from expkit.sampler import ResumableSampler as ResumableSampler
     from expkit.svd import SVDMetrics as SVDMetrics
     from expkit.svd import SVDMonitor as SVDMonitor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -17,7 +18,7 @@ from expkit.journal import Journal
 from expkit.record import Record
 from expkit.trackers import Alert
 
-__all__ = ["LEVELS", "EventLog", "ask", "entry_of", "read_events"]
+__all__ = ["LEVELS", "EventLog", "ask", "decode_event", "entry_of", "read_events"]
 
 log = logging.getLogger("expkit")
 
@@ -37,14 +38,24 @@ def read_events(path: Path) -> list[dict[str, Any]]:
         return []
     entries = []
     for line in lines:
-        try:
-            entry = orjson.loads(line)
-            known = {"step": int(entry["step"]), "severity": Severity(entry["severity"])}
-            known |= {key: str(entry[key]) for key in ("kind", "message")}
-        except (ValueError, TypeError, KeyError):
-            continue
-        entries.append(entry | known)
+        with contextlib.suppress(ValueError):
+            entries.append(decode_event(line))
     return entries
+
+
+def decode_event(line: bytes) -> dict[str, Any]:
+    """Return the entry of a line of an events.jsonl.
+
+    Raises:
+        ValueError: it is no such line (torn, say).
+    """
+    try:
+        entry = orjson.loads(line)
+        known = {"step": int(entry["step"]), "severity": Severity(entry["severity"])}
+        known |= {key: str(entry[key]) for key in ("kind", "message")}
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"not a line of an events.jsonl: {error}") from None
+    return {**entry, **known}
 
 
 def ask(name: str, detector: Detector, record: Record, failed: set[str], meanwhile: str) -> list[Event]:

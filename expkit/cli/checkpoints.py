@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from expkit.cli.show import find_with
+from expkit.cli.finding import find_with
 from expkit.errors import UserError
 from expkit.experiment import RunDir
 from expkit.files import read_json

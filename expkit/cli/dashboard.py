@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from expkit.cli.show import find
+from expkit.cli.finding import find
 from expkit.errors import UserError, describe
 from expkit.experiment import RunDir
 from expkit.files import is_there, read_json

@@ -19,6 +19,7 @@ __all__ = ["Command", "main"]
 _COMMANDS = {
     "checkpoints": "expkit.cli.checkpoints:CheckpointsCommand",
     "dashboard": "expkit.cli.dashboard:DashboardCommand",
+    "monitor": "expkit.cli.monitor:MonitorCommand",
     "replay": "expkit.cli.replay:ReplayCommand",
     "show": "expkit.cli.show:ShowCommand",
     "snapshots": "expkit.cli.snapshots:SnapshotsCommand",

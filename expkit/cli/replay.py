@@ -15,7 +15,7 @@ import orjson
 from rich.console import Console
 from rich.progress import Progress
 
-from expkit.cli.show import find
+from expkit.cli.finding import find
 from expkit.errors import UserError, describe
 from expkit.experiment import RunDir
 from expkit.files import is_there, read_json

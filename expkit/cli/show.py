@@ -11,14 +11,14 @@ from typing import Any
 
 import orjson
 
+from expkit.cli.finding import find
 from expkit.ending import ending
-from expkit.errors import UserError
-from expkit.experiment import RunDir, is_id, newest_run
+from expkit.experiment import RunDir
 from expkit.files import read_json
 from expkit.forecast import forecast_text
 from expkit.journal import read_journal
 
-__all__ = ["ShowCommand", "find", "find_with"]
+__all__ = ["ShowCommand"]
 
 _SAYS_NOTHING = {"killed": "dead", "silent": "silent"}
 
@@ -53,38 +53,6 @@ class ShowCommand:
                 value = "  ".join(f"{key} {_short(item)}" for key, item in value.items())
             print(f"{name:<11} {_short(value)}")
         return 0
-
-
-def find(name: str | None, outputs: Path) -> RunDir:
-    """Return the run that `name` is the path or id of; of None, or latest, the one in `outputs` that was active last.
-
-    Raises:
-        UserError: there is none.
-    """
-    for place in (Path(name), *([outputs / name] if is_id(name) else [])) if name else ():
-        if RunDir(place).exists():
-            return RunDir(place)
-    if name not in (None, "", "latest"):
-        raise UserError(f"{name} is no run: name a run directory, or the id of a run in {outputs.absolute()}")
-    run = newest_run(outputs)
-    if run is None:
-        raise UserError(f"there is no run in {outputs.absolute()}: name one, or start one with python -m train")
-    return run
-
-
-def find_with(folder: str, name: str | None, outputs: Path) -> RunDir:
-    """Return the run that `find` does; or of which `name` is this folder, or which has it: a copy is no run otherwise.
-
-    Raises:
-        UserError: there is none.
-    """
-    path = Path(name) if name else None
-    if path is not None and path.is_dir():
-        if path.resolve().name == folder:
-            return RunDir(path.resolve().parent)
-        if (path / folder).is_dir():
-            return RunDir(path)
-    return find(name, outputs)
 
 
 def describe(run: RunDir) -> dict[str, Any]:

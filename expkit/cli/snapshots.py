@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from expkit.cli.checkpoints import readable_size
-from expkit.cli.show import find_with
+from expkit.cli.finding import find_with
 from expkit.errors import UserError
 from expkit.experiment import RunDir
 from expkit.snapshots.cleaning import Retention, freed_by, parse_age, parse_size, remove, size_on_disk

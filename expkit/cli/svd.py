@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from expkit.cli.show import find
+from expkit.cli.finding import find
 from expkit.errors import UserError
 from expkit.experiment import RunDir, newest_run
 from expkit.files import is_there

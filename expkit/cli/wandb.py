@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from expkit.cli.show import find as find_run_directory
+from expkit.cli.finding import find as find_run_directory
 from expkit.cli.wandb_output import Comparison, Report, compare_report, gpu_report, keys_report, runs_report
 from expkit.errors import UserError
 from expkit.experiment import is_id

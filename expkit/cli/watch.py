@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from expkit.cli.show import find
+from expkit.cli.finding import find_runs
 from expkit.errors import UserError
 from expkit.experiment import RunDir
 from expkit.lock import file_lock
@@ -215,20 +215,7 @@ def _runs(names: Sequence[str], base: Path | None) -> list[RunDir]:
     outputs = base or Path("outputs")
     if base is not None and not names and (RunDir(base).exists() or RunDir(base).metrics.exists()):
         return [RunDir(base)]
-    found: dict[Path, RunDir] = {}
-    wanted: list[str | None] = [*names] or [None]
-    for name in wanted:
-        if name is not None and any(sign in name for sign in "*?[") and not Path(name).exists():
-            matches = [RunDir(path) for place in (Path(), outputs) for path in sorted(place.glob(name.lstrip("/")))]
-            runs = [run for run in matches if run.exists() or run.metrics.exists()]
-            if not runs:
-                raise UserError(f"{name}: no run matches this, in {Path.cwd()} or {outputs.absolute()}")
-        elif name is not None and RunDir(name).metrics.exists():  # of somebody's own loop, without a config.json
-            runs = [RunDir(name)]
-        else:
-            runs = [find(name, outputs)]
-        found |= {run.root.resolve(): run for run in runs}
-    return list(found.values())
+    return find_runs(names, outputs)
 
 
 def _nodes(

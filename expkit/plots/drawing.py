@@ -18,8 +18,9 @@ from expkit.plots.panels import Line, Panel
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.gridspec import SubplotSpec
 
-__all__ = ["THEMES", "Theme", "ThemeName", "draw_panels", "find_theme", "save_figure"]
+__all__ = ["THEMES", "Theme", "ThemeName", "draw_grid", "draw_panels", "find_theme", "save_figure"]
 
 ThemeName = Literal["dark", "light"]
 
@@ -43,6 +44,7 @@ class Theme:
     text: str
     muted: str
     grid: str
+    alert: str
     cycle: tuple[str, ...]
 
 
@@ -53,6 +55,7 @@ THEMES: dict[str, Theme] = {
         text="#e6e9ee",
         muted="#95a0ae",
         grid="#2b3440",
+        alert="#ff5d5d",
         cycle=("#56b4f0", "#f5a742", "#4fd1a1", "#ef6f9f", "#b49cf5", "#ece066", "#f07f5b", "#a9b4c2"),
     ),
     "light": Theme(
@@ -61,6 +64,7 @@ THEMES: dict[str, Theme] = {
         text="#1b222b",
         muted="#5b6673",
         grid="#e1e5ea",
+        alert="#c62828",
         cycle=("#0068b0", "#d2600a", "#00855f", "#c0357a", "#6a4fc4", "#8f7a00", "#8c4a3a", "#5b6673"),
     ),
 }
@@ -94,27 +98,63 @@ def draw_panels(
     below = len(panels) - 1
     columns = (1, 1, 2, 3, 2)[below] if below < 5 else 3
     rows = -(-below // columns)
-    figure = Figure(figsize=(_WIDTH, 4.4 + 2.6 * rows), layout="constrained", facecolor=theme.figure)
-    engine = figure.get_layout_engine()
-    assert engine is not None
-    engine.set(w_pad=0.12, h_pad=0.1)  # type: ignore[call-arg]  # inches; of the constrained layout
+    figure = Figure(figsize=(_WIDTH, 4.4 + 2.6 * rows))
+    _lay_out(figure, theme)
     grid = figure.add_gridspec(rows + 1, columns, height_ratios=[3.6, *[2.6] * rows])
     places = [grid[0, :], *(grid[1 + index // columns, index % columns] for index in range(below))]
-    limits = _step_limits(panels)
-    for index, (place, panel) in enumerate(zip(places, panels, strict=True)):
-        axes = figure.add_subplot(place, xlim=limits)
-        _draw(axes, panel, theme, legend=not shared_legend, wide=index == 0)
-    _head(figure.axes[0], heading, note, theme)
+    _fill(figure, places, heading, panels, theme, note, legends=not shared_legend, first_wide=True)
     if shared_legend:
         _legend_below(figure, panels, theme)
     return figure
 
 
+def draw_grid(figure: Figure, heading: str, panels: Sequence[Panel], theme: Theme, note: str = "") -> None:
+    """Draw panels of equal size into a figure, in place of what it shows: four are two by two.
+
+    Args:
+        figure: whose size stays.
+        heading: the picture's title.
+        panels: at least one.
+        theme: colours.
+        note: what there is to say, under the title.
+    """
+    figure.clear()
+    _lay_out(figure, theme)
+    columns = 1 if len(panels) == 1 else 2 if len(panels) < 5 else 3
+    rows = -(-len(panels) // columns)
+    grid = figure.add_gridspec(rows, columns)
+    places = [grid[index // columns, index % columns] for index in range(len(panels))]
+    _fill(figure, places, heading, panels, theme, note, legends=True, first_wide=columns == 1)
+
+
+def _lay_out(figure: Figure, theme: Theme) -> None:
+    figure.set_facecolor(theme.figure)
+    figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.1)  # inches
+
+
+def _fill(
+    figure: Figure,
+    places: Sequence[SubplotSpec],
+    heading: str,
+    panels: Sequence[Panel],
+    theme: Theme,
+    note: str,
+    legends: bool,
+    first_wide: bool,
+) -> None:
+    limits = _step_limits(panels)
+    for index, (place, panel) in enumerate(zip(places, panels, strict=True)):
+        axes = figure.add_subplot(place, xlim=limits)
+        _draw(axes, panel, theme, legends, wide=first_wide and index == 0)
+    _head(figure.axes[0], heading, note, theme)
+
+
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write `figure` to `path` as PNG: the whole picture or, if that fails, none."""
+    """Write `figure` to `path`, as PNG, or as its name says (.svg, .pdf): the whole picture or, if that fails, none."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    kind = path.suffix[1:].lower() if path.suffix.lower() in (".svg", ".pdf") else "png"
     with atomic_writer(path, durable=False) as file:
-        figure.savefig(file, format="png", dpi=_DPI, facecolor=figure.get_facecolor(), bbox_inches=None)
+        figure.savefig(file, format=kind, dpi=_DPI, facecolor=figure.get_facecolor(), bbox_inches=None)
     return path
 
 
@@ -131,24 +171,41 @@ def _head(axes: Axes, heading: str, note: str, theme: Theme) -> None:
 
 def _draw(axes: Axes, panel: Panel, theme: Theme, legend: bool, wide: bool) -> None:
     _style(axes, panel, theme, wide)
-    logarithmic = _scale(axes, panel, wide)
+    lines = [line for line in panel.lines if line.curve.bounds() is not None]
+    logarithmic = _scale(axes, panel, lines, wide)
+    crowded = len(lines) > _CROWDED
     averaged = False
-    for line in panel.lines:
+    for mark in panel.marks:
+        axes.axvline(mark, color=theme.alert, linewidth=0.9, alpha=0.5, zorder=1)
+    for line in lines:
         colour, dashes = _look(line, theme)
         steps, values = line.curve.line()
-        if line.curve.noisy(logarithmic):
+        if line.curve.noisy(logarithmic) and not panel.stepped:
             averaged = True
-            axes.plot(steps, values, color=colour, alpha=0.28 if len(panel.lines) <= _CROWDED else 0.1, linewidth=0.8)
+            axes.plot(steps, values, color=colour, alpha=0.1 if crowded else 0.28, linewidth=0.8)
             steps, values = line.curve.average()
-        marker = "o" if len(values) <= _FEW else ""
         axes.plot(
-            steps, values, dashes, color=colour, linewidth=1.8 if len(panel.lines) <= _CROWDED else 1.2,
-            marker=marker, markersize=3.5, label=_text(line.label),
+            steps, values, dashes, color=colour, linewidth=1.2 if crowded else 1.8, label=_text(line.label),
+            drawstyle="steps-post" if panel.stepped else "default",
+            marker="o" if len(values) <= _FEW else "", markersize=3.5,
         )  # fmt: skip
-    if legend and (len(panel.lines) > 1 or panel.lines[0].label != panel.title):
+        _mark_missing(axes, line, colour)
+    if not lines:
+        axes.text(0.5, 0.5, _text(panel.remark), transform=axes.transAxes, ha="center", color=theme.muted, fontsize=9.5)
+    elif legend and (len(panel.lines) > 1 or lines[0].label != panel.title):
         axes.legend(frameon=False, fontsize=9, labelcolor=theme.text, loc="best")
     remarks = [_missing(panel), "faint: every value, line: moving average" if averaged and wide else ""]
     axes.set_title(_text("   ".join(filter(None, remarks)), 110), loc="right", color=theme.muted, fontsize=8.5)
+
+
+def _mark_missing(axes: Axes, line: Line, colour: str) -> None:
+    """Mark where values were not finite, at the upper edge."""
+    steps = line.curve.nonfinite_steps
+    if steps:
+        axes.plot(
+            steps, [1.0] * len(steps), "x", color=colour, markersize=4.5, transform=axes.get_xaxis_transform(),
+            clip_on=False, zorder=5,
+        )  # fmt: skip
 
 
 def _style(axes: Axes, panel: Panel, theme: Theme, wide: bool) -> None:
@@ -160,27 +217,31 @@ def _style(axes: Axes, panel: Panel, theme: Theme, wide: bool) -> None:
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(theme.grid)
     axes.tick_params(which="both", colors=theme.muted, labelcolor=theme.muted, labelsize=9, length=0)
-    axes.set_xlabel("step", color=theme.muted, fontsize=9)
+    axes.set_xlabel(panel.along, color=theme.muted, fontsize=9)
 
 
 def _step_limits(panels: Sequence[Panel]) -> tuple[float, float]:
     """Return the same limits for all panels: what happened at one step is seen at one place."""
-    steps = [step for panel in panels for line in panel.lines for step in line.curve.line()[0]]
+    ends = [line.curve.ends() for panel in panels for line in panel.lines]
+    steps = [step for found in ends if found is not None for step in found] or [0.0]
     first, last = min(steps), max(steps)
     room = 0.02 * (last - first) or 1
     return first - room, last + room
 
 
-def _scale(axes: Axes, panel: Panel, wide: bool) -> bool:
+def _scale(axes: Axes, panel: Panel, lines: Sequence[Line], wide: bool) -> bool:
     """Set ticks and scales; return whether the values have a logarithmic one."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
     ticks = MaxNLocator(nbins=8 if wide else 4, integer=True, steps=[1, 2, 2.5, 5, 10], min_n_ticks=1)
     axes.xaxis.set_major_locator(ticks)
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    bounds = [found for line in panel.lines if (found := line.curve.bounds()) is not None]
+    bounds = [found for line in lines if (found := line.curve.bounds()) is not None] or [(0.0, 0.0)]
     low, high = min(low for low, _ in bounds), max(high for _, high in bounds)
-    logarithmic = low > 0 and high > 10 * low and any(word in panel.title for word in _LOGARITHMIC)
+    telling = high > 10 * low and any(word in panel.title for word in _LOGARITHMIC)
+    logarithmic = low > 0 and (telling if panel.logarithmic is None else panel.logarithmic)
+    if panel.stepped:
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
     if logarithmic:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 3000 * low else (1,), numticks=9))
@@ -192,15 +253,15 @@ def _scale(axes: Axes, panel: Panel, wide: bool) -> bool:
 def _look(line: Line, theme: Theme) -> tuple[str, _Dashes]:
     """Return colour and line style: after the last colour they begin again, dashed differently."""
     turn, place = divmod(line.colour, len(theme.cycle))
-    return theme.cycle[place], _DASHES[turn % len(_DASHES)]
+    return theme.cycle[place], _DASHES[(turn + line.dash) % len(_DASHES)]
 
 
 def _missing(panel: Panel) -> str:
     broken = [line for line in panel.lines if line.curve.nonfinite]
     return ", ".join(
-        f"{line.label}: {line.curve.nonfinite:,} not finite, from step {line.curve.first_nonfinite:,.0f}"
+        f"{line.label}: {line.curve.nonfinite:,} not finite, from {panel.along} {line.curve.first_nonfinite:,.6g}"
         if len(panel.lines) > 1
-        else f"{line.curve.nonfinite:,} values not finite, from step {line.curve.first_nonfinite:,.0f}"
+        else f"{line.curve.nonfinite:,} values not finite, from {panel.along} {line.curve.first_nonfinite:,.6g}"
         for line in broken[:2]
     )
 

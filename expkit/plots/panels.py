@@ -20,19 +20,42 @@ _OTHERS = 6  # colours of a theme's cycle that are neither training's nor valida
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A curve with its label and the place of its colour in the theme's cycle."""
+    """A curve to be drawn.
+
+    Attributes:
+        label: its name in the legend.
+        curve: its values.
+        colour: place of its colour in the theme's cycle; beyond the cycle's end they begin again, dashed.
+        dash: place of its line style: runs that share a panel have a colour each, and their metrics a style each.
+    """
 
     label: str
     curve: Curve
     colour: int
+    dash: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """What is drawn on one pair of axes."""
+    """What is drawn on one pair of axes.
+
+    Attributes:
+        title: what it shows.
+        lines: may have no finite value, or be none at all.
+        along: what the horizontal axis is, with its unit.
+        stepped: whether a value holds until the next one: a count.
+        logarithmic: whether the vertical axis is; None: where it is telling.
+        marks: where something happened, which a thin line shows.
+        remark: what to say where there is nothing to draw.
+    """
 
     title: str
     lines: Sequence[Line]
+    along: str = "step"
+    stepped: bool = False
+    logarithmic: bool | None = None
+    marks: Sequence[float] = ()
+    remark: str = ""
 
 
 def group(names: Iterable[str]) -> dict[str, list[str]]:

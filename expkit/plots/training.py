@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from expkit.files import remove_stale_temporaries
 from expkit.journal import JournalReader, is_volatile
 from expkit.plots.base import Plot, PlotContext
+from expkit.plots.choosing import telling_groups
 from expkit.plots.curve import Curve
 from expkit.plots.drawing import ThemeName, draw_panels, find_theme, save_figure
-from expkit.plots.panels import LOSSES, group, make_panels
+from expkit.plots.panels import LOSSES, make_panels
 from expkit.record import RESERVED
 
 __all__ = ["TrainingPlot"]
-
-_UNINTERESTING = ("samples", "learning_rate")
-_DULL = ("loss_on", "loss_off", "scaled_loss", "coder_mean", "n_noise_points")
 
 
 class TrainingPlot(Plot):
@@ -47,7 +45,7 @@ class TrainingPlot(Plot):
             if context.folder.is_dir():
                 remove_stale_temporaries(context.folder, prefix="training_dynamics_")
         curves = self._journal.read()
-        panels = make_panels(_chosen(curves), curves)
+        panels = make_panels(telling_groups(curves), curves)
         if not panels:
             return []
         never = [name for name in LOSSES if name in curves and curves[name].bounds() is None]
@@ -86,31 +84,3 @@ class _JournalCurves:
         if self._reader.generation != self._generation:
             self._generation = self._reader.generation
             self._curves = {}
-
-
-def _chosen(curves: Mapping[str, Curve]) -> dict[str, Sequence[str]]:
-    """Return title -> metrics of the panels: losses first, then what is most telling of what changes at all."""
-    bounds = {name: found for name, curve in curves.items() if (found := curve.bounds()) is not None}
-    losses = [name for name in LOSSES if name in bounds]
-    seen = [curves[name].line() for name in losses]
-    others = [
-        name
-        for name, (low, high) in bounds.items()
-        if name not in losses and not name.startswith("final/") and low < high and curves[name].line() not in seen
-    ]
-    groups = group(others)
-    chosen: dict[str, Sequence[str]] = {"loss": losses} if losses else {}
-    return chosen | {title: groups[title] for title in _most_telling(groups)}
-
-
-def _most_telling(groups: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return up to three titles worth a panel: what is validated before speeds, the learning rate in any case."""
-
-    def rank(title: str) -> tuple[int, str]:
-        order = ("val_", "blob/weight", "blob/", "gradient_norm", "train_")
-        found = (place for place, prefix in enumerate(order) if any(name.startswith(prefix) for name in groups[title]))
-        return next(found, len(order)), title
-
-    wanted = sorted((title for title in groups if title not in _UNINTERESTING), key=rank)
-    telling = [title for title in wanted if not title.endswith(_DULL)]
-    return [*telling[:2], "learning_rate"] if "learning_rate" in groups else telling[:3]

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from expkit.cli.show import find
+from expkit.cli.finding import find
 from expkit.errors import ConfigError, UserError
 from train.config.build import MULTI_SELECT
 

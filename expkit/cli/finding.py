@@ -1,0 +1,76 @@
+"""From what somebody types to run directories: paths, ids, patterns, or nothing, which is the newest run."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+
+from expkit.errors import UserError
+from expkit.experiment import RunDir, is_id, newest_run
+
+__all__ = ["find", "find_runs", "find_with"]
+
+
+def find(name: str | None, outputs: Path) -> RunDir:
+    """Return the run that `name` is the path or id of; of None, or latest, the one in `outputs` that was active last.
+
+    Raises:
+        UserError: there is none.
+    """
+    for place in (Path(name), *([outputs / name] if is_id(name) else [])) if name else ():
+        if RunDir(place).exists():
+            return RunDir(place)
+    if name not in (None, "", "latest"):
+        raise UserError(f"{name} is no run: name a run directory, or the id of a run in {outputs.absolute()}")
+    run = newest_run(outputs)
+    if run is None:
+        raise UserError(f"there is no run in {outputs.absolute()}: name one, or start one with python -m train")
+    return run
+
+
+def find_with(folder: str, name: str | None, outputs: Path) -> RunDir:
+    """Return the run that `find` does; or of which `name` is this folder, or which has it: a copy is no run otherwise.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(name) if name else None
+    if path is not None and path.is_dir():
+        if path.resolve().name == folder:
+            return RunDir(path.resolve().parent)
+        if (path / folder).is_dir():
+            return RunDir(path)
+    return find(name, outputs)
+
+
+def find_runs(names: Sequence[str], outputs: Path) -> list[RunDir]:
+    """Return the runs that are named by path, id or pattern, each once; of no name the newest.
+
+    A directory that has a journal or a results.json is a run too: one of somebody's own training loop. Of what a
+    pattern matches, the rest is passed over.
+
+    Raises:
+        UserError: there is none, or nothing matches.
+    """
+    found: dict[Path, RunDir] = {}
+    for name in names or ["latest"]:
+        found |= {run.root.resolve(): run for run in _named(name, outputs)}
+    return list(found.values())
+
+
+def _named(name: str, outputs: Path) -> list[RunDir]:
+    if any(sign in name for sign in "*?[") and not Path(name).exists():
+        places = [name] if Path(name).is_absolute() else [name, str(outputs / name)]
+        found = [path for place in places for path in sorted(glob.glob(place))]  # noqa: PTH207 - absolute patterns too
+        matches = [RunDir(path) for path in found]
+        runs = [run for run in matches if _has_something(run)]
+        if not runs:
+            raise UserError(f"{name}: no run matches this, in {Path.cwd()} or {outputs.absolute()}")
+        return runs
+    run = RunDir(name)
+    return [run] if _has_something(run) else [find(name, outputs)]
+
+
+def _has_something(run: RunDir) -> bool:
+    return run.exists() or run.metrics.exists() or run.results.exists()

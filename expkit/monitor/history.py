@@ -1,0 +1,47 @@
+"""The history in a results.json as entries of a journal: for directories that have nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from expkit.record import RESERVED
+
+__all__ = ["history_entries"]
+
+#: What the entries of a history hold in groups, and how these names begin in a journal.
+_PREFIXES = {"train": "train_", "test": "val_", "val": "val_", "validation": "val_", "diagnostics": ""}
+_RENAMED = {"test_loss": "val_loss", "test_accuracy": "val_accuracy"}
+
+
+def history_entries(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the entries of `training_history`, in the order of their steps; of their epochs, if they tell no steps.
+
+    Names become those of a journal: train.loss `train_loss`, test.loss `val_loss`, and diagnostics keep theirs. What is
+    no number is left out.
+    """
+    history = results.get("training_history")
+    entries = []
+    rows = [row for row in history if isinstance(row, Mapping)] if isinstance(history, list) else []
+    for place, row in enumerate(rows, 1):
+        step = _first(row, ("step", "global_step", "epoch"), place)
+        values: dict[str, Any] = {}
+        for name, value in row.items():
+            if isinstance(value, Mapping):
+                values |= _prefixed(name, value)
+            elif name not in RESERVED and name != "global_step":
+                values[_RENAMED.get(name, name)] = value
+        numbers = {name: value for name, value in values.items() if type(value) in (int, float)}
+        epoch = row.get("epoch")
+        entries.append({"step": step, **({"epoch": epoch} if type(epoch) is int else {}), **numbers})
+    return sorted(entries, key=lambda entry: entry["step"])
+
+
+def _prefixed(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    prefix = _PREFIXES.get(group, f"{group}/")
+    return {name if name.startswith(prefix) else prefix + name: value for name, value in values.items()}
+
+
+def _first(row: Mapping[str, Any], names: Sequence[str], otherwise: int) -> int:
+    found = [row[name] for name in names if type(row.get(name)) is int]
+    return found[0] if found else otherwise

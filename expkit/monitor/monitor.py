@@ -1,0 +1,97 @@
+"""TrainingMonitor: one reader and one model of the screen, behind all faces."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from expkit.errors import UserError
+from expkit.experiment import RunDir
+from expkit.monitor.feed import RunFeed
+from expkit.monitor.screen import Screen, View, compose
+from expkit.monitor.state import RunState, StateReader
+from expkit.plots.drawing import ThemeName
+
+__all__ = ["TrainingMonitor"]
+
+_PICTURE_BINS = 1000
+
+
+class TrainingMonitor:
+    """Looks at one run or several: curves, alerts, how they stand. It reads only, and only what is new.
+
+    Args:
+        run: a run directory, or several. What is to be seen of it need not be there yet.
+        view: what is to be seen; see `View`.
+        index: whether a sidecar index of each journal is used and kept (`logs/metrics.index.npz`).
+
+    Raises:
+        UserError: (a ValueError) there is no such directory.
+    """
+
+    def __init__(self, run: Path | str | Sequence[Path | str], view: View | None = None, index: bool = True) -> None:
+        paths = [Path(run)] if isinstance(run, str | Path) else [Path(each) for each in run]
+        if not paths:
+            raise UserError("TrainingMonitor: name a run directory at least")
+        for path in paths:
+            if not path.is_dir():
+                raise UserError(f"{path}: there is no such run directory")
+        self.view = view or View()
+        self.feeds = [RunFeed(RunDir(path), index) for path in paths]
+        self._states = [StateReader(feed) for feed in self.feeds]
+
+    def refresh(self, within: float = math.inf) -> bool:
+        """Read what is new, for about so many seconds at most. Return whether there was anything."""
+        share = within / len(self.feeds)
+        return any([feed.refresh(share) for feed in self.feeds])
+
+    def states(self) -> list[RunState]:
+        """Return how each run stands."""
+        return [reader.read() for reader in self._states]
+
+    def screen(self, view: View | None = None) -> Screen:
+        """Return what is to be seen now."""
+        return compose(self.feeds, self.states(), view or self.view)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return how the runs stand as plain JSON values, as `expkit monitor --json` prints them."""
+        return {"runs": [state.to_json() for state in self.states()]}
+
+    def generate_static_plot(self, path: Path | str, theme: ThemeName = "dark") -> Path:
+        """Draw what is to be seen now into a file: PNG, or SVG or PDF by its name. Return its path.
+
+        Raises:
+            UserError: (a ValueError) there is nothing to draw yet, or the file cannot be written.
+        """
+        from expkit.monitor.static import save_screen
+
+        self.refresh()
+        return save_screen(self.screen(replace(self.view, bins=self.view.bins or _PICTURE_BINS)), Path(path), theme)
+
+    def start_live_plot(self, refresh_interval: float = 5, theme: ThemeName = "dark") -> None:
+        """Show a window that follows the runs, until it is closed or Ctrl-C.
+
+        Args:
+            refresh_interval: seconds between two looks.
+            theme: dark, light or print.
+
+        Raises:
+            UserError: (a ValueError) there is no display, or nothing that could open a window on it.
+        """
+        from expkit.monitor.window import show_window
+
+        show_window(self, refresh_interval, theme)
+
+    def close(self) -> None:
+        """Close all files."""
+        for feed in self.feeds:
+            feed.close()
+
+    def __enter__(self) -> TrainingMonitor:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
