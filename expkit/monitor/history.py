@@ -30,7 +30,7 @@ def history_entries(results: Mapping[str, Any]) -> list[dict[str, Any]]:
             if isinstance(value, Mapping):
                 values |= _prefixed(name, value)
             elif name not in RESERVED and name != "global_step":
-                values[_RENAMED.get(name, name)] = value
+                values[_RENAMED.get(name) or name] = value
         numbers = {name: value for name, value in values.items() if type(value) in (int, float)}
         epoch = row.get("epoch")
         entries.append({"step": step, **({"epoch": epoch} if type(epoch) is int else {}), **numbers})

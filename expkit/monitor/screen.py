@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
+from expkit.detectors.base import Severity
 from expkit.errors import UserError
 from expkit.monitor.feed import RunFeed
 from expkit.monitor.state import RunState
@@ -176,7 +177,7 @@ def _marks(feeds: Sequence[RunFeed], view: View) -> list[float]:
         return []
     import numpy as np
 
-    steps = [entry["step"] for entry in feeds[0].events if entry["severity"] != "info"][-_MOST_MARKS:]
+    steps = [entry["step"] for entry in feeds[0].events if entry["severity"] != Severity.INFO][-_MOST_MARKS:]
     places = _places(feeds[0], view.along)
     found: list[float] = places(np.array(steps, float)).tolist() if places is not None and steps else steps
     return found

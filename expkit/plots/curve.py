@@ -49,10 +49,13 @@ class Curve:
         self._nonfinite = 0
         self._marks: list[float] = []
         self._mark_every = 1
+        self._ends: tuple[float, float] | None = None
         self.extend(steps, values)
 
     def extend(self, steps: Sequence[float] | _Array, values: Sequence[float] | _Array) -> None:
         """Add values at later steps."""
+        if len(steps):
+            self._ends = (self._ends[0] if self._ends else float(steps[0]), float(steps[-1]))
         if isinstance(steps, np.ndarray) and isinstance(values, np.ndarray):
             self._take(np.append(self._steps, steps), np.append(self._values, values))
             return
@@ -134,11 +137,7 @@ class Curve:
 
     def ends(self) -> tuple[float, float] | None:
         """Return the first and the last step, of values that are not finite too; or None if there is none."""
-        table = self._all()
-        steps = [*self._marks[:1], *self._marks[-1:]]
-        if table.shape[1]:
-            steps += [table[[_LOW_STEP, _HIGH_STEP], 0].min(), table[[_LOW_STEP, _HIGH_STEP], -1].max()]
-        return (float(min(steps)), float(max(steps))) if steps else None
+        return self._ends
 
     def thinned(self, bins: int, between: tuple[float, float] | None = None) -> Curve:
         """Return a curve of at most so many bins, with the same extremes.
@@ -161,6 +160,9 @@ class Curve:
             made._width *= 2
         made._table = table
         made._nonfinite, made._marks, made._mark_every = self._nonfinite, list(self._marks), self._mark_every
+        made._ends = self._ends
+        if between is not None and self._ends is not None:
+            made._ends = (max(between[0], self._ends[0]), min(between[1], self._ends[1]))
         return made
 
     def over(self, places: Callable[[_Array], _Array]) -> Curve:
@@ -174,6 +176,9 @@ class Curve:
         for row in (_LOW_STEP, _HIGH_STEP, _STEP):
             table[row] = places(table[row])
         made._table, made._marks = table, places(np.asarray(made._marks, float)).tolist()
+        if self._ends is not None:
+            first, last = places(np.asarray(self._ends, float)).tolist()
+            made._ends = (first, last)
         return made
 
     def state(self) -> tuple[dict[str, Any], _Array]:
@@ -188,6 +193,7 @@ class Curve:
             "nonfinite": self._nonfinite,
             "marks": list(self._marks),
             "mark_every": self._mark_every,
+            "ends": self._ends,
         }
         return plain, self._table.copy()
 
@@ -198,6 +204,7 @@ class Curve:
         made._width, made._in_bins, made._table = plain["width"], plain["in_bins"], table
         made._seen = len(made._values)
         made._nonfinite, made._marks, made._mark_every = plain["nonfinite"], list(plain["marks"]), plain["mark_every"]
+        made._ends = tuple(plain["ends"]) if plain["ends"] else None
         return made
 
     def _all(self) -> _Array:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from expkit.plots.curve import Curve
@@ -104,3 +106,60 @@ def test_values_that_are_not_finite_are_counted_and_left_out() -> None:
 def test_a_curve_without_a_finite_value_has_no_bounds(values: list[float]) -> None:
     curve = Curve(range(len(values)), values)
     assert (curve.bounds(), curve.line(), curve.average(), curve.noisy()) == (None, ([], []), ([], []), False)
+
+
+@pytest.mark.parametrize("count", [1, 2, 99, 5000, 12_345])
+def test_a_thinned_curve_has_the_same_extremes_and_fewer_points(count: int) -> None:
+    curve = Curve(range(count), wave(count, 0.3))
+    thin = curve.thinned(40)
+    assert len(thin.average()[0]) <= 40
+    assert (thin.bounds(), thin.ends(), thin.count) == (curve.bounds(), curve.ends(), count)
+    points = set(zip(*curve.line(), strict=True))
+    assert points.issuperset(zip(*thin.line(), strict=True)), "nothing is invented"
+
+
+def test_a_part_of_a_curve_keeps_a_neighbour_on_each_side() -> None:
+    curve = Curve(range(10), range(10))
+    part = curve.thinned(100, between=(3.5, 6))
+    assert (part.line()[0], part.ends()) == ([3, 4, 5, 6, 7], (3.5, 6))
+    assert curve.thinned(100, between=(20, 30)).line()[0] == [9]
+
+
+def test_a_curve_over_something_else_than_steps() -> None:
+    curve = Curve([10, 20, 30], [1.0, math.nan, 3.0])
+    made = curve.over(lambda steps: steps / 10)
+    assert made.line() == ([1, 3], [1.0, 3.0])
+    assert made.nonfinite_steps == [2]
+    assert curve.line()[0] == [10, 30], "the curve itself is as it was"
+
+
+def test_where_values_were_not_finite_is_kept_evenly_in_bounded_memory() -> None:
+    curve = Curve()
+    for start in range(0, 100_000, 1000):
+        curve.extend(range(start, start + 1000), [math.nan] * 1000)
+    steps = curve.nonfinite_steps
+    assert curve.nonfinite == 100_000
+    assert len(steps) <= 256
+    gaps = [after - before for before, after in pairwise(steps)]
+    assert (steps[0], min(gaps), max(gaps)) == (0, gaps[0], gaps[0])
+    assert curve.ends() == (0, 99_999)
+
+
+@pytest.mark.parametrize("count", [3, 12_345])
+def test_a_curve_that_was_kept_in_a_file_goes_on_as_if_it_never_had_been(count: int) -> None:
+    values = [*wave(count, 0.3), math.nan]
+    curve = Curve(range(count + 1), values, bins=100)
+    again = Curve.from_state(*curve.state())
+    for each in (curve, again):
+        each.extend(range(count + 1, count + 500), wave(499, 0.1))
+    assert again.line() == curve.line()
+    assert (again.count, again.nonfinite_steps) == (count + 499, [count])
+
+
+def test_arrays_give_the_same_curve_as_lists() -> None:
+    values = wave(5000, 0.3)
+    lists, arrays = Curve(range(5000), values), Curve()
+    for start in range(0, 5000, 777):
+        arrays.extend(np.arange(start, min(start + 777, 5000), dtype=float), np.array(values[start : start + 777]))
+    assert arrays.line() == lists.line()
+    assert arrays.average() == lists.average()

@@ -18,7 +18,9 @@ from matplotlib.figure import Figure
 
 import expkit.visualization
 from expkit import VisualizationManager
-from expkit.plots.drawing import THEMES
+from expkit.plots.curve import Curve
+from expkit.plots.drawing import THEMES, draw_grid, save_figure
+from expkit.plots.panels import Line, Panel
 from tests.expkit.plots.helpers import is_whole_png, keep_figures, said
 
 NOISE = [math.exp(-step / 100) + 0.2 * random.Random(step).random() for step in range(1, 401)]
@@ -125,3 +127,54 @@ assert dict.__getitem__(matplotlib.rcParams, "backend") == "tkagg"
     environment = {name: value for name, value in os.environ.items() if name != "DISPLAY"} | {"MPLBACKEND": "tkagg"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def drawn(*panels: Panel) -> Figure:
+    figure = Figure(figsize=(13, 8))
+    draw_grid(figure, "run", panels, THEMES["dark"], "note")
+    figure.canvas.draw()
+    return figure
+
+
+def panel(values: list[float], title: str = "a", **more: Any) -> Panel:
+    return Panel(title, [Line("a", Curve(range(len(values)), values), 0)], **more)
+
+
+@pytest.mark.parametrize(("count", "columns"), [(1, 1), (2, 2), (4, 2), (5, 3), (9, 3)])
+def test_a_grid_is_filled_row_by_row(count: int, columns: int) -> None:
+    figure = drawn(*[panel([1.0, 2.0]) for _ in range(count)])
+    rows = {round(axes.get_position().y0, 2) for axes in figure.axes}
+    assert (len(figure.axes), len(rows)) == (count, -(-count // columns))
+
+
+def test_a_panel_without_a_value_says_why() -> None:
+    figure = drawn(Panel("silhouette", [], remark="none yet"), panel([math.nan], remark="not one"), panel([1.0, 2.0]))
+    written = [{text.get_text() for text in axes.texts} - {"run", "note"} for axes in figure.axes]
+    assert written == [{"none yet"}, {"not one"}, set()]
+
+
+def test_counts_are_steps_and_events_are_thin_lines() -> None:
+    (axes,) = drawn(panel([1.0, 3.0], stepped=True, marks=[1.0])).axes
+    styles = [line.get_drawstyle() for line in axes.lines]
+    assert styles == ["default", "steps-post"]
+    assert list(axes.lines[0].get_xdata()) == [1.0, 1.0]
+
+
+def test_values_that_are_not_finite_are_marked_where_they_were() -> None:
+    (axes,) = drawn(panel([1.0, math.nan, 2.0, math.inf])).axes
+    marks = [line for line in axes.lines if line.get_marker() == "x"]
+    assert [list(line.get_xdata()) for line in marks] == [[1, 3]]
+
+
+@pytest.mark.parametrize(("asked", "scale"), [(None, "linear"), (True, "log"), (False, "linear")])
+def test_somebody_may_ask_for_a_logarithmic_axis(asked: bool | None, scale: str) -> None:
+    (axes,) = drawn(panel([1.0, 100.0], logarithmic=asked)).axes
+    assert axes.get_yscale() == scale
+    (axes,) = drawn(panel([-1.0, 100.0], logarithmic=asked)).axes
+    assert axes.get_yscale() == "linear", "it has negative values"
+
+
+@pytest.mark.parametrize(("suffix", "begins"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")])
+def test_a_picture_is_of_the_kind_that_its_name_says(tmp_path: Path, suffix: str, begins: bytes) -> None:
+    path = save_figure(drawn(panel([1.0, 2.0])), tmp_path / f"plot{suffix}")
+    assert path.read_bytes().startswith(begins)

@@ -1,0 +1,245 @@
+"""What there is to be seen: how a run stands, which panels there are, and what has to be said."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from expkit.errors import UserError
+from expkit.journal import Journal
+from expkit.machine.vitals import boot_id
+from expkit.monitor import TrainingMonitor, View
+from expkit.record import Record
+
+
+def write(run: Path, steps: range, began: float | None = None, **metrics: Any) -> None:
+    """Write a record a second, the last one now."""
+    (run / "logs").mkdir(parents=True, exist_ok=True)
+    start = time.time() - len(steps) if began is None else began
+    with Journal(run / "logs" / "metrics.jsonl") as journal:
+        for place, step in enumerate(steps):
+            values = {name: value(step) if callable(value) else value for name, value in metrics.items()}
+            journal.write(Record(step, 1, start + place, values), flush=False)
+
+
+def say(run: Path, **status: Any) -> None:
+    usual = {
+        "state": "running",
+        "step": 9,
+        "total_steps": 100,
+        "heartbeat": 1,
+        "heartbeat_time": time.time(),
+        "pid": os.getpid(),
+        "host": platform.node(),
+        "machine": {"boot_id": boot_id()},
+    }
+    (run / "status.json").write_bytes(orjson.dumps(usual | status))
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., Path]:
+    def make(name: str = "run", count: int = 10, began: float | None = None, **metrics: Any) -> Path:
+        run = tmp_path / name
+        run.mkdir()
+        if count:
+            write(run, range(count), began, **(metrics or {"train_loss": lambda step: 1 / (1 + step)}))
+        return run
+
+    return make
+
+
+def look(run: Path | list[Path], **view: Any) -> Any:
+    with TrainingMonitor(run, View(**view), index=False) as monitor:
+        monitor.refresh()
+        return monitor.screen()
+
+
+BLOB = {
+    "train_loss": lambda step: 1 / (1 + step),
+    "val_loss": lambda step: 2 / (1 + step),
+    "blob/silhouette_score": lambda step: math.nan if step < 5 else 0.9,
+    "blob/n_clusters_dbscan": lambda step: 1 + step // 4,
+    "blob/weight_correlation": lambda step: step / 10,
+    "learning_rate": lambda step: 1e-3 * step,
+}
+
+
+def test_the_guides_four_panels(make: Callable[..., Path]) -> None:
+    screen = look(make(**BLOB))
+    assert [panel.title for panel in screen.panels] == ["silhouette", "clusters", "weight correlation", "loss"]
+    assert [panel.stepped for panel in screen.panels] == [False, True, False, False]
+    assert [line.label for line in screen.panels[3].lines] == ["train_loss", "val_loss"]
+    assert not any("No diagnostics" in note for note in screen.notes)
+
+
+def test_a_silhouette_that_is_not_there_yet_keeps_its_panel_and_says_why(make: Callable[..., Path]) -> None:
+    screen = look(make(**{name: value for name, value in BLOB.items() if "silhouette" not in name}))
+    assert (screen.panels[0].title, list(screen.panels[0].lines)) == ("silhouette", [])
+    assert "two clusters" in screen.panels[0].remark
+
+
+def test_without_diagnostics_the_panels_are_what_the_run_has_and_a_line_says_how_to_turn_them_on(
+    make: Callable[..., Path],
+) -> None:
+    metrics = {"train_loss": lambda step: 1 / (1 + step), "val_accuracy": lambda step: step, "train_accuracy": float}
+    screen = look(make(**metrics))
+    assert [panel.title for panel in screen.panels] == ["loss", "accuracy"]
+    (note,) = screen.notes
+    assert note.startswith("No diagnostics available")
+    assert "diagnostics=blob" in note
+
+
+def test_the_guides_results_json_gives_the_guides_panels(make: Callable[..., Path]) -> None:
+    run = make(count=0)
+    diagnostics = {"silhouette_score": 0.5, "n_clusters_dbscan": 3, "weight_correlation": 0.1}
+    history = [
+        {"epoch": epoch, "train": {"loss": 1.0}, "test": {"loss": 2.0}, "diagnostics": diagnostics} for epoch in (1, 2)
+    ]
+    (run / "results.json").write_bytes(orjson.dumps({"training_history": history}))
+    screen = look(run)
+    assert [len(panel.lines) for panel in screen.panels] == [1, 1, 1, 2]
+    assert screen.runs[0].state == "finished"
+
+
+def test_panels_are_what_somebody_names(make: Callable[..., Path]) -> None:
+    screen = look(make(**BLOB), metrics=["val_loss+learning_rate", "blob/*", "nothing"])
+    assert [panel.title for panel in screen.panels] == ["val_loss+learning_rate", "blob/*", "nothing"]
+    assert [len(panel.lines) for panel in screen.panels] == [2, 3, 0]
+    assert any("there is no metric nothing" in note for note in screen.notes)
+
+
+def test_a_typo_in_a_metrics_name_is_answered_with_what_is_close(make: Callable[..., Path]) -> None:
+    assert any("val_loss" in note for note in look(make(**BLOB), metrics=["val_los"]).notes)
+
+
+def test_runs_that_share_a_panel_have_a_colour_each_and_their_metrics_a_style(make: Callable[..., Path]) -> None:
+    screen = look([make("one", **BLOB), make("two", **BLOB)], metrics=["train_loss+val_loss"])
+    lines = screen.panels[0].lines
+    assert [line.label for line in lines] == ["one: train_loss", "one: val_loss", "two: train_loss", "two: val_loss"]
+    assert [(line.colour, line.dash) for line in lines] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+
+@pytest.mark.parametrize(("along", "last"), [("step", 3600), ("time", 1.0), ("epoch", 1.0)])
+def test_the_horizontal_axis_is_steps_hours_or_epochs(make: Callable[..., Path], along: str, last: float) -> None:
+    run = make(count=0)
+    write(run, range(0, 3601), train_loss=lambda step: 1 / (1 + step))
+    (panel,) = look(run, along=along, metrics=["train_loss"]).panels
+    assert panel.lines[0].curve.line()[0][-1] == pytest.approx(last)
+
+
+def test_a_part_of_the_steps_keeps_a_neighbour_on_each_side(make: Callable[..., Path]) -> None:
+    (panel,) = look(make(count=100), metrics=["train_loss"], between=(40, 50)).panels
+    assert panel.lines[0].curve.line()[0] == list(range(39, 52))
+
+
+def test_marks_are_where_warnings_were(make: Callable[..., Path]) -> None:
+    run = make()
+    for step, severity in ((2, "INFO"), (4, "WARNING"), (5, "CRITICAL")):
+        line = {
+            "step": step,
+            "time": 1.0,
+            "severity": severity,
+            "kind": "loss_spike",
+            "message": "m",
+            "values": {"z": 9},
+        }
+        with (run / "logs" / "events.jsonl").open("ab") as file:
+            file.write(orjson.dumps({**line, "detector": "robust"}) + b"\n")
+    screen = look(run)
+    assert list(screen.panels[0].marks) == [4, 5]
+    assert [(alert.step, alert.rule, alert.values) for alert in screen.runs[0].alerts][-1] == (5, "robust", {"z": 9})
+
+
+class TestState:
+    """The badge: by heartbeat, by what the run said itself, by the time of its last record."""
+
+    def test_a_run_that_writes_is_running(self, make: Callable[..., Path]) -> None:
+        run = make(count=60)
+        say(run, forecast={"steps_per_sec": 2.0, "remaining_seconds": 30.0, "end_time": time.time() + 30})
+        (state,) = look(run).runs
+        assert (state.state, state.step, state.total_steps) == ("running", 59, 100)
+        assert state.steps_per_sec == pytest.approx(2.0)
+        assert "ends in" in state.eta
+
+    def test_its_speed_is_that_of_its_records_if_it_says_none(self, make: Callable[..., Path]) -> None:
+        run = make(count=60)
+        say(run)
+        (state,) = look(run).runs
+        assert state.steps_per_sec == pytest.approx(1.0, rel=0.1)
+        assert state.eta_seconds == pytest.approx(41, rel=0.1)
+
+    def test_one_that_lives_and_writes_nothing_is_stalled(self, make: Callable[..., Path]) -> None:
+        run = make(began=time.time() - 52)
+        say(run)
+        (state,) = look(run).runs
+        assert state.state == "stalled"
+        assert state.text in ("last record 42 s ago", "last record 43 s ago", "last record 44 s ago")
+        assert state.steps_per_sec is None
+
+    def test_one_whose_records_are_rare_is_not(self, make: Callable[..., Path]) -> None:
+        run = make(count=0)
+        for step in range(5):
+            write(run, range(step, step + 1), began=time.time() - 40 * (5 - step), train_loss=1.0)
+        say(run)
+        assert look(run).runs[0].state == "running"
+
+    def test_one_whose_process_is_gone_has_crashed(self, make: Callable[..., Path]) -> None:
+        run = make()
+        say(run, pid=2**22 + 5)
+        (state,) = look(run).runs
+        assert state.state == "crashed"
+        assert "SIGKILL" in state.text
+
+    @pytest.mark.parametrize("said", ["finished", "failed", "interrupted", "preempted"])
+    def test_what_it_said_at_its_end(self, make: Callable[..., Path], said: str) -> None:
+        run = make()
+        say(run, state=said, error="ValueError: it broke")
+        (state,) = look(run).runs
+        assert state.state == said
+        assert ("it broke" in state.text) == (said == "failed")
+
+    def test_without_a_status_its_records_tell(self, make: Callable[..., Path]) -> None:
+        assert look(make("now")).runs[0].state == "running"
+        assert look(make("then", began=time.time() - 1000)).runs[0].state == "unknown"
+        assert look(make("never", count=0)).runs[0].text == "no record yet"
+
+    def test_a_directory_that_is_removed_is_gone(self, make: Callable[..., Path]) -> None:
+        run = make()
+        with TrainingMonitor(run, index=False) as monitor:
+            monitor.refresh()
+            (run / "logs" / "metrics.jsonl").unlink()
+            (run / "logs").rmdir()
+            run.rmdir()
+            monitor.refresh()
+            assert monitor.states()[0].state == "gone"
+            assert len(monitor.screen().panels) == 1
+
+    def test_gauges_of_each_gpu_and_of_the_host(self, make: Callable[..., Path]) -> None:
+        metrics = {"gpu/0/compute_util": 50.0, "gpu/0/memory_used_pct": 75.0, "gpu/0/memory_used_gb": 60.0}
+        more = {"gpu/10/compute_util": 110.0, "gpu/2/compute_util": math.nan, "memory/percent": 41.6}
+        (state,) = look(make(**metrics, **more, **{"process/rss_gb": 1.25})).runs
+        assert [(gauge.name, gauge.fraction, gauge.text) for gauge in state.gauges] == [
+            ("gpu 0", 0.5, "50 %"),
+            ("gpu 0 memory", 0.75, "75 %, 60.0 GB"),
+            ("gpu 10", 1.0, "110 %"),
+            ("memory", pytest.approx(0.416), "42 %, this process 1.2 GB"),
+        ]
+
+    def test_it_is_plain_json(self, make: Callable[..., Path]) -> None:
+        run = make(train_loss=math.nan)
+        say(run)
+        state = orjson.loads(orjson.dumps(look(run).runs[0].to_json()))
+        assert state["last"] == {"train_loss": None}
+
+
+def test_a_directory_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no such run directory"):
+        TrainingMonitor(tmp_path / "nothing")
