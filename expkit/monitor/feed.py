@@ -115,6 +115,12 @@ class RunFeed:
         for source in self._events:
             source.reader.close()
 
+    @property
+    def duration(self) -> float:
+        """Seconds from the first record to the last one."""
+        bounds = self.curves["time"].bounds() if "time" in self.curves else None
+        return bounds[1] - bounds[0] if bounds is not None else 0.0
+
     def seconds(self, steps: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the seconds since the first record at which steps were done."""
         return self._along("time", steps, from_zero=True)

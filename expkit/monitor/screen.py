@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -19,7 +19,9 @@ from expkit.record import RESERVED
 __all__ = ["ALONG", "Along", "Screen", "View", "compose", "metric_names"]
 
 Along = Literal["step", "time", "epoch"]
-ALONG: dict[str, str] = {"step": "step", "time": "hours since the first record", "epoch": "epoch"}
+ALONG: tuple[Along, ...] = ("step", "time", "epoch")
+
+_UNITS = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
 
 _MOST_PANELS = 4
 _MOST_MARKS = 50
@@ -32,6 +34,7 @@ _BLOB = {
 }
 _COUNTS = ("n_clusters_dbscan", "n_clusters", "epoch", "n_noise_points", "_count")
 _REMARKS = {"silhouette": "none yet: it needs two clusters or more"}
+_MISSING = {"silhouette": "undefined (one cluster)"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,8 @@ def compose(feeds: Sequence[RunFeed], states: Sequence[RunState], view: View) ->
     """
     notes: list[str] = []
     groups = _wanted(feeds, view.metrics, notes) if view.metrics else _usual(feeds, notes)
-    panels = [_panel(title, names, feeds, view, place) for place, (title, names) in enumerate(groups.items())]
+    axis = _axis(feeds, view.along)
+    panels = [_panel(title, names, feeds, view, axis, place) for place, (title, names) in enumerate(groups.items())]
     notes += _remarks(feeds, states)
     heading = feeds[0].name if len(feeds) == 1 else f"{len(feeds)} runs: {', '.join(feed.name for feed in feeds)}"
     return Screen(heading, states, panels, notes)
@@ -133,15 +137,47 @@ def _similar(pattern: str, names: Sequence[str]) -> str:
     return f": {', '.join(close)} are some that there are" if close else ""
 
 
-def _panel(title: str, names: Sequence[str], feeds: Sequence[RunFeed], view: View, place: int) -> Panel:
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """A horizontal axis: its name, and for each feed what turns its steps into places; None for steps themselves."""
+
+    name: str
+    places: Mapping[str, Callable[[Any], Any]] | None = None
+
+    def of(self, feed: RunFeed, curve: Curve) -> Curve:
+        return curve.over(self.places[str(feed.run.root)]) if self.places is not None else curve
+
+
+def _axis(feeds: Sequence[RunFeed], along: Along) -> _Axis:
+    """Return the axis; time is in the largest unit of which the longest run has two."""
+    if along == "step":
+        return _Axis("step")
+    if along == "epoch":
+        return _Axis("epoch", {str(feed.run.root): feed.epochs for feed in feeds})
+    longest = max((feed.duration for feed in feeds), default=0.0)
+    unit, seconds = next((each for each in _UNITS if longest >= 2 * each[1]), _UNITS[-1])
+    places = {str(feed.run.root): _scaled(feed.seconds, seconds) for feed in feeds}
+    return _Axis(f"{unit} since the first record", places)
+
+
+def _scaled(places: Callable[[Any], Any], unit: float) -> Callable[[Any], Any]:
+    return lambda steps: places(steps) / unit
+
+
+def _panel(title: str, names: Sequence[str], feeds: Sequence[RunFeed], view: View, axis: _Axis, place: int) -> Panel:
     if len(feeds) == 1:
-        curves = {name: _curve(feeds[0], name, view) for name in names}
+        curves = {name: axis.of(feeds[0], _curve(feeds[0], name, view)) for name in names}
         lines: Sequence[Line] = make_panels({title: names}, curves)[0].lines
         if not any(name.startswith(("train_", "val_")) or name in LOSSES for name in names):
             lines = [replace(line, colour=2 + (place + index) % 6) for index, line in enumerate(lines)]
     else:
         lines = [
-            Line(feed.name if len(names) == 1 else f"{feed.name}: {name}", _curve(feed, name, view), number, dash)
+            Line(
+                feed.name if len(names) == 1 else f"{feed.name}: {name}",
+                axis.of(feed, _curve(feed, name, view)),
+                number,
+                dash,
+            )
             for number, feed in enumerate(feeds)
             for dash, name in enumerate(names)
             if name in feed.curves
@@ -149,11 +185,12 @@ def _panel(title: str, names: Sequence[str], feeds: Sequence[RunFeed], view: Vie
     return Panel(
         title,
         lines,
-        along=ALONG[view.along],
+        along=axis.name,
         stepped=bool(names) and all(name.endswith(_COUNTS) for name in names),
         logarithmic=view.logarithmic,
-        marks=_marks(feeds, view),
+        marks=_marks(feeds, axis),
         remark=_REMARKS.get(title, "no value yet"),
+        missing=_MISSING.get(title, "not finite"),
     )
 
 
@@ -161,26 +198,15 @@ def _curve(feed: RunFeed, name: str, view: View) -> Curve:
     curve = feed.curves[name]
     if view.bins is not None or view.between is not None:
         curve = curve.thinned(view.bins or 1 << 20, view.between)
-    places = _places(feed, view.along)
-    return curve.over(places) if places is not None else curve
+    return curve
 
 
-def _places(feed: RunFeed, along: Along) -> Callable[[Any], Any] | None:
-    if along == "time":
-        return lambda steps: feed.seconds(steps) / 3600
-    return feed.epochs if along == "epoch" else None
-
-
-def _marks(feeds: Sequence[RunFeed], view: View) -> list[float]:
+def _marks(feeds: Sequence[RunFeed], axis: _Axis) -> list[float]:
     """Return where the last critical events and warnings were: of one run; of several, nobody could tell whose."""
     if len(feeds) != 1:
         return []
-    import numpy as np
-
-    steps = [entry["step"] for entry in feeds[0].events if entry["severity"] != Severity.INFO][-_MOST_MARKS:]
-    places = _places(feeds[0], view.along)
-    found: list[float] = places(np.array(steps, float)).tolist() if places is not None and steps else steps
-    return found
+    steps = sorted(entry["step"] for entry in feeds[0].events if entry["severity"] != Severity.INFO)[-_MOST_MARKS:]
+    return axis.of(feeds[0], Curve(steps, steps)).line()[0]
 
 
 def _remarks(feeds: Sequence[RunFeed], states: Sequence[RunState]) -> list[str]:

@@ -1,23 +1,192 @@
-"""The face that is a window: live matplotlib."""
+"""The face that is a window: matplotlib, live."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+import signal
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from expkit.errors import UserError
-from expkit.plots.drawing import ThemeName
+from expkit.monitor.screen import ALONG
+from expkit.monitor.text import heading_line
+from expkit.plots.drawing import ThemeName, draw_grid, find_theme
 
 if TYPE_CHECKING:
     from expkit.monitor.monitor import TrainingMonitor
 
 __all__ = ["can_open", "show_window"]
 
+_SIZE = (13.0, 8.4)  # inches
+_BINS = 1000
+_TICK = 0.25  # seconds
+_OTHERS = "--terminal, --web or --static"
+_HELP = "l: logarithmic   x: steps, time or epochs   o: zoom   r: whole   s: save   q: close"
+
+#: In the order in which matplotlib itself tries them.
+_BACKENDS = ("macosx", "qtagg", "gtk4agg", "gtk3agg", "tkagg", "wxagg")
+
+#: Keys that are ours here.
+_KEYMAP = {"keymap.yscale": [], "keymap.xscale": [], "keymap.grid": [], "keymap.grid_minor": [], "keymap.quit": ["q"]}
+
+_Limits = tuple[tuple[float, float], tuple[float, float]]
+
 
 def can_open() -> bool:
-    """Whether a window can be opened here."""
-    return False
+    """Whether there is something that opens windows."""
+    return _load_backend() is not None
 
 
-def show_window(monitor: TrainingMonitor, interval: float, theme: ThemeName) -> None:  # noqa: ARG001
-    """Show a window until it is closed."""
-    raise UserError("window: not there yet")
+def show_window(monitor: TrainingMonitor, interval: float, theme: ThemeName = "dark") -> None:
+    """Show a window that follows the runs, until it is closed.
+
+    Raises:
+        UserError: there is no display, or nothing that could open a window on it.
+        KeyboardInterrupt: Ctrl-C; the window is closed.
+    """
+    plt = _load_backend()
+    if plt is None:
+        lacks = "toolkit for windows (Python's tkinter, or pip install PySide6)" if _has_display() else "display"
+        raise UserError(f"--window: there is no {lacks} here; choose {_OTHERS}")
+    with plt.rc_context(_KEYMAP):
+        try:
+            names = ", ".join(feed.name for feed in monitor.feeds)
+            figure = plt.figure(figsize=_SIZE, num=f"expkit monitor: {names[:80]}")
+        except Exception as error:  # noqa: BLE001 - every toolkit has exceptions of its own for a display that is none
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(f"--window: no window can be opened ({reason}); choose {_OTHERS}") from None
+        window = _Window(monitor, figure, interval, theme)
+        interrupted = False
+
+        def interrupt(*_: object) -> None:
+            nonlocal interrupted
+            interrupted = True
+            plt.close(figure)
+
+        before = signal.signal(signal.SIGINT, interrupt)
+        try:
+            window.start()
+            plt.show(block=True)
+        finally:
+            signal.signal(signal.SIGINT, before)
+            plt.close(figure)
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+class _Window:
+    """Draws what is new, and keeps what somebody has zoomed into."""
+
+    def __init__(self, monitor: TrainingMonitor, figure: Any, interval: float, theme: ThemeName) -> None:
+        self._monitor, self._figure, self._theme = monitor, figure, find_theme(theme)
+        self._view = replace(monitor.view, bins=monitor.view.bins or _BINS)
+        self._every = max(1, round(interval / _TICK))
+        self._ticks = 0
+        self._said = ""
+        self._held = False
+        self._whole: list[_Limits] = []
+        self._zoom: list[_Limits | None] = []
+        self._timer = figure.canvas.new_timer(interval=round(1000 * _TICK))
+        self._timer.add_callback(self._tick)
+        for event, react in (
+            ("key_press_event", self._on_key),
+            ("button_press_event", lambda _: self._hold(True)),
+            ("button_release_event", lambda _: self._hold(False)),
+            ("close_event", lambda _: self._timer.stop()),
+        ):
+            figure.canvas.mpl_connect(event, react)
+
+    def start(self) -> None:
+        """Draw for the first time, and go on by a timer."""
+        self._look(always=True)
+        self._timer.start()
+
+    def _tick(self) -> bool:
+        self._ticks += 1
+        reading = any(not feed.caught_up for feed in self._monitor.feeds)
+        if not self._held and (reading or self._ticks % self._every == 0):
+            self._look()
+        return True
+
+    def _look(self, always: bool = False) -> None:
+        """Read what is new, a little at a time so that the window answers, and draw if there is anything."""
+        changed = self._monitor.refresh(within=0.3)
+        screen = self._monitor.screen(self._view)
+        said = heading_line(screen)
+        if changed or always or said != self._said:
+            self._said = said
+            self._draw(screen)
+
+    def _draw(self, screen: Any) -> None:
+        self._note_zoom()
+        if not screen.panels:
+            self._figure.clear()
+            self._figure.set_facecolor(self._theme.figure)
+            self._figure.text(0.5, 0.5, f"{screen.heading}\n{self._said}", ha="center", color=self._theme.text)
+        else:
+            draw_grid(self._figure, screen.heading, screen.panels, self._theme, self._said)
+        self._figure.supxlabel(_HELP, x=0.01, ha="left", fontsize=8, color=self._theme.muted)
+        self._restore_zoom()
+        self._figure.canvas.draw_idle()
+
+    def _note_zoom(self) -> None:
+        """Remember which panels show another part than they were drawn with."""
+        seen = [_limits(axes) for axes in self._figure.axes]
+        if len(seen) == len(self._whole):
+            self._zoom = [now if now != whole else None for now, whole in zip(seen, self._whole, strict=True)]
+        else:
+            self._zoom = []
+
+    def _restore_zoom(self) -> None:
+        """Show again what was zoomed into; the toolbar's way home leads to the whole."""
+        toolbar = getattr(self._figure.canvas.manager, "toolbar", None)
+        self._whole = [_limits(axes) for axes in self._figure.axes]
+        if toolbar is not None:
+            toolbar.update()
+            toolbar.push_current()
+        if len(self._zoom) == len(self._whole) and any(self._zoom):
+            for axes, limits in zip(self._figure.axes, self._zoom, strict=True):
+                if limits is not None:
+                    axes.set(xlim=limits[0], ylim=limits[1])
+            if toolbar is not None:
+                toolbar.push_current()
+
+    def _on_key(self, event: Any) -> None:
+        if event.key == "l":
+            self._view = replace(self._view, logarithmic=None if self._view.logarithmic else True)
+        elif event.key == "x":
+            following = ALONG[(ALONG.index(self._view.along) + 1) % len(ALONG)]
+            self._view = replace(self._view, along=following)
+        else:
+            return
+        self._whole = []  # another scale: what was zoomed into is no more
+        self._look(always=True)
+
+    def _hold(self, held: bool) -> None:
+        """Draw nothing while a mouse button is down: somebody is zooming."""
+        self._held = held
+
+
+def _limits(axes: Any) -> _Limits:
+    return tuple(axes.get_xlim()), tuple(axes.get_ylim())
+
+
+def _has_display() -> bool:
+    return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _load_backend() -> Any:
+    """Return pyplot with a backend that opens windows, or None if there is no such."""
+    if not _has_display():
+        return None
+    import matplotlib.pyplot as plt
+
+    asked = os.environ.get("MPLBACKEND")
+    for name in (asked,) if asked else _BACKENDS:
+        try:
+            plt.switch_backend(name)
+        except (ImportError, ValueError):
+            continue
+        return plt if plt.get_backend().lower() not in ("agg", "svg", "pdf", "ps", "cairo", "template") else None
+    return None

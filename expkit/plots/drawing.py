@@ -32,6 +32,7 @@ _LABEL = 48
 _IN_LEGEND = 24
 _Dashes = Literal["-", "--", ":", "-."]
 _DASHES: tuple[_Dashes, ...] = ("-", "--", ":", "-.")
+_WHOLE = ("step", "epoch")
 _LOGARITHMIC = ("loss", "perplexity", "norm")
 
 
@@ -102,7 +103,8 @@ def draw_panels(
     _lay_out(figure, theme)
     grid = figure.add_gridspec(rows + 1, columns, height_ratios=[3.6, *[2.6] * rows])
     places = [grid[0, :], *(grid[1 + index // columns, index % columns] for index in range(below))]
-    _fill(figure, places, heading, panels, theme, note, legends=not shared_legend, first_wide=True)
+    _fill(figure, places, panels, theme, legends=not shared_legend, first_wide=True)
+    _head(figure.axes[0], heading, note, theme)
     if shared_legend:
         _legend_below(figure, panels, theme)
     return figure
@@ -124,7 +126,8 @@ def draw_grid(figure: Figure, heading: str, panels: Sequence[Panel], theme: Them
     rows = -(-len(panels) // columns)
     grid = figure.add_gridspec(rows, columns)
     places = [grid[index // columns, index % columns] for index in range(len(panels))]
-    _fill(figure, places, heading, panels, theme, note, legends=True, first_wide=columns == 1)
+    _fill(figure, places, panels, theme, legends=True, first_wide=columns == 1)
+    _head_above(figure, heading, note, theme)
 
 
 def _lay_out(figure: Figure, theme: Theme) -> None:
@@ -135,18 +138,17 @@ def _lay_out(figure: Figure, theme: Theme) -> None:
 def _fill(
     figure: Figure,
     places: Sequence[SubplotSpec],
-    heading: str,
     panels: Sequence[Panel],
     theme: Theme,
-    note: str,
     legends: bool,
     first_wide: bool,
 ) -> None:
     limits = _step_limits(panels)
+    first: Axes | None = None
     for index, (place, panel) in enumerate(zip(places, panels, strict=True)):
-        axes = figure.add_subplot(place, xlim=limits)
+        axes = figure.add_subplot(place, xlim=limits, sharex=first)  # who zooms into one sees the same of the others
+        first = first or axes
         _draw(axes, panel, theme, legends, wide=first_wide and index == 0)
-    _head(figure.axes[0], heading, note, theme)
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
@@ -167,6 +169,18 @@ def _head(axes: Axes, heading: str, note: str, theme: Theme) -> None:
     write(_text(heading, 90), 48 if note else 30, color=theme.text, fontsize=14, fontweight="bold")
     if note:
         write(_text(note, 150), 30, color=theme.muted, fontsize=9)
+
+
+def _head_above(figure: Figure, heading: str, note: str, theme: Theme) -> None:
+    """Write heading and note above all panels."""
+    from matplotlib.transforms import ScaledTranslation
+
+    title = figure.suptitle(_text(heading, 110) + "\n" * bool(note), x=0.012, ha="left", color=theme.text, fontsize=14)
+    title.set_fontweight("bold")
+    down = ScaledTranslation(0, -21 / 72, figure.dpi_scale_trans)  # points
+    figure.text(
+        0.012, 0.98, _text(note, 190), va="top", color=theme.muted, fontsize=9, transform=figure.transFigure + down
+    )
 
 
 def _draw(axes: Axes, panel: Panel, theme: Theme, legend: bool, wide: bool) -> None:
@@ -200,12 +214,9 @@ def _draw(axes: Axes, panel: Panel, theme: Theme, legend: bool, wide: bool) -> N
 
 def _mark_missing(axes: Axes, line: Line, colour: str) -> None:
     """Mark where values were not finite, at the upper edge."""
-    steps = line.curve.nonfinite_steps
-    if steps:
-        axes.plot(
-            steps, [1.0] * len(steps), "x", color=colour, markersize=4.5, transform=axes.get_xaxis_transform(),
-            clip_on=False, zorder=5,
-        )  # fmt: skip
+    if steps := line.curve.nonfinite_steps:
+        heights = [0.985] * len(steps)
+        axes.plot(steps, heights, "x", color=colour, markersize=4.5, transform=axes.get_xaxis_transform(), zorder=5)
 
 
 def _style(axes: Axes, panel: Panel, theme: Theme, wide: bool) -> None:
@@ -233,13 +244,14 @@ def _scale(axes: Axes, panel: Panel, lines: Sequence[Line], wide: bool) -> bool:
     """Set ticks and scales; return whether the values have a logarithmic one."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-    ticks = MaxNLocator(nbins=8 if wide else 4, integer=True, steps=[1, 2, 2.5, 5, 10], min_n_ticks=1)
+    whole = panel.along in _WHOLE
+    ticks = MaxNLocator(nbins=8 if wide else 4, integer=whole, steps=[1, 2, 2.5, 5, 10], min_n_ticks=1)
     axes.xaxis.set_major_locator(ticks)
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}" if whole else "{x:,.6g}"))
     bounds = [found for line in lines if (found := line.curve.bounds()) is not None] or [(0.0, 0.0)]
     low, high = min(low for low, _ in bounds), max(high for _, high in bounds)
     telling = high > 10 * low and any(word in panel.title for word in _LOGARITHMIC)
-    logarithmic = low > 0 and (telling if panel.logarithmic is None else panel.logarithmic)
+    logarithmic = low > 0 and not panel.stepped and (telling if panel.logarithmic is None else panel.logarithmic)
     if panel.stepped:
         axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
     if logarithmic:
@@ -258,10 +270,11 @@ def _look(line: Line, theme: Theme) -> tuple[str, _Dashes]:
 
 def _missing(panel: Panel) -> str:
     broken = [line for line in panel.lines if line.curve.nonfinite]
+    along = f"{panel.along} " if panel.along in _WHOLE else ""
     return ", ".join(
-        f"{line.label}: {line.curve.nonfinite:,} not finite, from {panel.along} {line.curve.first_nonfinite:,.6g}"
+        f"{line.label}: {line.curve.nonfinite:,} {panel.missing}, from {along}{line.curve.first_nonfinite:,.6g}"
         if len(panel.lines) > 1
-        else f"{line.curve.nonfinite:,} values not finite, from {panel.along} {line.curve.first_nonfinite:,.6g}"
+        else f"{line.curve.nonfinite:,} values {panel.missing}, from {along}{line.curve.first_nonfinite:,.6g}"
         for line in broken[:2]
     )
 

@@ -47,6 +47,7 @@ class Panel:
         logarithmic: whether the vertical axis is; None: where it is telling.
         marks: where something happened, which a thin line shows.
         remark: what to say where there is nothing to draw.
+        missing: what a value is that is not finite.
     """
 
     title: str
@@ -56,6 +57,7 @@ class Panel:
     logarithmic: bool | None = None
     marks: Sequence[float] = ()
     remark: str = ""
+    missing: str = "not finite"
 
 
 def group(names: Iterable[str]) -> dict[str, list[str]]:

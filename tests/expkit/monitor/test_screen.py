@@ -127,8 +127,8 @@ def test_runs_that_share_a_panel_have_a_colour_each_and_their_metrics_a_style(ma
     assert [(line.colour, line.dash) for line in lines] == [(0, 0), (0, 1), (1, 0), (1, 1)]
 
 
-@pytest.mark.parametrize(("along", "last"), [("step", 3600), ("time", 1.0), ("epoch", 1.0)])
-def test_the_horizontal_axis_is_steps_hours_or_epochs(make: Callable[..., Path], along: str, last: float) -> None:
+@pytest.mark.parametrize(("along", "last"), [("step", 3600), ("time", 60.0), ("epoch", 1.0)])
+def test_the_horizontal_axis_is_steps_time_or_epochs(make: Callable[..., Path], along: str, last: float) -> None:
     run = make(count=0)
     write(run, range(0, 3601), train_loss=lambda step: 1 / (1 + step))
     (panel,) = look(run, along=along, metrics=["train_loss"]).panels
