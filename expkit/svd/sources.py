@@ -16,7 +16,7 @@ from expkit.journal import JournalReader
 from expkit.status import read_status
 from expkit.svd.log_lines import LogParser
 from expkit.svd.metrics import KeyPattern, SVDMetrics, analyses
-from expkit.svd.tail import FileTail
+from expkit.tail import FileTail
 
 if TYPE_CHECKING:
     from expkit.wandb_data.online import OnlineRun, OnlineSource
@@ -113,13 +113,14 @@ class LogSource:
         self.ended: str | None = None
         self._path, self._follow = path, follow
         self._parser = LogParser(pattern)
-        self._tail = FileTail(path)
+        self._lines = FileTail(path, lambda line: self._parser.take(line.decode(errors="replace")))
 
     @property
     def notes(self) -> list[str]:
         """What could not be read."""
-        parser = self._parser
-        notes = [f"{parser.lines} lines read, {parser.unknown} of them without anything that the parser knows"]
+        parser, broken = self._parser, self._lines.broken
+        read, unknown = parser.lines + broken, parser.unknown + broken
+        notes = [f"{read} lines read, {unknown} of them without anything that the parser knows"]
         if parser.without_step:
             notes.append(f"{parser.without_step} lines have values, but no step before them: passed over")
         journal = self._path.parent / "metrics.jsonl"
@@ -130,11 +131,10 @@ class LogSource:
 
     def poll(self) -> Iterator[SVDMetrics]:
         """Yield the analyses in new lines."""
-        for line in self._tail:
-            yield from self._parser.take(line)
+        for found in self._lines:
+            yield from found
         if not self._follow:
-            for line in self._tail.rest():
-                yield from self._parser.take(line)
+            yield from self._lines.torn() or ()
             self.ended = "the file was read"
         yield from self._parser.flush()
 

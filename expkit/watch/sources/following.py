@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from expkit.journal import JournalReader
 from expkit.record import Record
+from expkit.tail import FileTail
 from expkit.watch.sources.base import Source
 
 __all__ = ["FollowedFile"]
 
+T = TypeVar("T")
 
-class FollowedFile(Source):
+
+class FollowedFile(Source, Generic[T]):
     """Follows a file line by line, over rotations, cuts and replacements.
 
     Args:
         reader: of the file.
     """
 
-    def __init__(self, reader: JournalReader) -> None:
+    def __init__(self, reader: FileTail[T]) -> None:
         self._reader = reader
 
     @property
@@ -39,8 +41,8 @@ class FollowedFile(Source):
         if last and (torn := self._reader.torn()) is not None:
             yield self.to_record(torn)
 
-    def to_record(self, entry: Mapping[str, Any]) -> Record:
-        """Return the record that a line holds."""
+    def to_record(self, entry: T) -> Record:
+        """Return the record of what was in a line."""
         raise NotImplementedError
 
     def notes(self) -> list[str]:

@@ -18,7 +18,7 @@ from expkit.watch.sources.following import FollowedFile
 __all__ = ["JournalSource"]
 
 
-class JournalSource(FollowedFile):
+class JournalSource(FollowedFile[dict[str, Any]]):
     """Follows `logs/metrics.jsonl` of a run, with its rotated parts, over resumes that cut it back."""
 
     def __init__(self, run: RunDir) -> None:

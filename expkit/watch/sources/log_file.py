@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from expkit.errors import UserError
-from expkit.journal import JournalReader
 from expkit.record import Record
+from expkit.tail import FileTail
 from expkit.watch.sources.fields import Fields, parse_json, parse_line
 from expkit.watch.sources.following import FollowedFile
 
 __all__ = ["LogFileSource"]
 
 
-class LogFileSource(FollowedFile):
+class LogFileSource(FollowedFile[Record]):
     """Follows a log file that another trainer writes. Lines in which there is nothing to watch are counted.
 
     Args:
@@ -30,7 +30,7 @@ class LogFileSource(FollowedFile):
     """
 
     def __init__(self, path: Path, fields: Fields, pattern: str | None = None) -> None:
-        super().__init__(JournalReader(path, self._decode))
+        super().__init__(FileTail(path, self._decode))
         self._fields = fields
         self._last = 0  # the step of the last record
         try:
@@ -40,9 +40,8 @@ class LogFileSource(FollowedFile):
         if self._pattern is not None and not self._pattern.groupindex:
             raise UserError(f"--pattern {pattern}: name the groups: step (?P<step>\\d+) loss (?P<loss>\\S+)")
 
-    def to_record(self, entry: Mapping[str, Any]) -> Record:
-        record: Record = entry["record"]
-        return record
+    def to_record(self, entry: Record) -> Record:
+        return entry
 
     def notes(self) -> list[str]:
         return [*super().notes(), *self._fields.notes()]
@@ -59,7 +58,7 @@ class LogFileSource(FollowedFile):
         self._last = 0
         super().rewind()
 
-    def _decode(self, line: bytes) -> dict[str, Any]:
+    def _decode(self, line: bytes) -> Record:
         entry: Any = None
         if self._pattern is not None:
             found = self._pattern.search(line.decode(errors="replace"))
@@ -75,4 +74,4 @@ class LogFileSource(FollowedFile):
         if record is None:
             raise ValueError("nothing to watch in it")
         self._last = record.step
-        return {"record": record}
+        return record

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from expkit import tail
 from expkit.journal import Journal, JournalReader, cut_journal, read_journal, reader
 from expkit.record import make_record
 
@@ -223,8 +224,8 @@ def test_a_whole_folder_moved_away_is_no_error(path: Path, tmp_path: Path) -> No
 
 
 def test_a_line_without_end_does_not_fill_the_memory(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "_CHUNK", 1 << 12)
-    monkeypatch.setattr(reader, "_LONGEST_LINE", 1 << 14)
+    monkeypatch.setattr(tail, "_CHUNK", 1 << 12)
+    monkeypatch.setattr(tail, "_LONGEST_LINE", 1 << 14)
     with JournalReader(path) as follower:
         append(path, lines(1))
         tracemalloc.start()
@@ -242,7 +243,7 @@ def test_a_line_without_end_does_not_fill_the_memory(path: Path, monkeypatch: py
 
 
 def test_a_long_line_within_the_limit_is_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "_CHUNK", 1 << 10)
+    monkeypatch.setattr(tail, "_CHUNK", 1 << 10)
     append(path, json.dumps({"step": 1, "details": {"text": "x" * 100_000}}).encode() + b"\n")
     assert len(next(read_journal(path))["details"]["text"]) == 100_000
 
