@@ -16,9 +16,10 @@ from expkit.experiment import RunDir, newest_run
 from expkit.files import is_there
 from expkit.svd.metrics import KeyPattern
 from expkit.svd.monitor import SVDMonitor
-from expkit.svd.sources import JournalSource, LogSource, OfflineWandbSource, OnlineWandbSource, Selected, Source
+from expkit.svd.sources import JournalSource, LogSource, Selected, Source, WandbSource, layer_groups
 from expkit.svd.thresholds import SwitchThresholds
 from expkit.svd.watching import Output, watch
+from expkit.wandb_data.following import FollowedFiles, FollowedOnline
 
 __all__ = ["SVDCommand"]
 
@@ -67,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a run directory, the id of a run in outputs, a pattern of them (the newest is taken), latest (the "
         "default), or W&B's files of a run",
     )
-    parser.add_argument("--wandb-run", metavar="ID", help="a run on the W&B server, by its id")
+    parser.add_argument("--wandb-run", metavar="ID", help="a run on the W&B server, by its id or name")
     parser.add_argument("--project", help="its project; default: WANDB_PROJECT")
     parser.add_argument("--entity", help="its user or team; default: WANDB_ENTITY, or the account's own")
     parser.add_argument("--log-file", metavar="FILE", type=Path, help="a text or JSONL file with the metrics in it")
@@ -115,10 +116,11 @@ def _source(options: argparse.Namespace, pattern: KeyPattern, layers: Selected) 
     if options.log_file:
         return LogSource(options.log_file, pattern, options.follow and not options.once)
     if options.wandb_run and not is_there(options.wandb_run):
+        asked = layer_groups(pattern, layers)
         timeout = math.ceil(options.timeout)
-        return OnlineWandbSource(options.wandb_run, options.project, options.entity, timeout, pattern, layers)
+        return WandbSource(FollowedOnline(options.wandb_run, options.project, options.entity, asked, timeout), pattern)
     if options.wandb_run:
-        return OfflineWandbSource(Path(options.wandb_run), pattern)
+        return WandbSource(FollowedFiles(Path(options.wandb_run)), pattern)
     return _local(options.run, pattern)
 
 
@@ -140,7 +142,7 @@ def _local(names: Sequence[str], pattern: KeyPattern) -> Source:
         if path.is_file() and path.suffix != ".wandb":
             raise UserError(f"{name} is a file: --log-file {name} reads it")
         if path.is_file() or any(next(path.glob(each), None) for each in _WANDB_FILES):
-            return OfflineWandbSource(path, pattern)
+            return WandbSource(FollowedFiles(path), pattern)
         newest_inside = newest_run(path)
         if newest_inside is not None:
             print(f"note: the newest run in it: {newest_inside.root}", file=sys.stderr)

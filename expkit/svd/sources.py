@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from expkit.errors import UserError
 from expkit.experiment import RunDir
@@ -17,11 +17,9 @@ from expkit.status import read_status
 from expkit.svd.log_lines import LogParser
 from expkit.svd.metrics import KeyPattern, SVDMetrics, analyses
 from expkit.tail import FileTail
+from expkit.wandb_data.following import FollowedRun
 
-if TYPE_CHECKING:
-    from expkit.wandb_data.online import OnlineRun, OnlineSource
-
-__all__ = ["JournalSource", "LogSource", "OfflineWandbSource", "OnlineWandbSource", "Selected", "Source"]
+__all__ = ["JournalSource", "LogSource", "Selected", "Source", "WandbSource", "layer_groups"]
 
 #: Seconds without a heartbeat after which a run may be dead.
 _SILENT = 30.0
@@ -39,9 +37,10 @@ class Source(Protocol):
         notes: what a reader has to know, one sentence each.
     """
 
-    name: str
     ended: str | None
 
+    @property
+    def name(self) -> str: ...
     @property
     def generation(self) -> int: ...
     @property
@@ -139,93 +138,48 @@ class LogSource:
         yield from self._parser.flush()
 
 
-class OfflineWandbSource:
-    """Reads the files that W&B writes on this machine, as they grow."""
+class WandbSource:
+    """Follows a W&B run, in its files or on a server."""
 
-    generation = 0
-
-    def __init__(self, path: Path, pattern: KeyPattern) -> None:
-        from expkit.wandb_data.offline import read_offline
-
-        self._path, self._pattern = path, pattern
-        self._sizes: list[int] = []
-        self._last = -1
-        run = read_offline(path)
-        self.name = f"{run.name} ({run.id}), {run.place}"
+    def __init__(self, run: FollowedRun, pattern: KeyPattern) -> None:
         self.ended: str | None = None
-        self.notes: list[str] = []
+        self._run, self._pattern = run, pattern
+
+    @property
+    def name(self) -> str:
+        """What W&B calls it."""
+        return self._run.name
+
+    @property
+    def generation(self) -> int:
+        """How often the history began anew."""
+        return self._run.generation
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What W&B's reader has to say."""
+        return self._run.notes
 
     def poll(self) -> Iterator[SVDMetrics]:
-        """Yield the analyses behind the last step that was read; W&B writes every 15 seconds or 32 KiB."""
-        from expkit.wandb_data.offline import read_offline
-
-        run = read_offline(self._path)
-        sizes = [part.stat().st_size for part in run.parts]
-        if sizes == self._sizes:
-            return
-        self._sizes = sizes
-        before = self._last
-        for row in run.history:
-            if isinstance(row["_step"], int) and row["_step"] > before:
-                self._last = max(self._last, row["_step"])
+        """Yield the analyses in new rows."""
+        for row in self._run.poll():
+            if isinstance(row["_step"], int):
                 yield from analyses(row["_step"], row, self._pattern)
-        self.notes = run.notes
-        self.ended = f"the run has {run.state}" if run.state in ("finished", "failed") else None
+        self.ended = f"the run has {self._run.state}" if self._run.state in _ENDED_ONLINE else None
 
 
-class OnlineWandbSource:
-    """Asks a W&B server for a run. A connection that is lost is opened anew at the next poll.
+def layer_groups(pattern: KeyPattern, layers: Selected) -> Callable[[Sequence[str]], list[list[str]]]:
+    """Return what groups the names of a history by layer, those of `layers` alone: all others cost nothing."""
 
-    Args:
-        run_id: its id.
-        project, entity, timeout: see `OnlineSource`.
-        pattern: finds layer and metric in a name.
-        layers: patterns of layers to ask for; all others cost nothing.
-    """
-
-    generation = 0
-
-    def __init__(
-        self, run_id: str, project: str | None, entity: str | None, timeout: int, pattern: KeyPattern, layers: Selected
-    ) -> None:
-        self.name = f"{run_id} on the W&B server"
-        self.ended: str | None = None
-        self._run_id, self._place, self._pattern, self._layers = run_id, (project, entity, timeout), pattern, layers
-        self._source: OnlineSource | None = None
-        self._seen: tuple[int, int] | None = None
-        self._last = -1
-        self.notes: list[str] = []
-
-    def poll(self) -> Iterator[SVDMetrics]:
-        """Yield the analyses behind the last step that was read. Nothing is asked where the run has no new row."""
-        from expkit.wandb_data.online import OnlineSource
-
-        source, self._source = self._source, None  # whatever fails, the next poll begins with a new connection
-        source = source or OnlineSource(*self._place)
-        run = source.find(run_id=self._run_id)
-        self.name = f"{run.name} ({run.id}), {run.place}"
-        if run.extent != self._seen:
-            found = sorted(self._rows(run).items())
-            self._seen = run.extent
-            for step, row in found:
-                yield from analyses(step, row, self._pattern)
-                self._last = max(self._last, step)
-            self.notes = list(run.notes)
-        self.ended = f"the run has {run.state}" if run.state in _ENDED_ONLINE else None
-        self._source = source
-
-    def _rows(self, run: OnlineRun) -> dict[int, dict[str, Any]]:
-        """Return step -> values, of the steps behind the last one."""
+    def grouped(names: Sequence[str]) -> list[list[str]]:
         groups: dict[str, list[str]] = {}
-        for name in run.names():
-            split = self._pattern.split(name)
-            if split is not None and self._layers.has(split[0]):
+        for name in names:
+            split = pattern.split(name)
+            if split is not None and layers.has(split[0]):
                 groups.setdefault(split[0], []).append(name)
-        rows: dict[int, dict[str, Any]] = {}
-        for row in run.grouped(list(groups.values())):
-            if row["_step"] > self._last:
-                rows.setdefault(row["_step"], {}).update(row)
-        return rows
+        return list(groups.values())
+
+    return grouped
 
 
 class Selected:

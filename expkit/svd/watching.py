@@ -21,9 +21,6 @@ from expkit.wandb_data.source import NoAnswerError
 
 __all__ = ["Output", "watch"]
 
-#: Seconds between two tries when a server does not answer: at first, and at most.
-_FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
-
 _STYLES = {"CRITICAL": "bold red", "WARNING": "yellow", "INFO": "cyan"}
 
 
@@ -78,10 +75,10 @@ def watch(
     watching = _Watching(source, monitor, layers, output)
     try:
         while True:
-            pause = watching.poll(once)
+            watching.poll(once)
             if source.ended is not None or once:
                 break
-            sleep(interval if pause is None else pause)
+            sleep(interval)
     except KeyboardInterrupt:
         print(file=sys.stderr)  # behind the terminal's ^C
     watching.finish()
@@ -92,12 +89,11 @@ class _Watching:
     def __init__(self, source: Source, monitor: SVDMonitor, layers: Selected, output: Output) -> None:
         self._source, self._monitor, self._layers, self._output = source, monitor, layers, output
         self._generation = -1
-        self._pause = _FIRST_PAUSE
         self._lost = False
         self._said: set[str] = set()
 
-    def poll(self, once: bool) -> float | None:
-        """Read and say what is new; return how long to wait if there was no answer, else None."""
+    def poll(self, once: bool) -> None:
+        """Read and say what is new, or once that it cannot be read."""
         anew = self._generation != self._source.generation or not self._monitor.layers
         count = 0
         try:
@@ -113,12 +109,13 @@ class _Watching:
             trouble = _trouble(error, self._source.name)
             if once:
                 raise UserError(trouble) from None
-            pause, self._pause, self._lost = self._pause, min(2 * self._pause, _LONGEST_PAUSE), True
-            _tell(f"{trouble}; next try in {pause:.0f} s")
-            return pause
+            if not self._lost:
+                _tell(f"{trouble}; trying again until it can be read")
+            self._lost = True
+            return
         if self._lost:
             _tell("it can be read again")
-            self._pause, self._lost = _FIRST_PAUSE, False
+            self._lost = False
         once = once or (self._generation < 0 and self._source.ended is not None)  # the summary says all
         if not once and anew and count:
             self._begin(count)
@@ -129,7 +126,6 @@ class _Watching:
         self._generation = self._source.generation
         if self._monitor.layers and not once:
             self._say_notes()
-        return None
 
     def finish(self) -> None:
         """Print the summary."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -21,6 +23,12 @@ T = TypeVar("T")
 _TRIES = 3
 _PAUSE = 0.5  # seconds before the second try, twice as long before the third; W&B itself asks again within each
 _SAMPLES = 10_000  # rows that a server is asked for at most: a day of a value every ten seconds
+#: As in wandb's own client, whose `Run.history` knows no steps, and whose `scan_history` asks three times.
+_QUESTION = """
+query RunSampledHistory($project: String!, $entity: String!, $name: String!, $specs: [JSONString!]!) {
+    project(name: $project, entityName: $entity) { run(name: $name) { sampledHistory(specs: $specs) } }
+}
+"""
 _LOCAL = "without a network, name a local run by its path"
 _HERE = "what is on this machine: `expkit wandb runs outputs`, `expkit wandb keys latest`"
 
@@ -32,6 +40,7 @@ class OnlineSource:
         project: its name; None takes WANDB_PROJECT, which W&B reads.
         entity: user or team; None takes WANDB_ENTITY, or the account's default.
         timeout: seconds to wait for each answer.
+        said: what was said already, by sources before this one.
 
     Attributes:
         given_up: why nothing more is asked; None while all is well.
@@ -41,7 +50,9 @@ class OnlineSource:
         UserError: W&B is not installed, nobody is logged in, or the key is refused.
     """
 
-    def __init__(self, project: str | None, entity: str | None = None, timeout: int = 10) -> None:
+    def __init__(
+        self, project: str | None, entity: str | None = None, timeout: int = 10, said: set[str] | None = None
+    ) -> None:
         _check_installed()
         os.environ.setdefault("WANDB_SILENT", "true")  # read at import: no line about where the key was found
         import wandb
@@ -53,7 +64,7 @@ class OnlineSource:
         if missing:
             raise UserError(f"{missing}: run `wandb login` or set WANDB_API_KEY; {_LOCAL}")
         self.host = wandb.env.get_base_url(wandb.setup().settings.base_url) or "the W&B server"
-        self._said: set[str] = set()
+        self._said = said if said is not None else set()
         self.given_up: str | None = None
         api = self.ask(lambda: wandb.Api(overrides={"entity": entity} if entity else None, timeout=timeout))
         self._api = api
@@ -83,12 +94,22 @@ class OnlineSource:
             filters["$or"] = [{"displayName": name}, {"config.run_name": name}]
         found, number = self._query(filters, 1)
         if not found:
-            newest = ", ".join(run.name for run in self.runs(5))
             asked = f"run of the id {run_id}" if run_id is not None else f"run of the name {name}" if name else "run"
-            raise UserError(f"there is no {asked} in {self.path}" + (f"; the newest: {newest}" if newest else ""))
+            raise self._missing(asked)
         if number > 1 and name is not None:
             found[0].notes.append(f"{number} runs are called {name}; this is the newest (--run-id names one exactly)")
         return found[0]
+
+    def named(self, text: str) -> OnlineRun:
+        """Return the run of this id, else the newest of this name.
+
+        Raises:
+            UserError: there is none, or the server does not answer.
+        """
+        found, _ = self._query({"$or": [{"name": text}, {"displayName": text}, {"config.run_name": text}]}, 50)
+        if not found:
+            raise self._missing(f"run of the id or name {text}")
+        return next((run for run in found if run.id == text), found[0])
 
     def ask(self, question: Callable[[], T]) -> T:
         """Return what the server answers.
@@ -115,6 +136,10 @@ class OnlineSource:
                 time.sleep(_PAUSE * attempt)
         self.given_up = f"{self.host} did not answer in {_TRIES} tries ({trouble}): check the network; {_LOCAL}"
         raise NoAnswerError(self.given_up)
+
+    def _missing(self, asked: str) -> UserError:
+        newest = ", ".join(run.name for run in self.runs(5))
+        return UserError(f"there is no {asked} in {self.path}" + (f"; the newest: {newest}" if newest else ""))
 
     def _query(self, filters: dict[str, Any], limit: int, lazy: bool = False) -> tuple[list[OnlineRun], int]:
         def asked() -> tuple[list[Any], int]:
@@ -162,11 +187,17 @@ class OnlineRun:
         self.created: str = getattr(run, "created_at", None) or ""
         self.place: str = run.url
 
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """The names in the history, and how many values each has, 0 if the server does not say."""
+        known = (getattr(self._run, "history_keys", None) or {}).get("keys") or {}
+        return {key: sum(each.get("count", 0) for each in about.get("typeCounts", ())) for key, about in known.items()}
+
     @property
     def extent(self) -> tuple[int, int]:
         """How many values the history has, and the last step: when both are as before, there is nothing new in it."""
         known = getattr(self._run, "history_keys", None) or {}
-        return sum(self._counts().values()), int(known.get("lastStep", -1))
+        return sum(self.counts.values()), int(known.get("lastStep", -1))
 
     @property
     def system(self) -> Iterator[Row]:
@@ -179,7 +210,7 @@ class OnlineRun:
 
     def names(self) -> list[str]:
         """Return the names of all metrics in the history."""
-        return sorted(self._counts())
+        return sorted(self.counts)
 
     def system_names(self) -> list[str]:
         """Return the names of all metrics in the system stream, without their prefix."""
@@ -187,54 +218,60 @@ class OnlineRun:
 
     def metrics(self, keys: Sequence[str]) -> list[Row]:
         """Return the rows of the history that have any of `keys`, in order of their steps."""
-        counts = self._counts()
         rows: dict[int, dict[str, Any]] = {}
         # One request per key: asked for several, W&B leaves out the rows that lack one of them.
         for key, answer in zip(keys, self._answers([(key,) for key in keys]), strict=True):
-            if len(answer) < (counts.get(key) or 0):
-                sample = f"a sample of {len(answer)} out of {counts[key]} rows"
+            if len(answer) < (self.counts.get(key) or 0):
+                sample = f"a sample of {len(answer)} out of {self.counts[key]} rows"
                 self._note(f"the server gave {sample}: averages and maxima are of that")
             for row in answer:
                 rows.setdefault(row["_step"], {"_step": row["_step"]})[key] = row.get(key)
         return [rows[step] for step in sorted(rows)]
 
-    def grouped(self, groups: Sequence[Sequence[str]]) -> Iterator[Row]:
-        """Yield rows of the history, of each group of keys those that have any of them.
+    def grouped(self, groups: Sequence[Sequence[str]], after: int, before: Mapping[str, int]) -> Iterator[Row]:
+        """Yield the rows behind a step, of each group of keys those that have any of them.
 
         Args:
             groups: keys that are logged together, which makes it one request for all of a group.
+            after: the step; -1: all rows.
+            before: `counts` up to that step. What has no new value since is not asked for.
         """
-        counts = self._counts()
-        together = [tuple(keys) for keys in groups if len({counts.get(key) for key in keys}) == 1]
-        apart = [(key,) for keys in groups if tuple(keys) not in together for key in keys]
-        asked = [*together, *apart]
-        for keys, answer in zip(asked, self._answers(asked), strict=True):
-            expected = counts.get(keys[0]) or 0
+        new = {key: count - before.get(key, 0) for key, count in self.counts.items()}
+        groups = [[key for key in keys if new[key] or not self.counts[key]] for keys in groups]
+        together = [keys for keys in groups if len({new[key] for key in keys}) == 1]
+        asked = [*together, *([key] for keys in groups if keys not in together for key in keys)]
+        for keys, answer in zip(asked, self._answers(asked, after), strict=True):
+            yield from answer
+            expected = new[keys[0]]
             if _SAMPLES <= len(answer) < expected:
                 self._note(f"the server gave a sample of {len(answer)} out of {expected} rows")
             elif len(answer) < expected and len(keys) > 1:  # as often, but not in the same rows
-                yield from self.metrics(keys)
-                continue
-            yield from answer
+                for more in self._answers([[key] for key in keys], after):
+                    yield from more
 
-    def _answers(self, groups: Sequence[Sequence[str]]) -> list[list[dict[str, Any]]]:
+    def _answers(self, groups: Sequence[Sequence[str]], after: int | None = None) -> list[list[dict[str, Any]]]:
         """Return the rows of each group of keys, one request for each."""
+        asked = [tuple(keys) for keys in groups]
         try:
-            return at_once(self._values, groups)
+            return at_once(lambda keys: self._values(keys, after), asked)
         except KeyboardInterrupt:
             self._source.given_up = "interrupted"  # the threads that still wait have nothing more to say
             raise
 
-    def _values(self, keys: Sequence[str]) -> list[dict[str, Any]]:
-        answer: list[dict[str, Any]] = self._source.ask(
-            lambda: self._run.history(keys=list(keys), samples=_SAMPLES, pandas=False)
-        )
-        return answer
-
-    def _counts(self) -> dict[str, int]:
-        """Return the names in the history, and how many values each has, 0 if the server does not say."""
-        known = (getattr(self._run, "history_keys", None) or {}).get("keys") or {}
-        return {key: sum(each.get("count", 0) for each in about.get("typeCounts", ())) for key, about in known.items()}
+    def _values(self, keys: Sequence[str], after: int | None) -> list[dict[str, Any]]:
+        """Return a sample of the rows that have all of `keys`; behind a step, up to the last one that was counted."""
+        if after is None:
+            history = self._run.history
+            sample: list[dict[str, Any]] = self._source.ask(
+                lambda: history(keys=list(keys), samples=_SAMPLES, pandas=False)
+            )
+            return sample
+        spec = {"keys": ["_step", *keys], "samples": _SAMPLES, "minStep": after + 1}
+        if self.extent[1] >= 0:
+            spec["maxStep"] = self.extent[1] + 1  # not of it
+        answer = self._source.ask(lambda: self._run._exec(_QUESTION, specs=[json.dumps(spec)]))
+        rows: list[dict[str, Any]] = ((answer["project"] or {}).get("run") or {}).get("sampledHistory", [[]])[0]
+        return rows
 
     def _note(self, text: str) -> None:
         if text not in self.notes:

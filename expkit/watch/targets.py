@@ -28,6 +28,8 @@ _USUAL = {
     "accuracy": ("val_accuracy", "accuracy", "eval/accuracy", "val/accuracy", "eval_accuracy"),
     "gradient_norm": ("gradient_norm", "grad_norm", "train/grad_norm"),
 }
+#: Seconds between two questions to a W&B server, at least.
+_ASK_EVERY = 30.0
 _GUIDES_STATUS = Path("status", "training_status.json")
 
 
@@ -141,14 +143,18 @@ def _source(status: Path | None, options: Options, fields: Fields, metrics: Sequ
             raise UserError("--trackio-run: which project? Say --project")
         run = None if options.trackio_run == "latest" else options.trackio_run
         return TrackioSource(options.project, run, options.trackio_dir, fields), Path()
-    from expkit.watch.sources.wandb import OfflineWandbSource, OnlineWandbSource
+    from expkit.wandb_data.following import FollowedFiles, FollowedOnline
+    from expkit.watch.sources.wandb import WandbSource
 
     assert options.wandb_run is not None
-    path = Path(options.wandb_run)
+    named, path = options.wandb_run, Path(options.wandb_run)
     if path.exists():
-        return OfflineWandbSource(path, fields), path if path.is_dir() else path.parent
+        return WandbSource(FollowedFiles(path), named, fields), path if path.is_dir() else path.parent
     keys = {*fields.paths, *metrics, *(name for names in _USUAL.values() for name in names)}
-    return OnlineWandbSource(options.wandb_run, options.project, options.entity, fields, sorted(keys)), Path()
+    online = FollowedOnline(
+        named, options.project, options.entity, lambda names: [[key] for key in names if key in keys], every=_ASK_EVERY
+    )
+    return WandbSource(online, f"W&B run {named}", fields), Path()
 
 
 def _check_folder(path: Path, option: str) -> None:

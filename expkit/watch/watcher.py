@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,13 +102,14 @@ class Watcher:
 
         Raises:
             UserError: what is there cannot be watched.
-            OSError: it cannot be read now, or the disk refuses: the next call goes on from the last state.
+            OSError: it cannot be read now, and the next call goes on here; or the disk refuses, and that begins at the
+                last state.
         """
         before = self.records
         if self._to_open:
             self._open()
         self._to_open = True  # unless it goes well
-        for record in self.source.read(last):
+        for record in self._new(last):
             self._take(record)
             if self.records % _LOOK_EVERY == 0 and time.monotonic() - self._saved > _SAVE_EVERY:
                 self.save()
@@ -121,6 +122,13 @@ class Watcher:
             self.written.settle()
         self._to_settle = self._to_open = False
         return self.records - before
+
+    def _new(self, last: bool) -> Iterator[Record]:
+        try:
+            yield from self.source.read(last)
+        except OSError:  # all that came before it has been taken
+            self._to_open = False
+            raise
 
     def look(self, now: float) -> None:
         """Ask those detectors that go by the clock, once all that there is has been read."""

@@ -18,6 +18,7 @@ class QueryServer(WandbServer):
     Attributes:
         stored: the runs.
         asked: names of the operations, in order.
+        given: of each answer about a history, the first step that was asked for, and how many rows it had.
         cap: the server gives at most that many rows of a history, spread evenly.
         silent_on: an operation that is never answered.
     """
@@ -26,6 +27,7 @@ class QueryServer(WandbServer):
         super().__init__()
         self.stored: list[dict[str, Any]] = []
         self.asked: list[str] = []
+        self.given: list[tuple[int, int]] = []
         self.cap = 10**9
         self.silent_on = ""
 
@@ -80,9 +82,12 @@ class QueryServer(WandbServer):
             return run and _node(run)
         if operation == "RunSampledHistory":
             (spec,) = map(json.loads, variables["specs"])
+            first, end = spec.get("minStep", 0), spec.get("maxStep", 10**18)
             full = [row for row in run["history"] if all(key in row for key in spec["keys"])]  # drops all others
+            full = [row for row in full if first <= row["_step"] < end]
             number = min(spec["samples"], self.cap)
             sample = full[:: max(1, -(-len(full) // number))]
+            self.given.append((first, len(sample)))
             return {"sampledHistory": [[{key: row[key] for key in spec["keys"]} for row in sample]]}
         return {"events": [json.dumps(row) for row in run["system"]]}
 

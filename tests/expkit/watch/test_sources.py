@@ -12,12 +12,13 @@ import pytest
 from expkit.errors import UserError
 from expkit.experiment import RunDir
 from expkit.record import Record
+from expkit.wandb_data.following import FollowedFiles
 from expkit.watch.sources import Source
 from expkit.watch.sources.fields import Fields
 from expkit.watch.sources.log_file import LogFileSource
 from expkit.watch.sources.status_file import StatusFileSource
 from expkit.watch.sources.trackio import TrackioSource
-from expkit.watch.sources.wandb import OfflineWandbSource
+from expkit.watch.sources.wandb import WandbSource
 from expkit.watch.targets import _USUAL
 from tests.expkit.wandb_data.log_writer import history, run, write_log
 from tests.expkit.watch.runs import told, watcher
@@ -170,14 +171,14 @@ def test_a_trackio_run(tmp_path: Path) -> None:
 def test_an_offline_wandb_run(tmp_path: Path) -> None:
     folder = tmp_path / "wandb" / "offline-run-20260101_000000-abc"
     file = write_log(folder / "run-abc.wandb", [run("abc"), history(1, {"train/loss": 0.5}), history(2, {"other": 1})])
-    source = OfflineWandbSource(tmp_path, Fields(None, _USUAL))
+    source = WandbSource(FollowedFiles(tmp_path), "run", Fields(None, _USUAL))
     assert [(step, metrics.get("loss")) for step, metrics in seen(source)] == [(1, 0.5), (2, None)]
     assert seen(source) == []
     place = source.place()
     rows = [history(step, {"train/loss": 1 / step}) for step in range(1, 5)]
     write_log(file, [run("abc"), *rows])
     assert [step for step, _ in seen(source)] == [3, 4]
-    other = OfflineWandbSource(tmp_path, Fields(None, _USUAL))
+    other = WandbSource(FollowedFiles(tmp_path), "run", Fields(None, _USUAL))
     assert place is not None and other.go_on_from(place)
     assert [step for step, _ in seen(other)] == [3, 4]
     write_log(file, [run("abc"), *rows[:1]])
