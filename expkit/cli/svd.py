@@ -7,7 +7,8 @@ import glob
 import io
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 
 from expkit.cli.finding import find
@@ -47,8 +48,9 @@ class SVDCommand:
         """Follow the run and print what is to be said. The exit code is 1 if there was nothing in it."""
         options = _parser().parse_args(arguments)
         layers = Selected(options.layers)
-        monitor = SVDMonitor(_thresholds(options), options.calibrated)
+        typed = _typed(options)
         source = _source(options, KeyPattern(options.key_pattern), layers)
+        monitor = SVDMonitor(_thresholds(source, typed), options.calibrated)
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")  # a terminal without emoji is no reason to fail
         return watch(source, monitor, layers, Output(options.json), options.refresh_interval, options.once)
@@ -84,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         ("recon_safe", "below it: safe reconstruction"),
     ):
         flag = f"--{name.replace('_', '-')}"
-        parser.add_argument(flag, type=float, default=getattr(usual, name), metavar="X", help=f"{text} (%(default)s)")
+        parser.add_argument(flag, type=float, metavar="X", help=f"{text} ({getattr(usual, name)})")
     parser.add_argument(
         "--calibrated", action="store_true", help="thresholds on the alignments relative to what chance gives"
     )
@@ -154,21 +156,31 @@ def _active(run: RunDir) -> float:
     return (run.status if run.status.exists() else run.config).stat().st_mtime
 
 
-def _thresholds(options: argparse.Namespace) -> SwitchThresholds:
-    """Return the thresholds.
+def _typed(options: argparse.Namespace) -> dict[str, float]:
+    """Return the thresholds that were typed, by name.
 
     Raises:
         UserError: one is not above 0, or higher than the metric can be.
     """
-    most = {"angle_stable": math.pi / 2}
-    values = {}
-    for name in ("warn_margin", "principal_danger", "minor_safe", "angle_stable", "recon_safe"):
-        value, highest = getattr(options, name), most.get(name, 1.0)
+    values = {field.name: getattr(options, field.name) for field in fields(SwitchThresholds)}
+    typed = {name: value for name, value in values.items() if value is not None}
+    for name, value in typed.items():
+        highest = math.pi / 2 if name == "angle_stable" else 1.0
         if not (0 < value <= highest or (name == "warn_margin" and value == 0)):
             flag = f"--{name.replace('_', '-')}"
             raise UserError(f"{flag} {value:g}: it must be above 0, and at most {highest:.4g}")
-        values[name] = value
-    return SwitchThresholds(**values)
+    return typed
+
+
+def _thresholds(source: Source, typed: Mapping[str, float]) -> SwitchThresholds:
+    """Return the thresholds: those typed, then those that a run has itself, then the usual ones."""
+    usual = SwitchThresholds()
+    own = source.thresholds if isinstance(source, JournalSource) else {}
+    other = {name: value for name, value in own.items() if name not in typed and value != getattr(usual, name)}
+    if other:
+        said = ", ".join(f"{name} {value:g}" for name, value in other.items())
+        print(f"note: thresholds as in the run's own detectors.svd_switch: {said}", file=sys.stderr)
+    return replace(usual, **{**other, **typed})
 
 
 def _seconds(text: str) -> float:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Protocol
 
+from expkit.ending import Ending, ending
 from expkit.errors import UserError
 from expkit.experiment import RunDir
 from expkit.files import read_json
@@ -16,14 +16,13 @@ from expkit.journal import JournalReader
 from expkit.status import read_status
 from expkit.svd.log_lines import LogParser
 from expkit.svd.metrics import KeyPattern, SVDMetrics, analyses
+from expkit.svd.thresholds import SwitchThresholds
 from expkit.tail import FileTail
 from expkit.wandb_data.following import FollowedRun
 
 __all__ = ["JournalSource", "LogSource", "Selected", "Source", "WandbSource", "layer_groups"]
 
-#: Seconds without a heartbeat after which a run may be dead.
-_SILENT = 30.0
-_ENDED = ("finished", "failed", "interrupted")
+_ENDED = ("finished", "failed", "interrupted", "killed")
 _ENDED_ONLINE = ("finished", "failed", "crashed", "killed")
 
 
@@ -65,7 +64,15 @@ class JournalSource:
         self.ended: str | None = None
         self._run, self._pattern = run, pattern
         self._reader = JournalReader(run.metrics)
-        self._status: dict[str, Any] = {}
+        self._rules = _own_rules(run)
+        self._end: Ending | None = None
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Those that the run's own detector `svd_switch` has, by name."""
+        known = {field.name for field in fields(SwitchThresholds)} & self._rules.keys()
+        numbers = {name: self._rules[name] for name in sorted(known)}
+        return {name: float(value) for name, value in numbers.items() if type(value) in (int, float) and value > 0}
 
     @property
     def generation(self) -> int:
@@ -78,24 +85,26 @@ class JournalSource:
         notes = []
         if self._reader.broken:
             notes.append(f"{self._reader.broken} broken line(s) in {self._run.metrics} were passed over")
-        silent = time.time() - (self._status.get("heartbeat_time") or math.inf)
-        if self._status.get("state") in ("starting", "running") and silent > _SILENT:
-            notes.append(f"the run's last heartbeat was {silent:.0f} s ago: it may be dead (expkit show {self.name})")
-        if not _switches(self._run):
+        if self._end is not None and self._end.state == "silent":
+            notes.append(f"the run is {self._end.text}")
+        if "switch" not in (self._rules.get("respond") or ()):
             asked = "detectors=svd_switch detectors.svd_switch.respond=[alert,switch]"
             notes.append(f"nothing switches layers in this run ({asked} would): IMMINENT means that a rule holds")
         return notes
 
     def poll(self) -> Iterator[SVDMetrics]:
         """Yield the analyses in new entries."""
-        self._status = read_status(self._run.status)  # before the journal: what was written last is then there
+        # Before the journal, so that what was written last is there. One that was preempted comes back.
+        preempted = read_status(self._run.status).get("state") == "preempted"
+        self._end = end = None if preempted else ending(self._run)
         for entry in self._reader:
             yield from analyses(entry["step"], entry, self._pattern)
-        state = self._status.get("state")
-        if state in _ENDED:
-            last = self._reader.torn()
-            yield from analyses(last["step"], last, self._pattern) if last is not None else ()
-            self.ended = f"the run has {state}" if state == "finished" else f"the run has ended: {state}"
+        if end is None or end.state not in _ENDED:
+            return
+        last = self._reader.torn()
+        yield from analyses(last["step"], last, self._pattern) if last is not None else ()
+        how = {"finished": "has finished", "killed": f"is dead: {end}"}.get(end.state, f"has ended: {end}")
+        self.ended = f"the run {how}"
 
 
 class LogSource:
@@ -208,11 +217,11 @@ class Selected:
         return (each for each in found if self.has(each.layer_name))
 
 
-def _switches(run: RunDir) -> bool:
-    """Whether a run follows what `svd_switch` says."""
+def _own_rules(run: RunDir) -> Mapping[str, Any]:
+    """Return the settings of the run's own detector `svd_switch`; {} if it has none."""
     try:
         config = read_json(run.config).get("config")
         node = config["detectors"]["svd_switch"] if isinstance(config, dict) else {}
-        return "switch" in node.get("respond", ())
-    except (UserError, AttributeError, KeyError, TypeError):
-        return False
+    except (UserError, KeyError, TypeError):
+        return {}
+    return node if isinstance(node, dict) else {}

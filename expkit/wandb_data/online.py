@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from importlib.util import find_spec
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -53,7 +54,8 @@ class OnlineSource:
     def __init__(
         self, project: str | None, entity: str | None = None, timeout: int = 10, said: set[str] | None = None
     ) -> None:
-        _check_installed()
+        if find_spec("wandb") is None:
+            raise UserError("W&B is not installed: pip install wandb")
         os.environ.setdefault("WANDB_SILENT", "true")  # read at import: no line about where the key was found
         import wandb
 
@@ -66,8 +68,7 @@ class OnlineSource:
         self.host = wandb.env.get_base_url(wandb.setup().settings.base_url) or "the W&B server"
         self._said = said if said is not None else set()
         self.given_up: str | None = None
-        api = self.ask(lambda: wandb.Api(overrides={"entity": entity} if entity else None, timeout=timeout))
-        self._api = api
+        self._api = api = self.ask(lambda: wandb.Api(overrides={"entity": entity} if entity else None, timeout=timeout))
         owner = entity or self.ask(lambda: api.settings["entity"] or api.default_entity)
         if not owner:
             raise UserError(f"your account at {self.host} has no default entity: say --entity")
@@ -251,38 +252,28 @@ class OnlineRun:
 
     def _answers(self, groups: Sequence[Sequence[str]], after: int | None = None) -> list[list[dict[str, Any]]]:
         """Return the rows of each group of keys, one request for each."""
-        asked = [tuple(keys) for keys in groups]
         try:
-            return at_once(lambda keys: self._values(keys, after), asked)
+            return at_once(lambda keys: self._values(keys, after), [tuple(keys) for keys in groups])
         except KeyboardInterrupt:
             self._source.given_up = "interrupted"  # the threads that still wait have nothing more to say
             raise
 
     def _values(self, keys: Sequence[str], after: int | None) -> list[dict[str, Any]]:
         """Return a sample of the rows that have all of `keys`; behind a step, up to the last one that was counted."""
+        rows: list[dict[str, Any]]
         if after is None:
-            history = self._run.history
-            sample: list[dict[str, Any]] = self._source.ask(
-                lambda: history(keys=list(keys), samples=_SAMPLES, pandas=False)
-            )
-            return sample
+            rows = self._source.ask(lambda: self._run.history(keys=list(keys), samples=_SAMPLES, pandas=False))
+            return rows
         spec = {"keys": ["_step", *keys], "samples": _SAMPLES, "minStep": after + 1}
         if self.extent[1] >= 0:
             spec["maxStep"] = self.extent[1] + 1  # not of it
         answer = self._source.ask(lambda: self._run._exec(_QUESTION, specs=[json.dumps(spec)]))
-        rows: list[dict[str, Any]] = ((answer["project"] or {}).get("run") or {}).get("sampledHistory", [[]])[0]
+        rows = ((answer["project"] or {}).get("run") or {}).get("sampledHistory", [[]])[0]
         return rows
 
     def _note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
-
-
-def _check_installed() -> None:
-    from importlib.util import find_spec
-
-    if find_spec("wandb") is None:
-        raise UserError("W&B is not installed: pip install wandb")
 
 
 def _answer(error: BaseException | None) -> Any:
