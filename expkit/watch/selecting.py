@@ -10,9 +10,9 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from expkit.conf import CONF_DIR
 from expkit.detectors.base import RESPONSES, Detector
 from expkit.errors import ConfigError
 
@@ -22,6 +22,7 @@ __all__ = ["AS_THE_RUN", "make_detectors", "option_names", "select_detectors", "
 AS_THE_RUN = "run"
 
 _PACKAGE = "expkit.detectors."
+_FOLDER = CONF_DIR / "detectors"
 
 
 def select_detectors(words: Sequence[str], default: str, run: Mapping[str, Any] | None = None) -> dict[str, Detector]:
@@ -86,13 +87,7 @@ def make_detectors(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Detector
 
 def option_names() -> list[str]:
     """Return the options that there are."""
-    return sorted(file.stem for file in _folder().glob("*.yaml"))
-
-
-def _folder() -> Path:
-    here = Path(__file__).resolve().parents[2]
-    installed = here / "train" / "_conf"  # where a wheel has it
-    return (installed if installed.is_dir() else here / "conf") / "detectors"
+    return sorted(file.stem for file in _FOLDER.glob("*.yaml"))
 
 
 def _load(option: str) -> dict[str, dict[str, Any]]:
@@ -104,7 +99,7 @@ def _load(option: str) -> dict[str, dict[str, Any]]:
         meant = f"did you mean {close[0]}? There are" if close else "choose from"
         known = f"{', '.join(option_names())}; {AS_THE_RUN} for the run's own"
         raise ConfigError(f"detectors={option}: there is no such option; {meant} {known}; detectors=[] is none")
-    text = (_folder() / f"{option}.yaml").read_text(encoding="utf-8")
+    text = (_FOLDER / f"{option}.yaml").read_text(encoding="utf-8")
     content: dict[str, Any] = yaml.safe_load(text) or {}
     selected = content.pop("defaults", None)
     if selected is None:

@@ -14,6 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, resolvers
 from omegaconf.errors import OmegaConfBaseException
 
+from expkit.conf import CONF_DIR
 from expkit.errors import ConfigError, UserError
 from train.config.blame import told, typed_keys, unresolved
 from train.config.signature import check_values, locate
@@ -25,16 +26,6 @@ T = TypeVar("T")
 
 #: Groups in which several options can be selected at once; a comma means both.
 MULTI_SELECT = ("tracker", "diagnostics", "detectors", "plots")
-
-
-def _conf_dir() -> Path:
-    here = Path(__file__).resolve().parents[1]
-    installed = here / "_conf"  # where a wheel has it
-    return installed if installed.is_dir() else here.parent / "conf"
-
-
-#: The folder of configuration groups.
-CONF_DIR = _conf_dir()
 #: What was given with --config-dir, for the time after Hydra.
 extra_folders: list[Path] = []
 
