@@ -30,9 +30,9 @@ from expkit.trackers import RunInfo
 from train.alerts import alerts
 from train.best import Best
 from train.config.build import plain
-from train.data import kill_loaders
 from train.directory import check_room, may_refuse, note_resume
 from train.display import Display, file_logging
+from train.loading import kill_loaders
 from train.parts import Parts
 from train.pictures import Pictures
 from train.report import Outcome, Report, dataset_info
@@ -98,8 +98,7 @@ class Attempt:
             return self._train(runner)
         except BaseException as error:
             at_once = self.signals.at_once or isinstance(error, KeyboardInterrupt)
-            if at_once:
-                kill_loaders()
+            kill_loaders()
             if self.manager is not None:
                 self.manager.abandon() if at_once else self.manager.wait()
             self.status.stop("interrupted" if at_once else "failed")

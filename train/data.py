@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
-import signal
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,9 +13,9 @@ from expkit.dist import Dist
 from expkit.errors import ConfigError
 from expkit.rng import rng_state, set_rng_state
 from expkit.sampler import ResumableSampler, mix, permutation
-from train.loading import Fetch, IgnoreSignals, as_it_is
+from train.loading import Fetch, IgnoreSignals, as_it_is, noting_loaders
 
-__all__ = ["Batches", "StepBatches", "inside", "kill_loaders", "mix", "to_device"]
+__all__ = ["Batches", "StepBatches", "inside", "mix", "to_device"]
 
 _T = TypeVar("_T")
 
@@ -136,7 +134,10 @@ class Batches:
         for place in places:
             if hasattr(place, "set_epoch"):
                 place.set_epoch(epoch)
-        return self._loader_epoch(epoch, skip) if self._own_loader else self._dataset_epoch(epoch, skip)
+        if not self._own_loader:
+            return noting_loaders(self._dataset_epoch(epoch, skip))
+        updates = self._loader_epoch(epoch, skip)
+        return noting_loaders(updates, self.data) if isinstance(self.data, DataLoader) else updates
 
     def _dataset_epoch(self, epoch: int, skip: int) -> Iterator[StepBatches]:
         assert self.size is not None
@@ -226,14 +227,6 @@ class Batches:
     def load_state_dict(self, state: Any) -> None:
         """Take back what `state_dict` returned; the next epoch that skips updates begins there."""
         self._restored = state
-
-
-def kill_loaders() -> None:
-    """Kill the loading processes of this one, for an exit that must not wait for their batches: they ignore signals."""
-    if hasattr(signal, "SIGCHLD"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises an error for each
-    for process in multiprocessing.active_children():
-        process.kill()
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import signal
-from collections.abc import Callable, Sequence
-from typing import Any
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.process import BaseProcess
+from typing import Any, TypeVar
 
-from torch.utils.data import default_collate, get_worker_info
+from torch.utils.data import DataLoader, default_collate, get_worker_info
 
 from expkit.rng import seed_all
 from expkit.sampler import mix
 
-__all__ = ["Fetch", "IgnoreSignals", "as_it_is"]
+__all__ = ["Fetch", "IgnoreSignals", "as_it_is", "kill_loaders", "noting_loaders"]
+
+_T = TypeVar("_T")
+
+#: The loading processes of this one, those that ignore signals, and none of somebody else's in the same program.
+_loading: weakref.WeakSet[BaseProcess] = weakref.WeakSet()
+_persistent: weakref.WeakSet[DataLoader[Any]] = weakref.WeakSet()
 
 
 class Fetch:
@@ -46,7 +57,8 @@ def as_it_is(batch: Any) -> Any:
 class IgnoreSignals:
     """A worker_init_fn that lets a loading process ignore what a scheduler sends to the whole group.
 
-    Workers that die take the main process along before it can save.
+    Workers that die take the main process along before it can save. What ends them is that they have no more to do, or
+    `kill_loaders`: the SIGTERM that torch and multiprocessing send, and then wait for ever, they ignore, too.
 
     Args:
         others: a worker_init_fn to call besides.
@@ -61,3 +73,46 @@ class IgnoreSignals:
                 signal.signal(getattr(signal, name), signal.SIG_IGN)
         if self.others is not None:
             self.others(worker)
+
+
+def noting_loaders(batches: Iterator[_T], loader: DataLoader[Any] | None = None) -> Iterator[_T]:
+    """Yield from `batches`. What processes begin with the first of them `kill_loaders` will know.
+
+    Args:
+        batches: of one epoch.
+        loader: where they come from, if it is somebody's own.
+    """
+    if loader is not None and loader.persistent_workers:
+        _persistent.add(loader)
+    before = set(multiprocessing.active_children())
+    try:
+        first = next(batches, None)
+    finally:
+        _loading.update(set(multiprocessing.active_children()) - before)
+    if first is not None:
+        yield first
+        yield from batches
+
+
+def kill_loaders() -> None:
+    """Kill the loading processes, for an end that must not wait for their batches, nor for ever: they ignore SIGTERM.
+
+    When one of them is killed from outside, the others hang: it may have held a lock of the queue that they share.
+    """
+    if not _loading or threading.current_thread() is not threading.main_thread():
+        return  # only there can torch's handler, which raises an error for each, be put aside
+    number = getattr(signal, "SIGCHLD", None)
+    before = signal.signal(number, signal.SIG_DFL) if number is not None else None
+    for process in _loading:
+        process.kill()
+    for process in _loading:
+        process.join()
+    _loading.clear()
+    for loader in _persistent:
+        loader._iterator = None  # whoever goes on with it is to get new processes
+    if number is not None and before is not None:
+        signal.signal(number, before)
+
+
+# Before multiprocessing's own, which was registered earlier, and waits for them.
+atexit.register(kill_loaders)
