@@ -7,18 +7,21 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import orjson
 
 from expkit.detectors.base import Detector, Event, Severity, checked_events
 from expkit.errors import describe
+from expkit.experiment import RunDir
 from expkit.journal import Journal
 from expkit.record import Record
 from expkit.trackers import Alert
 
-__all__ = ["LEVELS", "EventLog", "ask", "decode_event", "entry_of", "read_events"]
+__all__ = ["BY_THE_CLOCK", "LEVELS", "EventLog", "alert_of", "ask", "decode_event", "entry_of", "posted", "read_events"]
 
 log = logging.getLogger("expkit")
 
@@ -28,6 +31,9 @@ LEVELS = {
     Severity.WARNING: logging.WARNING,
     Severity.CRITICAL: logging.CRITICAL,
 }
+
+#: Kinds that depend on the clock and not on records alone: a second look at the same records tells them otherwise.
+BY_THE_CLOCK = ("stalled",)
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
@@ -84,6 +90,26 @@ def entry_of(event: Event, epoch: int, alert: bool) -> dict[str, Any]:
         "values": dict(event.values),
         "alert": alert,
         **({"details": dict(event.details)} if event.details else {}),
+    }
+
+
+def alert_of(event: Event) -> Alert:
+    """Return the alert that says of an event what trackers and webhooks are to know."""
+    return Alert(event.kind, event.message, event.severity.value, event.step, event.detector)
+
+
+def posted(alert: Alert, run: RunDir) -> dict[str, Any]:
+    """Return what a webhook gets, from the run itself and from who watches it.
+
+    `id`, `RUN/DETECTOR/KIND/STEP/TEXT`, is the same whenever the same event is sent again: a receiver drops repeats by
+    it. TEXT is a checksum of the text, by which another event of the same step differs, one after a resume say.
+    """
+    text = "" if alert.title in BY_THE_CLOCK else f"/{crc32(alert.text.encode()):08x}"
+    return {
+        "id": f"{run.id}/{alert.detector}/{alert.title}/{alert.step}{text}",
+        "run": run.id,
+        "dir": str(run.root.absolute()),
+        **asdict(alert),
     }
 
 
@@ -146,7 +172,7 @@ class EventLog:
         self._write(event, alert)
         log.log(LEVELS[event.severity], "step %d: %s", event.step, event.message)
         if alert:
-            self._alert(Alert(event.kind, event.message, event.severity.value, event.step))
+            self._alert(alert_of(event))
 
     def close(self) -> None:
         """Close the file."""

@@ -183,5 +183,6 @@ def _image(name: str, path: Path, step: int) -> Item:
 def _alerts(run: RunDir) -> Iterator[Item]:
     for event in read_events(run.events):
         if event.get("alert", True):
-            alert = Alert(event["kind"], event["message"], event["severity"].value, event["step"])
+            named = str(event.get("detector", ""))
+            alert = Alert(event["kind"], event["message"], event["severity"].value, event["step"], named)
             yield Item(0, "alert", alert.title, alert.step, (alert,))

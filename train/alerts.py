@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 
 from expkit.dist import Dist
+from expkit.events import posted
 from expkit.experiment import RunDir
 from expkit.trackers import Alert
 from expkit.webhook import Webhook
@@ -26,7 +26,7 @@ def alerts(parts: Parts, files: RunDir, dist: Dist) -> Iterator[Callable[[Alert]
 
     def alert(each: Alert) -> None:
         to_trackers(each)
-        webhook.send({"run": files.id, "dir": str(files.root.absolute()), **asdict(each)})
+        webhook.send(posted(each, files))
 
     try:
         yield alert

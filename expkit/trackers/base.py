@@ -39,12 +39,21 @@ class RunInfo:
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """A message for people. `level` is INFO, WARNING or CRITICAL."""
+    """A message for people.
+
+    Attributes:
+        title: what happened, in a word: the kind of an event.
+        text: a sentence.
+        level: INFO, WARNING or CRITICAL.
+        step: when it happened.
+        detector: the name of the detector that noticed it.
+    """
 
     title: str
     text: str
     level: str
     step: int
+    detector: str = ""
 
 
 class Tracker:

@@ -9,22 +9,17 @@ from typing import Any
 
 from expkit.checkpoint_file import step_of
 from expkit.detectors.base import Detector, Event
-from expkit.events import LEVELS
+from expkit.events import LEVELS, alert_of, posted
 from expkit.experiment import RunDir
 from expkit.record import Record
 from expkit.snapshots import Snapshots
 from expkit.webhook import Webhook
 
-__all__ = ["Acting", "event_id"]
+__all__ = ["Acting"]
 
 log = logging.getLogger("expkit")
 
 _BEST = "best_model"
-
-
-def event_id(run: str, event: Event) -> str:
-    """Return what a receiver drops repeats by: the same whenever the same event is sent again."""
-    return f"{run}/{event.detector}/{event.kind}/{event.step}"
 
 
 class Acting:
@@ -59,18 +54,7 @@ class Acting:
         """Say that something happened."""
         log.log(LEVELS[event.severity], "ALERT step %d: %s: %s", event.step, event.kind, event.message)
         if self.webhook is not None and "alert" in detector.respond and event.detector not in self.left_to_run:
-            self.webhook.send(
-                {
-                    "id": event_id(self.run.id, event),
-                    "run": self.run.id,
-                    "dir": str(self.run.root.absolute()),
-                    "title": event.kind,
-                    "text": event.message,
-                    "level": event.severity.value,
-                    "step": event.step,
-                    "detector": event.detector,
-                }
-            )
+            self.webhook.send(posted(alert_of(event), self.run))
 
     def observe(self, record: Record, events: Sequence[Event]) -> None:
         """Take a record, and take a snapshot if one of `events` is due for one."""

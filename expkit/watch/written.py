@@ -14,12 +14,10 @@ from typing import Any
 
 import orjson
 
+from expkit.events import BY_THE_CLOCK
 from expkit.files import write_bytes
 
 __all__ = ["EventFile"]
-
-#: Kinds that depend on the clock and not on records alone: they do not come again.
-_BY_THE_CLOCK = ("stalled",)
 
 
 class EventFile:
@@ -57,7 +55,7 @@ class EventFile:
         Raises:
             OSError: the disk refuses; the event is not taken.
         """
-        if entry["kind"] in _BY_THE_CLOCK:
+        if entry["kind"] in BY_THE_CLOCK:
             if _key(entry) in self._clocked:
                 return False
             self._append(entry)
@@ -90,7 +88,7 @@ class EventFile:
         stay, gone = b"", b""
         for line in rest:  # what goes by the clock has happened all the same
             entry = _parsed(line)
-            if entry is not None and entry["kind"] in _BY_THE_CLOCK:
+            if entry is not None and entry["kind"] in BY_THE_CLOCK:
                 stay += line
             else:
                 gone += line
@@ -111,7 +109,7 @@ class EventFile:
                 line = file.readline()
             self.offset += len(line)
             entry = _parsed(line)
-            if entry is not None and entry["kind"] not in _BY_THE_CLOCK:
+            if entry is not None and entry["kind"] not in BY_THE_CLOCK:
                 return entry
         return None
 
@@ -140,7 +138,7 @@ class EventFile:
         if not self._size():
             return []
         with self.path.open("rb") as file:
-            return [entry for line in file if (entry := _parsed(line)) is not None and entry["kind"] in _BY_THE_CLOCK]
+            return [entry for line in file if (entry := _parsed(line)) is not None and entry["kind"] in BY_THE_CLOCK]
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
@@ -152,6 +150,6 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 
 def _key(entry: Mapping[str, Any]) -> tuple[Any, ...]:
-    if entry["kind"] in _BY_THE_CLOCK:
+    if entry["kind"] in BY_THE_CLOCK:
         return entry["detector"], entry["kind"], entry["step"]
     return entry["detector"], entry["kind"], entry["step"], entry["message"]

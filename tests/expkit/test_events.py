@@ -51,7 +51,7 @@ def test_an_event_is_written_shown_and_passed_on(tmp_path: Path, caplog: pytest.
         "values": {"loss": 3.0},
         "alert": True,
     }
-    assert alerts == [Alert("high_loss", "loss 3.0", "WARNING", 2)]
+    assert alerts == [Alert("high_loss", "loss 3.0", "WARNING", 2, "high")]
     assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
         (logging.WARNING, "step 2: loss 3.0")
     ]
@@ -67,7 +67,7 @@ def test_an_events_words_and_values_need_not_be_of_the_exact_types(tmp_path: Pat
     log.observe(make_record(1, {}))
     log.close()
     assert json.loads((tmp_path / "events.jsonl").read_text())["values"] == {"loss": 3.0}
-    assert alerts == [Alert("high", "high", "CRITICAL", 1)]
+    assert alerts == [Alert("high", "high", "CRITICAL", 1, "t")]
 
 
 def test_what_was_done_about_an_event_is_written_down_and_no_alert(tmp_path: Path) -> None:
