@@ -108,7 +108,12 @@ def _parser(summary: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--accuracy-drop-threshold", type=float, metavar="POINTS", help="alarm so many points below the mean (10)"
     )
-    parser.add_argument("--loss-window", type=int, metavar="N", help="losses that are kept for the mean (10)")
+    parser.add_argument(
+        "--loss-window",
+        type=int,
+        metavar="N",
+        help="losses that are kept, the mean being of the newer half: 20 hears less than 10 (10)",
+    )
     parser.add_argument(
         "--min-steps-between-saves", type=int, metavar="STEPS", help="between two snapshots of one kind (500)"
     )
@@ -238,6 +243,8 @@ def _apply(nodes: dict[str, dict[str, Any]], options: argparse.Namespace, typed:
             raise UserError(f"--{option.replace('_', '-')} is for {name}, which is not selected: add it to detectors=")
         if value is not None and f"detectors.{name}.{key}" not in typed:
             nodes[name][key] = value
+    if options.loss_window is not None and "detectors.loss_spike.recent" not in typed:
+        nodes["loss_spike"]["recent"] = max(1, options.loss_window // 2)  # the guide's 5 of 10
     steps = options.min_steps_between_saves
     if steps is not None:
         for name in ("loss_spike", "accuracy_drop", "best_model", "divergence"):

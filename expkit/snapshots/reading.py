@@ -18,10 +18,19 @@ from expkit.experiment import RunDir
 from expkit.files import read_json
 from expkit.snapshots.files import METADATA, RUN_CONFIG, digest, digest_of_metadata
 
-__all__ = ["Snapshot", "file_stats", "is_snapshot", "list_snapshots", "load_snapshot", "quick_problem", "verify"]
+__all__ = [
+    "BEST",
+    "Snapshot",
+    "file_stats",
+    "is_snapshot",
+    "list_snapshots",
+    "load_snapshot",
+    "quick_problem",
+    "verify",
+]
 
 _NAME = re.compile(r"anomaly_(?P<time>\d{8}_\d{6})_(?P<reason>.+)")
-_BEST = "best_model"
+BEST = "best_model"
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,7 @@ class Snapshot:
     @property
     def is_best(self) -> bool:
         """Whether it was made because the model was the best so far."""
-        return self.is_of(_BEST)
+        return self.is_of(BEST)
 
     def is_of(self, kind: str) -> bool:
         """Whether one of its triggers is of this kind; where kinds are not known, as far as the reasons tell."""

@@ -17,14 +17,12 @@ from expkit.experiment import RunDir
 from expkit.record import Record
 from expkit.snapshots.cleaning import Retention, remove
 from expkit.snapshots.creating import Observed, Trigger, begin, check_export
-from expkit.snapshots.reading import list_snapshots
+from expkit.snapshots.reading import BEST, list_snapshots
 from expkit.troubles import WriteTrouble
 
 __all__ = ["Snapshots"]
 
 log = logging.getLogger("expkit")
-
-_BEST = "best_model"
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ class Snapshots:
         """
         self._look(record)
         step = record.step if step is None else step
-        best = next((each for each in triggers if each.kind == _BEST), None)
+        best = next((each for each in triggers if each.kind == BEST), None)
         if best is not None:
             self._pending = _Pending(best.kind, best.reason, step, record.time)
         if record.step < self._not_before:
@@ -202,7 +200,7 @@ class Snapshots:
             self._failed(error, record.step)
             return None
         self._saved = {**self._saved, **{each.kind: record.step for each in triggers}}
-        if any(each.kind == _BEST for each in triggers):
+        if any(each.kind == BEST for each in triggers):
             self._pending = None
 
         def work() -> Path | None:

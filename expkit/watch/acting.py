@@ -13,13 +13,12 @@ from expkit.events import LEVELS, alert_of, posted
 from expkit.experiment import RunDir
 from expkit.record import Record
 from expkit.snapshots import Snapshots
+from expkit.snapshots.reading import BEST
 from expkit.webhook import Webhook
 
 __all__ = ["Acting"]
 
 log = logging.getLogger("expkit")
-
-_BEST = "best_model"
 
 
 class Acting:
@@ -86,7 +85,7 @@ class Acting:
             steps = {step: path for path in self.run.checkpoints.iterdir() if (step := step_of(path)) is not None}
         except OSError:
             return None
-        if event.kind == _BEST:
+        if event.kind == BEST:
             nearest = min(steps, key=lambda step: (abs(step - event.step), step), default=None)
         else:
             nearest = max((step for step in steps if step < event.step), default=None)

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from expkit.detectors.base import Detector
+from expkit.detectors.base import Detector, Event
 from expkit.events import ask, entry_of
+from expkit.snapshots.reading import BEST
 from expkit.watch.resumes import pass_over_resume
 from expkit.watch.sources.base import Source
 
@@ -24,6 +25,8 @@ class DryRun:
         records, first, last: how many records there were, and the steps of the first and the last.
         events: as they would have been written down, with `responses`, what each would have set going: of several
             snapshots of one kind only those that are far enough apart.
+        snapshots: how many there would have been: several events of a record make one, and a best model that comes too
+            soon gets its own as soon as it may.
     """
 
     run: str
@@ -31,6 +34,7 @@ class DryRun:
     first: int | None
     last: int | None
     events: list[dict[str, Any]] = field(default_factory=list)
+    snapshots: int = 0
 
 
 def dry_run(source: Source, detectors: Mapping[str, Detector], min_steps_between_saves: int) -> DryRun:
@@ -42,7 +46,7 @@ def dry_run(source: Source, detectors: Mapping[str, Detector], min_steps_between
         min_steps_between_saves: steps between two snapshots of one kind.
     """
     events: list[dict[str, Any]] = []
-    saved: dict[str, int] = {}
+    saving = _Saving(min_steps_between_saves)
     failed: set[str] = set()
     records, first, last, time = 0, None, None, None
     for record in source.prelude():
@@ -52,17 +56,49 @@ def dry_run(source: Source, detectors: Mapping[str, Detector], min_steps_between
         pass_over_resume(source, detectors, time, record.time)
         records, first, last = records + 1, record.step if first is None else first, record.step
         time = record.time
-        for name, detector in detectors.items():
-            for event in ask(name, detector, record, failed, "the others go on"):
-                responses = list(detector.respond)
-                near = event.kind in saved and record.step - saved[event.kind] < min_steps_between_saves
-                if "snapshot" in responses and near:
-                    responses.remove("snapshot")
-                elif "snapshot" in responses:
-                    saved[event.kind] = record.step
-                entry = entry_of(event, record.epoch, "alert" in detector.respond)
-                events.append({**entry, "time": record.time, "responses": responses})
-    return DryRun(source.name, records, first, last, events)
+        found = [
+            event
+            for name, detector in detectors.items()
+            for event in ask(name, detector, record, failed, "the others go on")
+        ]
+        saves = saving.take(record.step, [each.kind for each in found if _responds(detectors, each, "snapshot")])
+        for event in found:
+            alerts = _responds(detectors, event, "alert")
+            responses = [word for word in detectors[event.detector].respond if word != "snapshot" or saves]
+            events.append({**entry_of(event, record.epoch, alerts), "time": record.time, "responses": responses})
+    return DryRun(source.name, records, first, last, events, saving.count)
+
+
+class _Saving:
+    """Which snapshots there would be, as `expkit.snapshots.Snapshots` decides it.
+
+    Args:
+        steps: between two of one kind.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.count = 0
+        self._steps = steps
+        self._saved: dict[str, int] = {}
+        self._pending = False
+
+    def take(self, step: int, kinds: Sequence[str]) -> bool:
+        """Return whether what asks for a snapshot at this record gets one."""
+        self._pending |= BEST in kinds
+        due = any(self._is_due(kind, step) for kind in kinds)
+        late = not due and self._pending and self._is_due(BEST, step)
+        taken = kinds if due else [BEST] if late else []
+        self._saved |= dict.fromkeys(taken, step)
+        self._pending &= BEST not in taken
+        self.count += bool(taken)
+        return due
+
+    def _is_due(self, kind: str, step: int) -> bool:
+        return kind not in self._saved or step - self._saved[kind] >= self._steps
+
+
+def _responds(detectors: Mapping[str, Detector], event: Event, word: str) -> bool:
+    return word in detectors[event.detector].respond
 
 
 def table(runs: Sequence[DryRun], names: Sequence[str]) -> list[str]:
@@ -87,7 +123,7 @@ def table(runs: Sequence[DryRun], names: Sequence[str]) -> list[str]:
             cells = [text.rjust(widths[at]) if at == 1 else text.ljust(widths[at]) for at, text in enumerate(row)]
             lines.append("  ".join(cells).rstrip())
     counts = Counter(each["detector"] for run in runs for each in run.events)
-    snapshots = sum("snapshot" in each["responses"] for run in runs for each in run.events)
+    snapshots = sum(run.snapshots for run in runs)
     records = sum(run.records for run in runs)
     found = ", ".join(f"{name} {counts[name]}" for name in names) or "no detector"
     lines.append(f"{_count(records, 'record')} of {_count(len(runs), 'run')}: {found}; {_count(snapshots, 'snapshot')}")

@@ -134,8 +134,11 @@ class Watcher:
         """Ask those detectors that go by the clock, once all that there is has been read."""
         for detector in self._detectors.values():
             event = detector.overdue(now) if isinstance(detector, Stalled) else None
-            if event is not None and not self.source.resumed(self._time, now):
-                self._pass_on(event, self.record.epoch if self.record is not None else 0, acts=True)
+            if event is None or self.source.resumed(self._time, now):
+                continue
+            epoch = self.record.epoch if self.record is not None else 0
+            if self._pass_on(event, epoch, acts=True) and "snapshot" in detector.respond:
+                self._acting.observe(Record(event.step, epoch, now, {}), [event])
 
     def save(self, force: bool = False) -> bool:
         """Save the state, unless nothing has changed, an alert is still on its way, or it was saved a moment ago.

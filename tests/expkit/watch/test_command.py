@@ -13,6 +13,7 @@ import pytest
 
 from expkit.cli.main import main
 from expkit.experiment import RunDir
+from expkit.record import Record
 from expkit.snapshots import list_snapshots, verify
 from expkit.watch.selecting import settings_of
 from tests.conftest import ended
@@ -83,6 +84,46 @@ def test_dry_run_writes_nothing(run: RunDir, capsys: pytest.CaptureFixture[str])
     assert said["totals"] == {"loss_spike": 5} and [each["records"] for each in said["runs"]] == [60, 40]
     assert [each["responses"] for each in said["runs"][0]["events"]] == [["snapshot", "alert"], ["alert"], ["alert"]]
     assert sorted(path for path in run.root.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize("steps", ["0", "20", "45"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_dry_run_counts_the_snapshots_that_a_watch_makes(
+    run: RunDir, seed: int, steps: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Several events of a record make one; a best model that came too soon gets its own later."""
+    made = RunDir(run.root.parent / "b")
+    write(made, records(1, 130, seed))
+    words = [
+        "--min-steps-between-saves",
+        steps,
+        "--accuracy-drop-threshold",
+        "1",
+        "detectors=moderate,nonfinite,threshold",
+    ]
+    words += [
+        "detectors.threshold.metric=train_loss",
+        "detectors.threshold.threshold=3",
+        "detectors.threshold.records=1",
+    ]
+    words += ["detectors.threshold.cooldown=10", "detectors.best_model.cooldown=7"]
+    assert main(["watch", "b", "--dry-run", "--json", *words]) == 0
+    (said,) = json.loads(capsys.readouterr().out)["runs"]
+    assert main(["watch", "b", "--once", *words]) == 0
+    found = list_snapshots(made)
+    assert said["snapshots"] == len(found) > 0
+    asked = {each["step"] for each in said["events"] if "snapshot" in each["responses"]}
+    assert asked <= {each.step for each in found}
+
+
+def test_a_larger_loss_window_hears_less(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    """The guide's advice against too many snapshots."""
+    made = RunDir(run.root.parent / "b")
+    losses = [1.0] * 30 + [0.7] * 5 + [1.0]  # 43 % above the last 5, 18 % above the last 10
+    write(made, (Record(step, 1, time.time(), {"train_loss": loss}) for step, loss in enumerate(losses, 1)))
+    for more, found in (([], 1), (["--loss-window", "10"], 1), (["--loss-window", "20"], 0)):
+        assert main(["watch", "b", "--dry-run", "detectors=loss_spike", *more]) == 0
+        assert capsys.readouterr().out.splitlines()[-1].startswith(f"36 records of 1 run: loss_spike {found};")
 
 
 @pytest.mark.parametrize(

@@ -244,6 +244,17 @@ def test_it_says_stalled_once_by_the_clock(run: RunDir) -> None:
     assert kinds == ["stalled"]
 
 
+def test_a_stall_gets_the_snapshot_that_it_is_to_have(run: RunDir) -> None:
+    write(run, (Record(step, 1, 1000.0 + step, {"loss": 1.0}) for step in range(1, 50)))
+    watching = watcher(run, ("detectors=stalled", "detectors.stalled.respond=[snapshot]"))
+    watching.catch_up()
+    for now in (1200.0, 1300.0):
+        watching.look(now)
+    (snapshot,) = list_snapshots(run)
+    assert (snapshot.step, snapshot.reason) == (49, "stalled")
+    assert json.loads((snapshot.path / "metadata.json").read_text())["loss_history"] == [1.0] * 49
+
+
 def test_the_time_over_a_resume_is_no_stall(run: RunDir) -> None:
     write(run, (Record(step, 1, 1000.0 + step, {"loss": 1.0}) for step in range(1, 50)))
     run.config.write_text(json.dumps({"resumes": [{"timestamp": "1970-01-01T01:00:00+00:00"}]}))  # 3600
