@@ -32,20 +32,24 @@ class Webhook:
         url: where to, http or https.
         timeout: seconds that the receiver has to answer.
         pauses: seconds before each further try.
+        waiting: alerts that the queue holds.
 
     Raises:
         UserError: it is no such address.
     """
 
-    def __init__(self, url: str, timeout: float = 10.0, pauses: tuple[float, ...] = _PAUSES) -> None:
+    def __init__(
+        self, url: str, timeout: float = 10.0, pauses: tuple[float, ...] = _PAUSES, waiting: int = _WAITING
+    ) -> None:
         parts = urlsplit(url) if isinstance(url, str) else None
         if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
             raise UserError("webhook: an address is needed that begins with http:// or https://")
         self._url, self._host = url, parts.hostname
         self._timeout, self._pauses = timeout, pauses
-        self._queue: queue.Queue[bytes | None] = queue.Queue(_WAITING)
+        self._queue: queue.Queue[bytes | None] = queue.Queue(waiting)
         self._thread: threading.Thread | None = None
         self._given_up = threading.Event()
+        self._cut_off = False
         self.lost = 0
 
     def send(self, alert: Mapping[str, Any]) -> None:
@@ -60,8 +64,8 @@ class Webhook:
 
     @property
     def busy(self) -> bool:
-        """Whether an alert is on its way: neither delivered nor given up."""
-        return self._thread is not None and self._queue.unfinished_tasks > 0
+        """Whether an alert is on its way, or was when it was closed: neither delivered nor given up after all tries."""
+        return self._cut_off or (self._thread is not None and self._queue.unfinished_tasks > 0)
 
     def close(self, timeout: float = 5.0) -> None:
         """Wait for what is on its way, at most `timeout` seconds."""
@@ -73,8 +77,9 @@ class Webhook:
             pass
         else:
             self._thread.join(timeout)
+        self._cut_off = self._thread.is_alive()
         self._given_up.set()
-        if self._thread.is_alive():
+        if self._cut_off:
             log.warning("webhook at %s: %d alert(s) are not delivered", self._host, self._queue.qsize() or 1)
         self._thread = None
 

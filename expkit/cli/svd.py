@@ -38,6 +38,9 @@ Ctrl-C prints the summary. Alerts that last are said once. docs/svd-monitor.md s
 #: Where W&B's files are in what people name: W&B's own folders, or what has one.
 _WANDB_FILES = ("run-*.wandb", "*run-*/run-*.wandb", "wandb/*run-*/run-*.wandb")
 
+#: Seconds: more than that is a slip of the hand, and more than clocks take.
+_LONGEST = 86400.0
+
 
 class SVDCommand:
     """Monitors the analyses of diagnostic `svd`, or of another trainer. It only reads."""
@@ -188,6 +191,6 @@ def _seconds(text: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
+    if not 0 < value <= _LONGEST:
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0, at most a day")
     return value

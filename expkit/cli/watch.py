@@ -37,6 +37,8 @@ DEFAULT = "moderate,nonfinite,stalled"
 WEBHOOK = "EXPKIT_WATCH_WEBHOOK"
 
 _PAUSES = (1.0, 4.0, 15.0, 60.0, 300.0)
+_WAITING = 10_000  # alerts, of ten minutes that are read at once
+_LONGEST = 86400.0  # seconds
 _EXAMPLES = """examples:
   expkit watch                                    the newest run in outputs, until Ctrl-C
   expkit watch RUN --loss-spike-threshold 0.2 --min-steps-between-saves 250
@@ -49,7 +51,8 @@ _EXAMPLES = """examples:
   nohup expkit watch RUN > /dev/null 2>&1 &       in the background; kill ends it
 
 Events go to logs/watch_events.jsonl, lines to logs/smart_monitor_YYYYMMDD.log, snapshots to snapshots/, all in the run
-directory. Exit codes: 0 ended as asked, 1 it could not watch, 2 wrong options. docs/watch.md says more."""
+directory. Exit codes: 0 ended as asked, 1 it could not watch or an option has no such value, 2 there is no such option.
+docs/watch.md says more."""
 
 
 class WatchCommand:
@@ -62,8 +65,8 @@ class WatchCommand:
         options = _parser(self.summary).parse_intermixed_args(list(arguments))
         words = [word for word in options.words if word.lstrip("+").startswith("detectors") and "=" in word]
         names = [word for word in options.words if word not in words]
-        if options.poll_interval <= 0:
-            raise UserError(f"--poll-interval {options.poll_interval:g}: it must be more than 0 seconds")
+        if not 0 < options.poll_interval <= _LONGEST:
+            raise UserError(f"--poll-interval {options.poll_interval:g}: it must be more than 0 seconds, at most a day")
         if options.dry_run:
             return _dry_run(names, words, options)
         if options.json:
@@ -140,7 +143,7 @@ def _watch(names: Sequence[str], words: Sequence[str], options: argparse.Namespa
     nodes = _nodes(words, config, options)
     make_detectors(nodes)  # says what cannot be
     address = options.webhook or os.environ.get(WEBHOOK)
-    webhook = Webhook(address, pauses=_PAUSES) if address else None
+    webhook = Webhook(address, pauses=_PAUSES, waiting=_WAITING) if address else None
     stop = threading.Event()
     with (
         file_lock(_folder(run.logs) / ".watch.lock", f"{run.root} is watched already"),

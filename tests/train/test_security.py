@@ -343,3 +343,9 @@ def test_tags_in_yaml_files_are_not_executed(train: Train, run: Path, tmp_path: 
     assert "Traceback" not in done.stderr
     assert done.stderr.startswith("error: ")
     assert not marker.exists()
+
+
+def test_a_secret_that_was_typed_without_its_quotes_is_not_said(train: Train) -> None:
+    said = train("responses.webhook=http://127.0.0.1/hook?key=T0K3N", check=False)
+    assert said.returncode == 1
+    assert "needs quotes" in said.stderr and "T0K3N" not in said.stdout + said.stderr

@@ -17,6 +17,7 @@ from omegaconf.errors import (
 from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
 from expkit.errors import ConfigError, UserError
+from expkit.secrets import mask_arguments
 from train.config.blame import short_path, unresolved
 from train.config.build import group_folders, group_options
 from train.config.keys import no_key, no_option, selected
@@ -146,6 +147,7 @@ def _not_beside(own: str, typed: Sequence[str]) -> str:
 
 
 def _no_override(override: str) -> str:
+    override = mask_arguments([override])[0]  # an address with a key in it ends up here for its =
     key, _, value = override.partition("=")
     for opening, closing in ("[]", "{}"):
         if value.startswith(opening) and value.count(opening) != value.count(closing):

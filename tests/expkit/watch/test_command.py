@@ -135,6 +135,8 @@ def test_a_larger_loss_window_hears_less(run: RunDir, capsys: pytest.CaptureFixt
         (["detectors=nope"], "detectors=nope: there is no such option"),
         (["detectors=nonfinite", "--loss-window", "5"], "--loss-window is for loss_spike, which is not selected"),
         (["--poll-interval", "0"], "--poll-interval 0: it must be more than 0 seconds"),
+        (["--poll-interval", "nan"], "--poll-interval nan: it must be more than 0 seconds"),
+        (["--poll-interval", "1e12"], "--poll-interval 1e+12: it must be more than 0 seconds, at most a day"),
         (["--json"], "--json belongs to --dry-run"),
         (["--fields", "loss=x"], "--fields belongs to"),
         (["--pattern", "x"], "--pattern belongs to --log-file"),

@@ -103,6 +103,7 @@ def test_an_alert_that_was_not_delivered_is_sent_by_the_next_watcher(tmp_path: P
     first.catch_up()
     assert not first.save(force=True)  # a state would say that all is done
     unheard.close(timeout=0)
+    assert not first.save(force=True)  # as a watcher that is told to end does, whose receiver is not there
     with receiver() as (url, got):
         webhook = Webhook(url)
         second = watcher(run, WORDS, webhook)
