@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from expkit.cli.finding import find_with
+from expkit.cli.parser import Parser
 from expkit.errors import UserError
 from expkit.experiment import RunDir
 from expkit.files import read_json
@@ -37,7 +38,7 @@ class CheckpointsCommand:
 
     def run(self, arguments: Sequence[str]) -> int:
         """Print the list, as a table or (--json) as JSON. The exit code is 1 if --verify has found damage."""
-        parser = argparse.ArgumentParser(
+        parser = Parser(
             prog="expkit checkpoints",
             description=self.summary + ". Nothing in them is executed.",
             epilog=_EXAMPLES,

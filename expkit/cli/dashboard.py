@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from expkit.cli.finding import find
+from expkit.cli.parser import Parser
 from expkit.errors import UserError, describe
 from expkit.experiment import RunDir
 from expkit.files import is_there, read_json
@@ -45,7 +46,7 @@ class DashboardCommand:
 
     def run(self, arguments: Sequence[str]) -> int:
         """Print the address of the page and wait for Ctrl-C, after which the exit code is 0."""
-        parser = argparse.ArgumentParser(
+        parser = Parser(
             prog="expkit dashboard",
             description="Show a project's runs on trackio's own page. Nothing is asked of any network.",
             epilog=_EXAMPLES,

@@ -22,11 +22,19 @@ def find(name: str | None, outputs: Path) -> RunDir:
         if RunDir(place).exists():
             return RunDir(place)
     if name not in (None, "", "latest"):
-        raise UserError(f"{name} is no run: name a run directory, or the id of a run in {outputs.absolute()}")
+        raise UserError(f"{name} is no run: {_instead(str(name), outputs)}")
     run = newest_run(outputs)
     if run is None:
         raise UserError(f"there is no run in {outputs.absolute()}: name one, or start one with python -m train")
     return run
+
+
+def _instead(name: str, outputs: Path) -> str:
+    """Return what to type where `name` is no run."""
+    newest = newest_run(Path(name)) if Path(name).is_dir() else None
+    if newest is not None:
+        return f"it is a folder of runs, name one: {newest.root} is the newest"
+    return f"name a run directory, or the id of a run in {outputs.absolute()}"
 
 
 def find_with(folder: str, name: str | None, outputs: Path) -> RunDir:

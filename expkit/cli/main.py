@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import os
 import sys
@@ -91,8 +92,10 @@ def _command(name: str) -> Command:
         return made
     entries = _entries()
     if name not in entries:
-        known = ", ".join(sorted({*_COMMANDS, *entries}))
-        raise UserError(f"expkit has no command {name!r}: choose from {known}, or see expkit --help")
+        known = sorted({*_COMMANDS, *entries})
+        close = difflib.get_close_matches(name, known, n=1)
+        meant = f"did you mean {close[0]}? There are" if close else "choose from"
+        raise UserError(f"expkit has no command {name!r}: {meant} {', '.join(known)}; expkit --help says more")
     _refuse_shadow(name, getattr(entries[name], "module", ""))
     found: Command = entries[name].load()()
     return found

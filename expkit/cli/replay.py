@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from expkit.cli.finding import find
+from expkit.cli.parser import Parser
 from expkit.errors import UserError, describe
 from expkit.experiment import RunDir
 from expkit.files import is_there, read_json
@@ -46,7 +47,7 @@ class ReplayCommand:
 
     def run(self, arguments: Sequence[str]) -> int:
         """Send and say what was sent. The exit code is 1 if a tracker of a run has failed; the others go on."""
-        parser = argparse.ArgumentParser(
+        parser = Parser(
             prog="expkit replay",
             description="Send what trackers lack of a run: metrics with their steps and times, configuration, summary, "
             "pictures, events.",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
+import itertools
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,8 @@ from typing import Any
 import orjson
 
 from expkit.cli.finding import find
-from expkit.ending import ending
+from expkit.cli.parser import Parser
+from expkit.ending import Ending, ending
 from expkit.experiment import RunDir
 from expkit.files import read_json
 from expkit.forecast import forecast_text
@@ -30,7 +32,7 @@ class ShowCommand:
 
     def run(self, arguments: Sequence[str]) -> int:
         """Print the run, as text or (--json) as JSON."""
-        parser = argparse.ArgumentParser(
+        parser = Parser(
             prog="expkit show",
             description=self.summary,
             epilog="examples: expkit show outputs/denoise_... | expkit show (the newest run) | expkit show RUN --json",
@@ -51,7 +53,8 @@ class ShowCommand:
                 value = value["text"]
             elif isinstance(value, dict):
                 value = "  ".join(f"{key} {_short(item)}" for key, item in value.items())
-            print(f"{name:<11} {_short(value)}")
+            if value not in ("", None):
+                print(f"{name:<11} {_short(value)}")
         return 0
 
 
@@ -63,7 +66,9 @@ def describe(run: RunDir) -> dict[str, Any]:
     """
     config = read_json(run.config)
     status: dict[str, Any] = read_json(run.status) if run.status.exists() else _without_status(run)
-    standing = _standing(run, status)
+    ended = ending(run)
+    standing = _standing(status, ended)
+    step = ended.step if ended is not None and ended.step is not None else status.get("step", 0)
     command = config.get("command") or ""
     metrics = {
         name: value
@@ -76,14 +81,14 @@ def describe(run: RunDir) -> dict[str, Any]:
     return {
         "run": str(run.root),
         **standing,
-        "step": f"{status.get('step', 0)} of {status.get('total_steps') or '?'}",
+        "step": f"{step} of {status.get('total_steps') or '?'}",
         "started": config.get("timestamp"),
         "command": command if isinstance(command, str) else " ".join(command),
         "git": config.get("git_hash"),
         **_responses(config, status),
         "metrics": metrics,
         **checkpoints,
-        "next": _next(run, standing["state"]),
+        "next": _next(run, standing["state"], config),
     }
 
 
@@ -97,9 +102,9 @@ def _responses(config: Mapping[str, Any], status: Mapping[str, Any]) -> dict[str
     }
 
 
-def _standing(run: RunDir, status: Mapping[str, Any]) -> dict[str, Any]:
+def _standing(status: Mapping[str, Any], ended: Ending | None) -> dict[str, Any]:
     """Return the state of a run; how it ended and its last event, if that was no clean end; what is to come of it."""
-    state, ended = str(status.get("state", "unknown")), ending(run)
+    state = str(status.get("state", "unknown"))
     if ended is None:
         forecast = status.get("forecast") if state == "running" else None
         text = forecast_text(forecast) if isinstance(forecast, Mapping) else ""
@@ -114,12 +119,24 @@ def _standing(run: RunDir, status: Mapping[str, Any]) -> dict[str, Any]:
     return {"state": state, **told, **event}
 
 
-def _next(run: RunDir, state: str) -> str:
-    """Return what to type next."""
+def _next(run: RunDir, state: str, config: Mapping[str, Any]) -> str:
+    """Return what to type next: with the folders of one's own configuration, which a resume needs again."""
     if state in ("starting", "running", "unknown") or state.startswith("silent"):
         return f"expkit show {run.root} --json"
-    more = " trainer.max_epochs=... (more of them)" if state == "finished" else ""
-    return f"python -m train resume={run.root}{more}"
+    words = [word for each in _config_dirs(config.get("command")) for word in ("--config-dir", shlex.quote(each))]
+    again = " ".join(["python -m train", *words, f"resume={run.root}"])
+    if state != "finished":
+        return again
+    trainer = (config.get("config") or {}).get("trainer") or {}
+    limit = "max_steps" if trainer.get("max_steps") is not None else "max_epochs"
+    return f"{again} trainer.{limit}=... (more than {trainer[limit]})" if trainer.get(limit) is not None else again
+
+
+def _config_dirs(command: Any) -> list[str]:
+    """Return the values of --config-dir in the command that a run was started with."""
+    words = command.split() if isinstance(command, str) else [str(word) for word in command or ()]
+    pairs = itertools.chain.from_iterable(word.split("=", 1) if word.startswith("--") else [word] for word in words)
+    return [value for option, value in itertools.pairwise(pairs) if option in ("--config-dir", "-cd")]
 
 
 def _without_status(run: RunDir) -> dict[str, Any]:
@@ -131,4 +148,6 @@ def _without_status(run: RunDir) -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
+    if value is None:  # JSON has no NaN
+        return "not finite"
     return f"{value:.5g}" if isinstance(value, float) else str(value)

@@ -12,6 +12,7 @@ import orjson
 
 from expkit.cli.checkpoints import readable_size
 from expkit.cli.finding import find_with
+from expkit.cli.parser import Parser
 from expkit.errors import UserError
 from expkit.experiment import RunDir
 from expkit.snapshots.cleaning import Retention, freed_by, parse_age, parse_size, remove, size_on_disk
@@ -37,7 +38,7 @@ class SnapshotsCommand:
 
     def run(self, arguments: Sequence[str]) -> int:
         """Print the list, or with --clean what would go or has gone. The exit code is 1 if one is damaged."""
-        parser = argparse.ArgumentParser(
+        parser = Parser(
             prog="expkit snapshots",
             description=self.summary + ". Nothing in them is executed.",
             epilog=_EXAMPLES,

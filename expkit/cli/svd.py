@@ -12,6 +12,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from expkit.cli.finding import find
+from expkit.cli.parser import Parser
 from expkit.errors import UserError
 from expkit.experiment import RunDir, newest_run
 from expkit.files import is_there
@@ -61,7 +62,7 @@ class SVDCommand:
 
 def _parser() -> argparse.ArgumentParser:
     usual = SwitchThresholds()
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="expkit svd",
         description=SVDCommand.summary + ".",
         epilog=_EXAMPLES,

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from expkit.cli.parser import Parser
 from expkit.errors import UserError
 from expkit.experiment import RunDir
 from expkit.files import is_there
@@ -58,7 +59,7 @@ class SyncCommand:
 
     def run(self, arguments: Sequence[str]) -> int:
         """Upload and say what was uploaded. The exit code is 1 if one of them could not be; the others go on."""
-        parser = argparse.ArgumentParser(
+        parser = Parser(
             prog="expkit sync",
             description="Upload offline W&B runs that were not uploaded yet. Nothing is uploaded twice.",
             epilog=_EXAMPLES,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from expkit.cli.finding import find as find_run_directory
+from expkit.cli.parser import Parser
 from expkit.cli.wandb_output import Comparison, Report, compare_report, gpu_report, keys_report, runs_report
 from expkit.errors import UserError
 from expkit.experiment import is_id
@@ -52,7 +53,7 @@ class WandbCommand:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="expkit wandb",
         description=WandbCommand.summary + ".",
         epilog=_EXAMPLES,

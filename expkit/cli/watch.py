@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from expkit.cli.finding import find_runs
+from expkit.cli.parser import Parser
 from expkit.errors import UserError
 from expkit.experiment import RunDir
 from expkit.lock import file_lock
@@ -75,7 +76,7 @@ class WatchCommand:
 
 
 def _parser(summary: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="expkit watch",
         description=summary + ".",
         epilog=_EXAMPLES,

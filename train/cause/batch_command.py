@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from expkit.cli.parser import Parser
 from expkit.errors import UserError
 from train.cause.stored import add_run_arguments, before_rewind, rebuilt, stored_run, typed_settings
 
@@ -81,7 +82,7 @@ class BatchCommand:
         return 0
 
     def _parser(self) -> argparse.ArgumentParser:
-        parser = argparse.ArgumentParser(
+        parser = Parser(
             prog="expkit batch",
             usage="expkit batch [RUN] --step N [KEY=VALUE ...] [options]",
             description="Rebuilds the batch that a run was trained on at a step, from its configuration.",

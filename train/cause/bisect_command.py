@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from expkit.cli.parser import Parser
 from expkit.errors import UserError
 from train.cause.scratch import launch
 from train.cause.stored import add_run_arguments, stored_run, typed_settings
@@ -59,7 +60,7 @@ class BisectNanCommand:
         return 0 if found["found"] else 1
 
     def _parser(self) -> argparse.ArgumentParser:
-        parser = argparse.ArgumentParser(
+        parser = Parser(
             prog="expkit bisect-nan",
             usage="expkit bisect-nan [RUN] [KEY=VALUE ...] [options]",
             description="Trains a run once more, from its last good checkpoint, in a process of its own, and names the "

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from expkit.cli.parser import Parser
 from expkit.errors import UserError
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class VerifyResumeCommand:
         return 0 if verdict.ok else 1
 
     def _parser(self) -> argparse.ArgumentParser:
-        parser = argparse.ArgumentParser(
+        parser = Parser(
             prog="expkit verify-resume",
             usage="expkit verify-resume task=TASK [KEY=VALUE ...] [--config-dir DIR] [options]",
             description="Trains a task, kills it with SIGKILL, resumes it, and names the first thing that differs from "

@@ -36,7 +36,7 @@ def test_an_unknown_command_is_one_line_and_exit_code_1(capsys: pytest.CaptureFi
     assert main(["shwo"]) == 1
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err.startswith("error: expkit has no command 'shwo': choose from ")
+    assert said.err.startswith("error: expkit has no command 'shwo': did you mean show? There are ")
     assert "show" in said.err
     assert said.err.count("\n") == 1
 
@@ -96,3 +96,21 @@ def test_a_file_that_hides_the_package_of_a_command_is_named_and_not_run(
     assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'somebodys_package.py'} is found in place of")
     assert main(["--help"]) == 0
     assert "  other        cannot be used here: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ("watch --loss-spike-treshold 0.2", "there is no --loss-spike-treshold: did you mean --loss-spike-threshold?"),
+        ("svd --principal-danger=abc", "--principal-danger: invalid float value: 'abc'; expkit svd --help lists "),
+        ("wandb keys latest --projct=p", "there is no --projct: did you mean --project?"),
+        ("show --qqq", "there is no --qqq; expkit show --help lists what there is"),
+        ("show a b", "b: one thing too many; expkit show --help lists "),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_exit_code_2(typed: str, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(typed.split())
+    said = capsys.readouterr()
+    assert ended.value.code == 2 and said.out == ""
+    assert said.err.startswith(f"error: {line}") and said.err.count("\n") == 1

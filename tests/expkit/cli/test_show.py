@@ -68,7 +68,7 @@ def test_text_is_for_people(run: Path, capsys: pytest.CaptureFixture[str]) -> No
         "started     2026-01-01T12:00:00+00:00",
         "command     python -m train",
         "git         abc123",
-        "metrics     train_loss 0.12346  val_loss None",
+        "metrics     train_loss 0.12346  val_loss not finite",
         f"next        expkit show {run} --json",
     ]
 
@@ -212,3 +212,36 @@ def test_without_any_run_it_says_how_to_start_one(
     monkeypatch.chdir(tmp_path)
     assert main(["show"]) == 1
     assert "start one with python -m train" in capsys.readouterr().err
+
+
+def test_what_to_type_next_is_what_works(run: Path, show: Show) -> None:
+    config = json.loads((run / "config.json").read_text())
+    command = ["python", "-m", "train", "--config-dir", "my conf", "--config-dir=more", "task=mine"]
+    write(run / "config.json", {**config, "command": command})
+    update(run / "status.json", state="interrupted")
+    again = f"python -m train --config-dir 'my conf' --config-dir more resume={run}"
+    assert show()["next"] == again
+    update(run / "status.json", state="finished")
+    for trainer, more in (
+        ({"max_steps": 300, "max_epochs": None}, " trainer.max_steps=... (more than 300)"),
+        ({"max_steps": None, "max_epochs": 50}, " trainer.max_epochs=... (more than 50)"),
+        ({}, ""),
+    ):
+        update(run / "config.json", config={"trainer": trainer})
+        assert show()["next"] == again + more
+
+
+def test_the_step_of_a_dead_run_is_the_last_that_is_known(
+    run: Path, show: Show, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("expkit.cli.show.ending", lambda _: Ending("killed", "SIGKILL", step=72))
+    update(run / "status.json", metrics={})
+    assert show()["step"] == "72 of 100"
+    assert main(["show", str(run)]) == 0
+    assert "metrics" not in capsys.readouterr().out
+
+
+def test_a_folder_of_runs_is_told_from_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", str(run.parent)]) == 1
+    said = capsys.readouterr().err
+    assert said == f"error: {run.parent} is no run: it is a folder of runs, name one: {run} is the newest\n"

@@ -1,0 +1,44 @@
+"""What a wrong option is answered with: one line that says what to type instead, not the whole usage."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+from typing import NoReturn
+
+__all__ = ["Parser"]
+
+_OF = re.compile(r"argument (?P<option>[^:]+): (?P<what>.+)", re.DOTALL)
+_UNKNOWN = "unrecognized arguments: "
+
+
+class Parser(argparse.ArgumentParser):
+    """The parser of a command. A mistake is one line and exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with one line on standard error."""
+        found = _OF.fullmatch(message)
+        if found is not None:
+            message = f"{found['option']}: {found['what']}"
+        elif message.startswith(_UNKNOWN):
+            message = self._unknown(message.removeprefix(_UNKNOWN).split()[0])
+        see = "" if message.endswith("?") else f"; {self.prog} --help lists what there is"
+        self.exit(2, f"error: {message}{see}\n")
+
+    def options(self) -> list[str]:
+        """The names of all options, those of the command's own commands included."""
+        inside = [parser for action in self._actions for parser in _parsers(action)]
+        return [*self._option_string_actions, *(name for parser in inside for name in parser.options())]
+
+    def _unknown(self, word: str) -> str:
+        name = word.partition("=")[0]
+        if not name.startswith("-"):
+            return f"{word}: one thing too many"
+        close = difflib.get_close_matches(name, self.options(), n=1, cutoff=0.7)
+        return f"there is no {name}" + (f": did you mean {close[0]}?" if close else "")
+
+
+def _parsers(action: argparse.Action) -> list[Parser]:
+    made = action.choices if isinstance(action, argparse._SubParsersAction) else None
+    return list(made.values()) if isinstance(made, dict) else []
