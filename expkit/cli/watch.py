@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import logging
 import os
 import sys
@@ -15,17 +16,18 @@ from typing import Any
 import orjson
 
 from expkit.cli.finding import find_runs
-from expkit.cli.parser import Parser
+from expkit.cli.watch_options import DEFAULT, WEBHOOK, parser
 from expkit.errors import UserError
 from expkit.experiment import RunDir
 from expkit.lock import file_lock
 from expkit.snapshots import Snapshots
 from expkit.watch.acting import Acting
-from expkit.watch.dry_run import dry_run, table
+from expkit.watch.dry_run import dry_run, remarks, table
 from expkit.watch.running import logging_to, stopping, summary, watch
-from expkit.watch.selecting import make_detectors, settings_of
+from expkit.watch.selecting import make_detectors, option_names, settings_of
 from expkit.watch.sources.journal import JournalSource
-from expkit.watch.targets import Target, other_target, run_target
+from expkit.watch.targets import SOURCES, Target, other_target, run_target
+from expkit.watch.unseen import HOW
 from expkit.watch.watcher import Watcher
 from expkit.webhook import Webhook
 
@@ -33,27 +35,9 @@ __all__ = ["WatchCommand"]
 
 log = logging.getLogger("expkit")
 
-#: What is selected where nothing is said: the smart monitor's four detectors, and NaN, which they pass over.
-DEFAULT = "moderate,nonfinite,stalled"
-WEBHOOK = "EXPKIT_WATCH_WEBHOOK"
-
 _PAUSES = (1.0, 4.0, 15.0, 60.0, 300.0)
 _WAITING = 10_000  # alerts, of ten minutes that are read at once
 _LONGEST = 86400.0  # seconds
-_EXAMPLES = """examples:
-  expkit watch                                    the newest run in outputs, until Ctrl-C
-  expkit watch RUN --loss-spike-threshold 0.2 --min-steps-between-saves 250
-  expkit watch RUN detectors=standard,memory detectors.memory.threshold=80
-  expkit watch RUN detectors=run                  the detectors that the run itself has
-  expkit watch RUN --once                         read what is there, and end
-  expkit watch 'outputs/gpt_*' --dry-run detectors=loss_spike_robust      what would have happened
-  expkit watch --status-file status/training_status.json --checkpoint-dir 'output/checkpoint-*'
-  expkit watch --log-file train.log --pattern 'step (?P<step>\\d+) loss (?P<loss>\\S+)'
-  nohup expkit watch RUN > /dev/null 2>&1 &       in the background; kill ends it
-
-Events go to logs/watch_events.jsonl, lines to logs/smart_monitor_YYYYMMDD.log, snapshots to snapshots/, all in the run
-directory. Exit codes: 0 ended as asked, 1 it could not watch or an option has no such value, 2 there is no such option.
-docs/watch.md says more."""
 
 
 class WatchCommand:
@@ -63,7 +47,7 @@ class WatchCommand:
 
     def run(self, arguments: Sequence[str]) -> int:
         """Watch until Ctrl-C or SIGTERM, after which the exit code is 0."""
-        options = _parser(self.summary).parse_intermixed_args(list(arguments))
+        options = parser(self.summary).parse_intermixed_args(list(arguments))
         words = [word for word in options.words if word.lstrip("+").startswith("detectors") and "=" in word]
         names = [word for word in options.words if word not in words]
         if not 0 < options.poll_interval <= _LONGEST:
@@ -73,66 +57,6 @@ class WatchCommand:
         if options.json:
             raise UserError("--json belongs to --dry-run; otherwise events are in logs/watch_events.jsonl")
         return _watch(names, words, options)
-
-
-def _parser(summary: str) -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="expkit watch",
-        description=summary + ".",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "words",
-        nargs="*",
-        metavar="RUN | detectors...",
-        help="a run directory, the id of one in outputs, a pattern in quotes, or latest (the default); "
-        f"detectors=NAME,... (default: {DEFAULT}) and detectors.NAME.KEY=VALUE as in training",
-    )
-    parser.add_argument("--base-dir", type=Path, metavar="DIR", help="a run directory, or the folder of runs (outputs)")
-    other = parser.add_argument_group("another trainer", "instead of a run directory; docs/watch.md has examples")
-    other.add_argument("--status-file", type=Path, metavar="FILE", help="a JSON object that is written again and again")
-    other.add_argument("--log-file", type=Path, metavar="FILE", help="JSONL, or lines with names and numbers")
-    other.add_argument("--wandb-run", metavar="RUN", help="a path (offline), or an id or name on the server")
-    other.add_argument("--trackio-run", metavar="RUN", help="a name or id, or latest; with --project")
-    other.add_argument("--fields", metavar="NAME=PATH,...", help="step=global_step,loss=metrics.loss,accuracy=eval.acc")
-    other.add_argument("--pattern", metavar="REGEX", help="for lines: step (?P<step>\\d+) loss (?P<loss>\\S+)")
-    other.add_argument("--project", help="of W&B or trackio")
-    other.add_argument("--entity", help="of W&B")
-    other.add_argument("--trackio-dir", type=Path, metavar="DIR", help="of trackio's databases")
-    other.add_argument(
-        "--checkpoint-dir", metavar="PATTERN", help="what to keep: files, checkpoint-N folders, or a folder of these"
-    )
-    parser.add_argument(
-        "--loss-spike-threshold",
-        type=float,
-        metavar="SHARE",
-        help="0.3: alarm where the loss is 30%% above the mean (0.3)",
-    )
-    parser.add_argument(
-        "--accuracy-drop-threshold", type=float, metavar="POINTS", help="alarm so many points below the mean (10)"
-    )
-    parser.add_argument(
-        "--loss-window",
-        type=int,
-        metavar="N",
-        help="losses that are kept, the mean being of the newer half: 20 hears less than 10 (10)",
-    )
-    parser.add_argument(
-        "--min-steps-between-saves", type=int, metavar="STEPS", help="between two snapshots of one kind (500)"
-    )
-    parser.add_argument(
-        "--poll-interval",
-        type=float,
-        default=10.0,
-        metavar="SECONDS",
-        help="between two looks where the file system does not tell of changes, and two lines in the log (10)",
-    )
-    parser.add_argument("--webhook", metavar="URL", help=f"gets a JSON object for each alert; better in ${WEBHOOK}")
-    parser.add_argument("--once", action="store_true", help="read what is there, and end")
-    parser.add_argument("--dry-run", action="store_true", help="only say what would have happened; any number of runs")
-    parser.add_argument("--json", action="store_true", help="with --dry-run: one JSON object instead of a table")
-    return parser
 
 
 def _watch(names: Sequence[str], words: Sequence[str], options: argparse.Namespace) -> int:
@@ -162,6 +86,9 @@ def _watch(names: Sequence[str], words: Sequence[str], options: argparse.Namespa
         }
         watcher = Watcher(target.source, lambda: make_detectors(nodes), _plain(settings), run.logs, acting, stop)
         _say_start(target, nodes, left)
+        kept = options.checkpoint_dir
+        if kept is not None and not glob.glob(kept, recursive=True):  # noqa: PTH207 - an absolute one, too
+            log.info("--checkpoint-dir %s: there is no such thing yet, and snapshots have no model until then", kept)
         try:
             watch(watcher, run.status, options.poll_interval, stop, options.once)
         except OSError as error:
@@ -187,6 +114,11 @@ def _dry_run(names: Sequence[str], words: Sequence[str], options: argparse.Names
             raise UserError(f"{target.source.name} cannot be read: {error}") from error
         for note in target.source.notes():
             print(f"note: {note}", file=sys.stderr)
+    if not any(each.records for each in results):
+        raise UserError("; ".join(remarks(results)))
+    how = HOW if any(getattr(options, each) is not None for each in SOURCES) else ""
+    for text in remarks(results):
+        print(f"note: {text}{how}", file=sys.stderr)
     if options.json:
         counts = {name: sum(each["detector"] == name for run in results for each in run.events) for name in selected}
         said = {"runs": [asdict(each) for each in results], "totals": counts}
@@ -210,6 +142,9 @@ def _targets(names: Sequence[str], words: Sequence[str], options: argparse.Names
         return [run_target(run, options.checkpoint_dir) for run in _runs(names, options.base_dir)]
     if names:
         raise UserError(f"{names[0]}: name a run or another trainer's file, not both")
+    for option, file in (("--status-file", options.status_file), ("--log-file", options.log_file)):
+        if file is not None and (options.once or options.dry_run) and not file.exists():
+            raise UserError(f"{option} {file}: there is no such file")
     return [other]
 
 
@@ -224,6 +159,14 @@ def _runs(names: Sequence[str], base: Path | None) -> list[RunDir]:
     outputs = base or Path("outputs")
     if base is not None and not names and (RunDir(base).exists() or RunDir(base).metrics.exists()):
         return [RunDir(base)]
+    for name in names:
+        if not Path(name).exists():
+            if name in option_names():
+                raise UserError(f"{name} is no run: did you mean detectors={name}?")
+            if "=" in name:
+                raise UserError(
+                    f"{name}: there is no such setting: write detectors=NAME,... or detectors.NAME.KEY=VALUE"
+                )
     return find_runs(names, outputs)
 
 

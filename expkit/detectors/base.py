@@ -78,6 +78,10 @@ class Detector:
         """
         raise NotImplementedError
 
+    def unseen(self) -> tuple[str, ...]:
+        """Return the metrics that it watches (the first of them that is there), if no record so far had any."""
+        return ()
+
     def guard(self) -> Guard | None:
         """Return what skips updates on the device where `respond` has `skip`, always the same one.
 

@@ -80,6 +80,9 @@ class MetricDetector(Detector):
                     events.append(event)
         return events
 
+    def unseen(self) -> tuple[str, ...]:
+        return self._candidates if self._watched is None else ()
+
     def state_dict(self) -> dict[str, Any]:
         return {"metric": self._watched, "said": self._said, **self._memory()}
 

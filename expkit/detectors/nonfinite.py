@@ -48,6 +48,7 @@ class NonFinite(Detector):
         self._guard: LimitGuard | None = None
         self._said: int | None = None
         self._bad = 0  # at the last step: 1 the gradient norm alone, 2 something else
+        self._saw = False  # whether any record had what is watched
 
     def guard(self) -> LimitGuard:
         if self._guard is None:
@@ -58,6 +59,7 @@ class NonFinite(Detector):
         values = {name: found for name in self._names(record) if (found := _values(record, name))}
         if not values:
             return []
+        self._saw = True
         if all(math.isfinite(sum(each)) for each in values.values()):  # the usual case, quickly
             self._bad = 0
             return []
@@ -70,11 +72,14 @@ class NonFinite(Detector):
         events = [self._look(step, steps[step]) for step in sorted(steps)]
         return [event for event in events if event is not None]
 
+    def unseen(self) -> tuple[str, ...]:
+        return () if self._saw else self.metrics or ("train_loss", "loss", "gradient_norm")
+
     def state_dict(self) -> dict[str, Any]:
-        return {"said": self._said, "bad": self._bad}
+        return {"said": self._said, "bad": self._bad, "saw": self._saw}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._said, self._bad = state["said"], state["bad"]
+        self._said, self._bad, self._saw = state["said"], state["bad"], state.get("saw", True)
 
     def _names(self, record: Record) -> Sequence[str]:
         if self.metrics is not None:

@@ -123,6 +123,9 @@ class SVDSwitch(Detector):
         severity = Severity.WARNING if clobbered else Severity.INFO
         return [Event(self.name, "svd_switch", severity, record.step, message, values, details={"switches": switches})]
 
+    def unseen(self) -> tuple[str, ...]:
+        return () if self._layers else (f"{self._prefix}...",)
+
     def state_dict(self) -> dict[str, Any]:
         return {"layers": {name: asdict(layer) for name, layer in self._layers.items()}}
 

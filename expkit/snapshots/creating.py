@@ -115,6 +115,7 @@ def begin(
     near: int | None = None,
     safetensors: bool = False,
     keep: Callable[[Path], int | None] | None = None,
+    before: int | None = None,
 ) -> Callable[[], Path | None]:
     """Do of `create` what must be done at this step, which is quick, and return what does the rest, in any thread.
 
@@ -126,6 +127,7 @@ def begin(
         near: rather the checkpoint nearest to this step.
         keep: puts the checkpoint of another trainer into a folder, and returns its step if that is known; part of the
             rest.
+        before: no checkpoint of this step or a later one, unless it is `checkpoint`: it would have the trouble in it.
 
     Raises:
         OSError: nothing was made.
@@ -144,7 +146,7 @@ def begin(
     with ExitStack() as stack:
         folder = stack.enter_context(atomic_folder(path))
         (folder / "model").mkdir()
-        own = list(_candidates(run, checkpoint, near)) if keep is None else []
+        own = list(_candidates(run, checkpoint, near, before)) if keep is None else []
         names = _second_names(own, folder / "model")
         held = list(itertools.islice(names, 1))  # it does, mostly; the others are tried if it is damaged
         half_made = stack.pop_all()
@@ -244,12 +246,13 @@ def _first_intact(names: Iterable[tuple[Path, Path, BinaryIO | None]]) -> Path |
     return None
 
 
-def _candidates(run: RunDir, wanted: Path | None, near: int | None) -> Iterator[Path]:
+def _candidates(run: RunDir, wanted: Path | None, near: int | None, before: int | None) -> Iterator[Path]:
     if wanted is not None:
         yield wanted
     steps: dict[int, Path] = {}
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         steps = {step: path for path in run.checkpoints.iterdir() if (step := step_of(path)) is not None}
+    steps = {step: path for step, path in steps.items() if before is None or step < before}
     for step in sorted(steps, key=lambda step: (0 if near is None else abs(step - near), -step)):
         yield steps[step]
 

@@ -98,6 +98,7 @@ class Snapshots:
         status: Callable[[], Mapping[str, Any]] = dict,
         checkpoint: Path | None = None,
         step: int | None = None,
+        before: int | None = None,
     ) -> Path | None:
         """Take one record, in order of steps, and what in it asks for a snapshot; return the snapshot, if one was made.
 
@@ -109,6 +110,7 @@ class Snapshots:
             status: returns what status.json says now; called only for a snapshot.
             checkpoint: see `create`.
             step: the step of the events, if that is not the record's: an earlier one of its series.
+            before: see `begin`.
         """
         self._look(record)
         step = record.step if step is None else step
@@ -118,7 +120,7 @@ class Snapshots:
         if record.step < self._not_before:
             return None
         if any(self._is_due(each.kind, record.step) for each in triggers):
-            return self._take(record, triggers, step, record.time, status, checkpoint)
+            return self._take(record, triggers, step, record.time, status, checkpoint, before=before)
         pending = self._pending
         if pending is not None and self._is_due(pending.kind, record.step):
             return self._take(record, [pending], pending.step, pending.time, status, checkpoint, near=pending.step)
@@ -181,6 +183,7 @@ class Snapshots:
         status: Callable[[], Mapping[str, Any]],
         checkpoint: Path | None,
         near: int | None = None,
+        before: int | None = None,
     ) -> Path | None:
         losses = [(at, loss) for at, loss in self._history if at <= step]
         observed = Observed(
@@ -193,9 +196,11 @@ class Snapshots:
             best_loss_step=self._best[1] if self._best is not None else None,
         )
         self.wait()  # there is one at a time
-        before = self._saved, self._pending
+        earlier = self._saved, self._pending
         try:
-            finish = begin(self.run, triggers, observed, status(), checkpoint, near, self.safetensors, self._keep)
+            finish = begin(
+                self.run, triggers, observed, status(), checkpoint, near, self.safetensors, self._keep, before
+            )
         except Exception as error:  # noqa: BLE001 - whatever it is, it is not worth a run
             self._failed(error, record.step)
             return None
@@ -207,8 +212,8 @@ class Snapshots:
             try:
                 made = finish()
             except Exception as error:  # noqa: BLE001 - as above
-                self._saved = before[0]
-                self._pending = self._pending or before[1]
+                self._saved = earlier[0]
+                self._pending = self._pending or earlier[1]
                 self._failed(error, record.step)
                 return None
             self.trouble.worked()

@@ -60,7 +60,8 @@ class Acting:
         events = [event for event in events if event.detector not in self.left_to_run]
         step = events[0].step if events else None
         checkpoint = self._checkpoint(events[0]) if events else None
-        self._snapshots.observe(record, events, self._status, checkpoint, step)
+        trouble = step if events and events[0].kind != BEST else None
+        self._snapshots.observe(record, events, self._status, checkpoint, step, before=trouble)
 
     def begin_anew(self) -> None:
         """Forget what was observed."""

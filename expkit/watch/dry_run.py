@@ -12,8 +12,9 @@ from expkit.events import ask, entry_of
 from expkit.snapshots.reading import BEST
 from expkit.watch.resumes import pass_over_resume
 from expkit.watch.sources.base import Source
+from expkit.watch.unseen import Names, said_of, unseen
 
-__all__ = ["DryRun", "dry_run", "table"]
+__all__ = ["DryRun", "dry_run", "remarks", "table"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class DryRun:
             snapshots of one kind only those that are far enough apart.
         snapshots: how many there would have been: several events of a record make one, and a best model that comes too
             soon gets its own as soon as it may.
+        unseen: detectors that had nothing to look at -> the metrics that they watch, the first that is there.
+        metrics: the first few that there are.
     """
 
     run: str
@@ -35,6 +38,8 @@ class DryRun:
     last: int | None
     events: list[dict[str, Any]] = field(default_factory=list)
     snapshots: int = 0
+    unseen: dict[str, list[str]] = field(default_factory=dict)
+    metrics: list[str] = field(default_factory=list)
 
 
 def dry_run(source: Source, detectors: Mapping[str, Detector], min_steps_between_saves: int) -> DryRun:
@@ -48,6 +53,7 @@ def dry_run(source: Source, detectors: Mapping[str, Detector], min_steps_between
     events: list[dict[str, Any]] = []
     saving = _Saving(min_steps_between_saves)
     failed: set[str] = set()
+    names = Names()
     records, first, last, time = 0, None, None, None
     for record in source.prelude():
         for name, detector in detectors.items():
@@ -56,6 +62,7 @@ def dry_run(source: Source, detectors: Mapping[str, Detector], min_steps_between
         pass_over_resume(source, detectors, time, record.time)
         records, first, last = records + 1, record.step if first is None else first, record.step
         time = record.time
+        names.add(record)
         found = [
             event
             for name, detector in detectors.items()
@@ -66,7 +73,8 @@ def dry_run(source: Source, detectors: Mapping[str, Detector], min_steps_between
             alerts = _responds(detectors, event, "alert")
             responses = [word for word in detectors[event.detector].respond if word != "snapshot" or saves]
             events.append({**entry_of(event, record.epoch, alerts), "time": record.time, "responses": responses})
-    return DryRun(source.name, records, first, last, events, saving.count)
+    unheard = unseen(detectors) if records else {}
+    return DryRun(source.name, records, first, last, events, saving.count, unheard, names.shown())
 
 
 class _Saving:
@@ -99,6 +107,18 @@ class _Saving:
 
 def _responds(detectors: Mapping[str, Detector], event: Event, word: str) -> bool:
     return word in detectors[event.detector].respond
+
+
+def remarks(runs: Sequence[DryRun]) -> list[str]:
+    """Return what has to be said of what was not there, one sentence each: that no event was found may mean that."""
+    found = [f"{run.run}: there is no record in it" for run in runs if not run.records]
+    alike: dict[str, list[DryRun]] = {}
+    for run in runs:
+        alike.setdefault(said_of(run.unseen, []), []).append(run)
+    for same in alike.values():
+        if text := said_of(same[0].unseen, same[0].metrics):
+            found.append(text + (f" (in {len(same)} of {len(runs)} runs)" if len(runs) > 1 else ""))
+    return found
 
 
 def table(runs: Sequence[DryRun], names: Sequence[str]) -> list[str]:

@@ -22,6 +22,8 @@ __all__ = ["logging_to", "stopping", "summary", "watch"]
 
 log = logging.getLogger("expkit")
 
+#: So many records should have what detectors watch.
+_ENOUGH = 20
 _OVER = ("finished", "failed", "preempted", "interrupted")
 
 
@@ -111,6 +113,7 @@ def watch(watcher: Watcher, status: Path, poll_interval: float, stop: threading.
     """
     state, failing, said = str(read_status(status).get("state", "")), False, -poll_interval
     reported: int | None = None
+    told = False  # which detectors had nothing to look at
     for _ in _rounds(watcher, poll_interval, stop, once):
         try:
             watcher.catch_up(last=once)
@@ -132,7 +135,13 @@ def watch(watcher: Watcher, status: Path, poll_interval: float, stop: threading.
         if time.monotonic() - said >= poll_interval and watcher.record is not None and watcher.step != reported:
             log.info("%s", regular_line(watcher.record), extra={"regular": True})
             said, reported = time.monotonic(), watcher.step
+        if not once and not told and watcher.records >= _ENOUGH:
+            told = True
+            if text := watcher.unseen():
+                log.info("%s", text)
         watcher.save()
+    if not told and (text := watcher.unseen(so_far=False)):
+        log.info("%s", text)
 
 
 def regular_line(record: Record) -> str:
@@ -147,7 +156,9 @@ def regular_line(record: Record) -> str:
 def summary(watcher: Watcher, why: str) -> str:
     """Return the line that a watcher ends with."""
     where = "before the first record" if watcher.step is None else f"at step {watcher.step}"
-    return f"{why} {where}: {watcher.records} record(s) read, {watcher.events} new event(s) in {watcher.written.path}"
+    old = f", {watcher.old} of them too old for alerts and snapshots" if watcher.old else ""
+    found = f"{watcher.events} new event(s) in {watcher.written.path}"
+    return f"{why} {where}: {watcher.records} record(s) read, {found}{old}"
 
 
 def _rounds(watcher: Watcher, seconds: float, stop: threading.Event, once: bool) -> Iterator[None]:

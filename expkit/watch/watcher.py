@@ -17,7 +17,9 @@ from expkit.troubles import WriteTrouble
 from expkit.watch.acting import Acting
 from expkit.watch.resumes import pass_over_resume
 from expkit.watch.sources.base import Source
+from expkit.watch.sources.journal import JournalSource
 from expkit.watch.state import detector_states, load_detectors, read_state, write_state
+from expkit.watch.unseen import HOW, Names, said_of, unseen
 from expkit.watch.written import EventFile
 
 __all__ = ["Watcher"]
@@ -50,6 +52,7 @@ class Watcher:
         step: of the last record; None before the first.
         record: the last one.
         records, events: how many were read, and found new, since it was made.
+        old: of these events, those that were only written down, for they were there long before the first watcher.
     """
 
     def __init__(
@@ -72,7 +75,8 @@ class Watcher:
         self._fallback: Mapping[str, Any] | None = None
         self._detectors: Mapping[str, Detector] = {}
         self.record: Record | None = None
-        self.records = self.events = 0
+        self.records = self.events = self.old = 0
+        self._names = Names()
         self._failed: set[str] = set()
         self._since = time.time()
         self._acted = 0  # bytes of the file of events that were acted upon
@@ -139,6 +143,11 @@ class Watcher:
             epoch = self.record.epoch if self.record is not None else 0
             if self._pass_on(event, epoch, acts=True) and "snapshot" in detector.respond:
                 self._acting.observe(Record(event.step, epoch, now, {}), [event])
+
+    def unseen(self, so_far: bool = True) -> str:
+        """Return in one line which detectors had nothing to look at, and what there is; "" if there are none."""
+        found = said_of(unseen(self._detectors), self._names.shown(), so_far) if self.records else ""
+        return found + HOW if found and not isinstance(self.source, JournalSource) else found
 
     def save(self, force: bool = False) -> bool:
         """Save the state, unless nothing has changed, an alert is still on its way, or it was saved a moment ago.
@@ -245,6 +254,7 @@ class Watcher:
                 if self._pass_on(event, record.epoch, acts) and "snapshot" in detector.respond:
                     found.append(event)
         self._acting.observe(record, found)
+        self._names.add(record)
         self.step, self._time, self.record = record.step, record.time, record
         self.records += 1
         self._changed = True
@@ -255,6 +265,7 @@ class Watcher:
         alerts = acts and "alert" in detector.respond
         new = self.written.add(entry_of(event, epoch, alerts))
         self.events += new
+        self.old += new and not acts
         self._changed = True
         if not acts or not (new or self.written.offset > self._acted):
             return False

@@ -78,9 +78,13 @@ class Fields:
         taken = RESERVED.union(_STEPS, _TIMES)
         left = {name: value for name, value in numbers.items() if name.lower() not in taken}
         metrics = {**left, **{name: value for name, value in named.items() if name not in RESERVED}}
+        spelt = {
+            **{name.lower().replace(".", "/"): name for name in metrics},
+            **dict(zip(metrics, metrics, strict=True)),
+        }
         for name, others in self._usual.items():
             said = next((other for other in others if other in self._paths), None)
-            found = said or next((other for other in others if other in metrics), None)
+            found = said or next((spelt[other] for other in others if other in spelt), None)
             if said is not None:  # what is named by hand is meant, whatever else there is
                 metrics = {key: value for key, value in metrics.items() if key == said or key not in others}
             elif found is not None and found not in _WATCHED:

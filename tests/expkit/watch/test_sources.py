@@ -136,6 +136,9 @@ def test_usual_names_of_other_trainers() -> None:
     assert record.metrics["loss"] == 1.0 and record.metrics["accuracy"] == 50
     record = Fields("loss=b", _USUAL).record({"train_loss": 1.0, "b": 2.0, "step": 1}, 0)
     assert record is not None and record.metrics == {"loss": 2.0, "b": 2.0}
+    for entry in ({"Step": 1, "Loss": 2.0}, {"step": 1, "train": {"loss": 2.0}}, {"step": 1, "loss": 2.0, "LOSS": 9.0}):
+        record = Fields(None, _USUAL).record(entry, 0)
+        assert record is not None and record.metrics["loss"] == 2.0
 
 
 def test_a_trackio_run(tmp_path: Path) -> None:
