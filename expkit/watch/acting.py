@@ -50,8 +50,9 @@ class Acting:
         return self.webhook is not None and self.webhook.busy
 
     def alert(self, event: Event, detector: Detector) -> None:
-        """Say that something happened."""
-        log.log(LEVELS[event.severity], "ALERT step %d: %s: %s", event.step, event.kind, event.message)
+        """Say that something happened: as an alert, if it is to be one."""
+        word = "ALERT" if "alert" in detector.respond else "Noted"
+        log.log(LEVELS[event.severity], "%s step %d: %s: %s", word, event.step, event.kind, event.message)
         if self.webhook is not None and "alert" in detector.respond and event.detector not in self.left_to_run:
             self.webhook.send(posted(alert_of(event), self.run))
 

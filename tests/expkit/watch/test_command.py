@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -35,6 +36,7 @@ def test_once(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert "watching outputs/a with loss_spike, accuracy_drop, best_model, divergence, nonfinite, stalled" in said
     assert "ALERT step 17: loss_spike: train_loss" in said and "ended by" not in said
+    assert re.search(r"Noted step \d+: best_model: ", said) and not re.search(r"ALERT step \d+: best_model", said)
     (log,) = run.logs.glob("smart_monitor_*.log")
     assert "] Monitoring: Step 60 | loss " in log.read_text()
     assert "ALERT step 34" not in log.read_text() and "ALERT step 51" in log.read_text()  # 20 steps between two
