@@ -22,6 +22,7 @@ from expkit.monitor.history import history_entries
 from expkit.monitor.index import Index, load_index, save_index
 from expkit.plots.curve import Curve
 from expkit.status import read_status
+from expkit.tail import FileTail
 
 __all__ = ["RunFeed"]
 
@@ -244,7 +245,7 @@ class _Events:
     """Follows one file of events."""
 
     def __init__(self, path: Path) -> None:
-        self.reader = JournalReader(path, decode=decode_event)
+        self.reader = FileTail(path, decode_event)
         self.entries: deque[dict[str, Any]] = deque(maxlen=_EVENTS)
         self._generation = 0
 
