@@ -86,6 +86,9 @@ class FileTail(Generic[T]):
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        self.close()  # who follows to the end of a process does not think of it
+
     def torn(self) -> T | None:
         """Return what is in a last line that only lacks its newline, if there is one; count it as broken if torn."""
         return self._decode(self._tail)

@@ -96,6 +96,7 @@ def _watch(names: Sequence[str], words: Sequence[str], options: argparse.Namespa
         finally:
             acting.close()
             watcher.save(force=True)
+            target.source.close()
         for note in target.source.notes():
             log.info("%s", note)
         log.info("%s", summary(watcher, f"ended by {signals[0]}" if signals else "read all,"))
@@ -112,6 +113,8 @@ def _dry_run(names: Sequence[str], words: Sequence[str], options: argparse.Names
             results.append(dry_run(target.source, make_detectors(nodes), _steps(options)))
         except OSError as error:
             raise UserError(f"{target.source.name} cannot be read: {error}") from error
+        finally:
+            target.source.close()
         for note in target.source.notes():
             print(f"note: {note}", file=sys.stderr)
     if not any(each.records for each in results):

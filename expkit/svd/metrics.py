@@ -133,6 +133,11 @@ def analyses(step: int, values: Mapping[str, Any], pattern: KeyPattern) -> Itera
         yield made(step, layer, numbers)
 
 
+def natural(name: str) -> list[tuple[int, str]]:
+    """Return what to sort names of layers by: block2 comes before block10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
 def made(step: int, layer: str, numbers: Mapping[str, float]) -> SVDMetrics:
     """Return the analysis that has these numbers, by metric."""
     r = numbers.get("r")

@@ -15,7 +15,7 @@ from expkit.files import read_json
 from expkit.journal import JournalReader
 from expkit.status import read_status
 from expkit.svd.log_lines import LogParser
-from expkit.svd.metrics import KeyPattern, SVDMetrics, analyses
+from expkit.svd.metrics import KeyPattern, SVDMetrics, analyses, natural
 from expkit.svd.thresholds import SwitchThresholds
 from expkit.tail import FileTail
 from expkit.wandb_data.following import FollowedRun
@@ -66,6 +66,7 @@ class JournalSource:
         self._reader = JournalReader(run.metrics)
         self._rules = _own_rules(run)
         self._end: Ending | None = None
+        self._analysed = False
 
     @property
     def thresholds(self) -> dict[str, float]:
@@ -87,7 +88,7 @@ class JournalSource:
             notes.append(f"{self._reader.broken} broken line(s) in {self._run.metrics} were passed over")
         if self._end is not None and self._end.state == "silent":
             notes.append(f"the run is {self._end.text}")
-        if "switch" not in (self._rules.get("respond") or ()):
+        if self._analysed and "switch" not in (self._rules.get("respond") or ()):
             asked = "detectors=svd_switch detectors.svd_switch.respond=[alert,switch]"
             notes.append(f"nothing switches layers in this run ({asked} would): IMMINENT means that a rule holds")
         return notes
@@ -98,7 +99,9 @@ class JournalSource:
         preempted = read_status(self._run.status).get("state") == "preempted"
         self._end = end = None if preempted else ending(self._run)
         for entry in self._reader:
-            yield from analyses(entry["step"], entry, self._pattern)
+            for analysis in analyses(entry["step"], entry, self._pattern):
+                self._analysed = True
+                yield analysis
         if end is None or end.state not in _ENDED:
             return
         last = self._reader.torn()
@@ -173,7 +176,8 @@ class WandbSource:
         """Yield the analyses in new rows."""
         for row in self._run.poll():
             if isinstance(row["_step"], int):
-                yield from analyses(row["_step"], row, self._pattern)
+                found = analyses(row["_step"], row, self._pattern)
+                yield from sorted(found, key=lambda each: natural(each.layer_name))  # W&B keeps names in no order
         self.ended = f"the run has {self._run.state}" if self._run.state in _ENDED_ONLINE else None
 
 

@@ -67,3 +67,6 @@ class Source:
     def rewind(self) -> None:
         """Begin at the start."""
         raise NotImplementedError
+
+    def close(self) -> None:
+        """Close what is open."""

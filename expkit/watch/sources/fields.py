@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import re
@@ -21,7 +22,7 @@ __all__ = ["Fields", "parse_json", "parse_line"]
 _STEPS = ("step", "global_step", "current_step", "iteration", "iter", "_step", "steps")
 #: What detectors look for by themselves.
 _WATCHED = ("train_loss", "loss", "val_loss", "val_accuracy", "accuracy", "gradient_norm")
-_SHOWN = 20
+_SHOWN, _KEPT = 20, 1000
 _TIMES = ("time", "timestamp", "_timestamp")
 _NUMBER = r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?:inity)?)\b"
 _PAIR = re.compile(rf"['\"]?(?P<name>[A-Za-z_][\w/.-]*)['\"]?\s*(?:[:=]\s*|\s)(?P<value>{_NUMBER})", re.IGNORECASE)
@@ -67,7 +68,7 @@ class Fields:
         numbers = dict(_numbers(entry))
         if self._unseen:
             self._unseen -= numbers.keys()
-            self._seen |= dict.fromkeys(islice(numbers, _SHOWN)) if len(self._seen) < _SHOWN else {}
+            self._seen |= dict.fromkeys(islice(numbers, _KEPT)) if len(self._seen) < _KEPT else {}
         named = {name: numbers[path] for name, path in self._paths.items() if path in numbers}
         step = named.pop("step", None)
         if step is None and "step" not in self._paths:
@@ -101,8 +102,13 @@ class Fields:
 
     def notes(self) -> list[str]:
         """Return which of the paths that are named were nowhere."""
-        there = f"there are {', '.join(islice(self._seen, _SHOWN))}" if self._seen else "there are no numbers at all"
-        return [f"--fields: there is no {path}; {there}" for path in sorted(self._unseen)]
+        return [f"--fields: there is no {path}; {self._instead(path)}" for path in sorted(self._unseen)]
+
+    def _instead(self, path: str) -> str:
+        close = difflib.get_close_matches(path, self._seen, n=1)
+        if close:
+            return f"did you mean {close[0]}?"
+        return f"there are {', '.join(sorted(self._seen)[:_SHOWN])}" if self._seen else "there are no numbers at all"
 
 
 def parse_json(text: bytes) -> Any:

@@ -57,3 +57,6 @@ class FollowedFile(Source, Generic[T]):
 
     def rewind(self) -> None:
         self._reader.close()
+
+    def close(self) -> None:
+        self._reader.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,9 @@ __all__ = ["StatusFileSource"]
 
 _LARGEST = 1 << 26
 _TRIES, _PAUSE = 5, 0.02
+_UNREADABLE = 5.0  # seconds
+
+log = logging.getLogger("expkit")
 
 
 class StatusFileSource(Source):
@@ -36,6 +40,8 @@ class StatusFileSource(Source):
         self._path, self._fields = path, fields
         self._seen: tuple[int, ...] | None = None
         self._step: int | None = None
+        self._unreadable: float | None = None  # since when
+        self._said = False
         self.content: dict[str, Any] = {}
 
     @property
@@ -46,9 +52,10 @@ class StatusFileSource(Source):
     def folders(self) -> Sequence[Path]:
         return (self._path.parent,)
 
-    def read(self, last: bool = False) -> Iterator[Record]:  # noqa: ARG002 - a file that is rewritten has no end
+    def read(self, last: bool = False) -> Iterator[Record]:
         content = self._load()
         if content is None:
+            self._say_unreadable(last)
             return
         self.content = content
         record = self._fields.record(content, -1)
@@ -72,6 +79,21 @@ class StatusFileSource(Source):
     def rewind(self) -> None:
         self._step, self._seen = None, None
 
+    def _say_unreadable(self, last: bool) -> None:
+        """Say once that what is there is no JSON, if it stays like that.
+
+        Raises:
+            UserError: it is, and there is no time to wait.
+        """
+        if self._unreadable is None:
+            return
+        trouble = f"{self._path} holds no JSON object, or half of one"
+        if last:
+            raise UserError(f"{trouble}: name the status file of a trainer")
+        if not self._said and time.monotonic() - self._unreadable > _UNREADABLE:
+            self._said = True
+            log.warning("%s, for %.0f s: waiting for its trainer to write it anew", trouble, _UNREADABLE)
+
     def _load(self) -> dict[str, Any] | None:
         """Return the object in the file, if it has changed; a file that is being written is looked at again."""
         for _ in range(_TRIES):
@@ -87,8 +109,10 @@ class StatusFileSource(Source):
             try:
                 content = parse_json(text)
             except ValueError:
+                self._unreadable = self._unreadable or time.monotonic()
                 time.sleep(_PAUSE)  # rewritten in place: half of it is there
                 continue
+            self._unreadable, self._said = None, False
             if not isinstance(content, dict):
                 raise UserError(f"{self._path} holds no JSON object: name the status file of a trainer")
             self._seen = seen

@@ -37,6 +37,8 @@ class TrackioSource(Source):
         self._file = folder / f"{_canonical(project)}.db"
         self._fields = fields
         self._row = 0
+        if not folder.is_dir():
+            raise UserError(f"there is no folder {folder}, where trackio's databases are to be: see --trackio-dir")
         if not self._file.is_file():
             known = ", ".join(sorted(file.stem for file in folder.glob("*.db"))) or "none"
             raise UserError(f"trackio has no project {project!r} in {folder}; there are: {known}")

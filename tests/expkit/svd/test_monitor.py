@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Iterator
 
 import pytest
 
 from expkit import SVDMetrics, SVDMonitor, SwitchThresholds
 from expkit.detectors.base import Severity
+from expkit.svd.metrics import KeyPattern
 from expkit.svd.notes import rule_notes
+from expkit.svd.sources import WandbSource
 from expkit.svd.text import block_lines, overview_lines
+from expkit.wandb_data.following import FollowedRun
+from expkit.wandb_data.source import Row
 
 QKV = "block0.attn.c_q"
 
@@ -229,3 +234,17 @@ def test_rules_that_tell_nothing_are_named() -> None:
 
 def test_levels_are_the_published_ones() -> None:
     assert [level.value for level in Severity] == ["INFO", "WARNING", "CRITICAL"]
+
+
+def test_layers_of_a_wandb_run_come_in_the_order_of_their_numbers() -> None:
+    """W&B keeps the names of a row in no order."""
+    names = ["block10.q", "block2.q", "head", "block2.k"]
+
+    class Run(FollowedRun):
+        name, state = "run", "finished"
+
+        def poll(self) -> Iterator[Row]:
+            yield {"_step": 1, **{f"svd/{name}/principal_alignment": 0.5 for name in names}}
+
+    found = [each.layer_name for each in WandbSource(Run(), KeyPattern()).poll()]
+    assert found == ["block2.k", "block2.q", "block10.q", "head"]

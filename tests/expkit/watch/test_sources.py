@@ -102,7 +102,7 @@ def test_a_status_file_is_seen_whole(tmp_path: Path, replaced: bool) -> None:
 def test_a_status_file_without_what_is_named(tmp_path: Path) -> None:
     file = tmp_path / "status.json"
     file.write_text('{"step": 1, "metrics": {"loss": 2}}')
-    with pytest.raises(UserError, match=r"--fields: there is no metrics\.los; there are step, metrics\.loss"):
+    with pytest.raises(UserError, match=r"--fields: there is no metrics\.los; did you mean metrics\.loss\?"):
         seen(StatusFileSource(file, Fields("loss=metrics.los")))
     file.write_text('{"a": 1}')
     with pytest.raises(UserError, match="no step and number among a"):
@@ -186,3 +186,31 @@ def test_an_offline_wandb_run(tmp_path: Path) -> None:
     assert [step for step, _ in seen(other)] == [3, 4]
     write_log(file, [run("abc"), *rows[:1]])
     assert seen(source) == [(1, {"train/loss": 1.0, "loss": 1.0})] and source.generation == 1
+
+
+def test_a_status_file_that_is_no_json_is_said_and_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("expkit.watch.sources.status_file._UNREADABLE", 0.0)
+    file = tmp_path / "status.json"
+    file.write_text("hello")
+    source = StatusFileSource(file, Fields())
+    for _ in range(3):
+        assert seen(source) == []
+    assert [record.getMessage() for record in caplog.records if "holds no JSON object" in record.getMessage()] != []
+    assert len(caplog.records) == 1, "once"
+    with pytest.raises(UserError, match="holds no JSON object"):
+        seen(source, last=True)
+    file.write_text('{"step": 1, "loss": 0.5}')
+    assert seen(source) == [(1, {"loss": 0.5})]
+
+
+def test_a_folder_of_trackio_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no folder .*nothing"):
+        TrackioSource("project", None, tmp_path / "nothing", Fields())
+
+
+def test_a_typo_in_a_field_is_answered_with_what_was_meant() -> None:
+    fields = Fields("loss=trian_loss")
+    fields.record({"step": 1, "train_loss": 0.5, "lr": 0.1}, 0)
+    assert fields.notes() == ["--fields: there is no trian_loss; did you mean train_loss?"]
