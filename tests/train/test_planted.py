@@ -126,3 +126,21 @@ def test_it_is_reported_with_its_own_step(fault: Fault, task: str, name: str) ->
 @pytest.mark.parametrize("task", ["classify", "gpt"])
 def test_it_is_so_with_other_seeds_too(fault: Fault, task: str, name: str, seed: int) -> None:
     CHECKS[name](fault, task, name, seed)
+
+
+@pytest.mark.parametrize(
+    ("task", "seed"), [("denoise", 0), *(pytest.param("gpt", seed, marks=pytest.mark.slow) for seed in range(4))]
+)
+def test_a_rewound_run_ends_within_two_percent_of_the_clean_one(
+    train: Train, outputs: Path, task: str, seed: int
+) -> None:
+    """The whole bundled task, as docs/what-to-do-when.md has it, with the fault and without."""
+    final = {}
+    for name, *more in (("rewound", "detectors.nonfinite.respond=[snapshot,rewind]"), ("clean", "task.fault=null")):
+        common = ("debug=nan", "plots=[]", "gpu.enabled=false", f"trainer.seed={seed}", f"run.id={name}")
+        train(f"task={task}", *common, *more)
+        results = json.loads((outputs / name / "results.json").read_text())
+        final[name] = results["final_metrics"]["val_loss"]
+    rewound = json.loads((outputs / "rewound" / "config.json").read_text())
+    assert [resume["rewind"]["seen"] for resume in rewound["resumes"]] == [180]
+    assert final["rewound"] == pytest.approx(final["clean"], rel=0.02)
