@@ -14,6 +14,7 @@ from expkit.files import remove_stale_temporaries
 from expkit.plots.curve import Curve
 from expkit.plots.drawing import ThemeName, draw_panels, find_theme, save_figure
 from expkit.plots.panels import LOSSES, Line, Panel, evenly, group, make_panels, numbers
+from expkit.plots.wave import collect_waves, draw_waves
 from expkit.schedule import Every, Progress
 
 __all__ = ["VisualizationManager"]
@@ -21,7 +22,6 @@ __all__ = ["VisualizationManager"]
 log = logging.getLogger("expkit")
 
 _MOST_PANELS = 9
-_WAVE_TENSORS = ("frequencies", "phases", "amplitudes")
 
 
 class VisualizationManager:
@@ -33,7 +33,7 @@ class VisualizationManager:
     Args:
         viz_dir: folder of the pictures; made if it is not there.
         viz_interval: steps between two drawings, for `should_visualize`.
-        theme: dark or light.
+        theme: dark, light, or print (black on white).
 
     Raises:
         UserError: (a ValueError) an argument is wrong, or the folder cannot be made.
@@ -77,18 +77,18 @@ class VisualizationManager:
         """
         return self._attempt("training", lambda: self._draw_training(int(step), loss_history, metrics or {}))
 
-    def generate_model_plots(self, step: int, model: Any) -> list[Path]:  # noqa: ARG002 - part of a name to come
-        """Draw the wave tensors of a model that has them.
+    def generate_model_plots(self, step: int, model: Any) -> list[Path]:
+        """Draw the wave tensors of a model that has them: frequencies, phases, harmonics and wave_packets.
 
         Args:
-            step: updates done, for the name of a picture.
-            model: a module, wrapped or not, with a submodule that holds the tensors frequencies, phases and amplitudes.
+            step: updates done, for the names of the pictures: `{which}_step_{step}.png`.
+            model: a module, wrapped or not, with a submodule that holds the tensors frequencies and phases, (tokens,
+                waves), and amplitudes, (tokens, waves, harmonics).
 
         Returns:
-            The pictures made. Without wave tensors there are none, which is said once; with them none either, until
-            these pictures exist.
+            The pictures made. Without wave tensors there are none, which is said once.
         """
-        return self._attempt("model", lambda: self._draw_model(model))
+        return self._attempt("model", lambda: self._draw_model(int(step), model))
 
     def generate_comparison_plots(self, experiments: Sequence[Mapping[str, Any]]) -> list[Path]:
         """Draw `experiment_comparison.png`: the losses of all in one panel, then each metric that two or more have.
@@ -133,16 +133,12 @@ class VisualizationManager:
         figure = draw_panels(f"{self._title()}: step {step:,}", panels, self._theme, "   ".join(shown))
         return [save_figure(figure, self.viz_dir / f"training_dynamics_step_{step}.png")]
 
-    def _draw_model(self, model: Any) -> list[Path]:
-        from expkit.checkpoints.state import unwrap
-
-        inner = unwrap(model)
-        name = type(inner).__name__
-        if any(all(hasattr(module, tensor) for tensor in _WAVE_TENSORS) for module in inner.modules()):
-            self._say_once(f"the wave tensors of {name} cannot be drawn yet: training plots only")
-        else:
-            self._say_once(f"no wave tensors ({', '.join(_WAVE_TENSORS)}) in {name}: training plots only")
-        return []
+    def _draw_model(self, step: int, model: Any) -> list[Path]:
+        found = collect_waves(model)
+        if isinstance(found, str):
+            self._say_once(found)
+            return []
+        return draw_waves(found, self.viz_dir, step, self._theme, self._title())
 
     def _draw_comparison(self, experiments: list[Mapping[str, Any]]) -> list[Path]:
         names = _told_apart([str(each.get("name") or f"experiment {n}") for n, each in enumerate(experiments, 1)])

@@ -47,8 +47,11 @@ __all__ = ["Attempt"]
 
 log = logging.getLogger("expkit")
 
-#: Seconds that trackers get when somebody has pressed Ctrl-C twice; a resume sends them what they lack.
+#: Seconds that trackers get when somebody has pressed Ctrl-C twice (a resume sends them what they lack), and pictures
+#: when a run is stopped from outside, or has failed.
 _PATIENCE = 2.0
+#: Seconds that the end of a run waits for its last pictures.
+_DRAWING = 60.0
 
 
 class Attempt:
@@ -103,6 +106,8 @@ class Attempt:
                 self.manager.abandon() if at_once else self.manager.wait()
             self.status.stop("interrupted" if at_once else "failed")
             self.report.results([])
+            if self.report.pictures is not None and not at_once:
+                self.report.pictures.finish(_PATIENCE)
             self.parts.trackers.finish({}, failed=True, timeout=_PATIENCE if at_once else None)
             self.status.set(self.status.state)  # once more: the trackers' last troubles are known now
             if at_once:
@@ -213,8 +218,19 @@ class Attempt:
             self.display.record,
             lambda _: self.report.results_if_due(),
         )
-        pictures = Pictures(parts.plots, files, self.config.run.name, runner.total_steps, parts.trackers)
+        pictures = Pictures(
+            parts.plots,
+            files,
+            self.config.run.name,
+            runner.total_steps,
+            parts.trackers,
+            parts.diagnostics,
+            parts.detectors,
+        )
+        stack.callback(pictures.abandon)
         self.report.pictures = runner.plot = pictures
+        if pictures.want_gradients:
+            runner.looks.append(pictures.look_ahead)
         if self.manager is not None:
             self.report.manager = self.manager
             saver = Saver(self.manager, self.plain, journal, parts.detectors, snapshots)
@@ -242,6 +258,8 @@ class Attempt:
             if self.manager is not None:
                 self.manager.wait()
             self.snapshotter.finish()
+            if self.report.pictures is not None:
+                self.report.pictures.finish(_DRAWING if self.signals.received is None else _PATIENCE)
         if self.responder.rewind is not None and self.signals.received is None:
             self.parts.trackers.finish(self.report.summary(), failed=False)
             self.status.stop("running")

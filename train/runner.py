@@ -66,6 +66,7 @@ class Runner:
         dist, control: the ranks, and what they must do together.
 
     Attributes:
+        looks: what is asked before each update for what has to see the gradients, as `DiagnosticSuite.look_ahead` is.
         passes: step -> how many batches are passed over once it is done; to be set before `load_state_dict`.
     """
 
@@ -111,6 +112,7 @@ class Runner:
         self.diagnostics = DiagnosticSuite(diagnostics, budget, log_steps)
         by_epoch = config.eval_interval == "epoch"
         self._eval = Every(epochs=1) if by_epoch else Every(steps=int(config.eval_interval))
+        self.looks = [self.diagnostics.look_ahead] if self.diagnostics else []
         self.save, self.plot, self.respond, self._on_record = save, plot, respond, on_record
         self.watch = Stopwatch()
         self.peak = PeakMemory(update.device)
@@ -141,8 +143,8 @@ class Runner:
     def _train_step(self, batches: StepBatches) -> None:
         ahead = after(self.progress, batches)
         pass_over(ahead, self.passes, self.train.steps)
-        look = self.diagnostics.look_ahead(self.model, ahead, self._ends(ahead)) if self.diagnostics else None
-        before_step = None if look is None else self.watch.pausing(look)
+        looks = [found for look in self.looks if (found := look(self.model, ahead, self._ends(ahead))) is not None]
+        before_step = self.watch.pausing(*looks) if looks else None
         values, names, count = self.update(self.task, self.model, batches.pieces, before_step)
         if self.series is None:
             doubled = next((name for name in names if names.count(name) > 1), None)

@@ -36,11 +36,12 @@ class Stopwatch:
         finally:
             self._away += time.perf_counter() - began
 
-    def pausing(self, function: Callable[[], object]) -> Callable[[], None]:
-        """Return `function` such that the time that it takes does not count."""
+    def pausing(self, *functions: Callable[[], object]) -> Callable[[], None]:
+        """Return one function that calls all of them, such that the time that they take does not count."""
 
         def paused() -> None:
             with self.paused():
-                function()
+                for function in functions:
+                    function()
 
         return paused

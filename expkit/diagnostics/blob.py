@@ -116,12 +116,15 @@ class BlobDiagnostic(Diagnostic):
         """
         return self.measure_pair(*find_weights(model, self.encoder, self.decoder))[0]
 
+    def pairs(self, encoder: Tensor, decoder: Tensor) -> Tensor:
+        """Return the pairs of W1 (hidden, d) and W2 (d, hidden) that are looked at, (2, n) in float64."""
+        points = weight_pairs(encoder, decoder)
+        return _sample(points, self.n_samples, self.seed) if self.method == "reference" else points
+
     def measure_pair(self, encoder: Tensor, decoder: Tensor) -> tuple[dict[str, Any], Clusters]:
         """Return what `measure` says of W1 (hidden, d) and W2 (d, hidden), and the clusters of their pairs."""
         started = time.perf_counter()
-        points = weight_pairs(encoder, decoder)
-        if self.method == "reference":
-            points = _sample(points, self.n_samples, self.seed)
+        points = self.pairs(encoder, decoder)
         mean, std, z = _standardise(points)
         n = points.shape[1]
         if not bool(torch.isfinite(std).all()):

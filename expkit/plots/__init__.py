@@ -1,5 +1,5 @@
 """Plots: pictures in a run's visualizations folder."""
 
-from expkit.plots.base import Plot, PlotContext
+from expkit.plots.base import NOTHING, Plot, PlotContext, PlotSource
 
-__all__ = ["Plot", "PlotContext"]
+__all__ = ["NOTHING", "Plot", "PlotContext", "PlotSource"]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["THEMES", "Theme", "ThemeName", "draw_grid", "draw_panels", "find_theme", "save_figure"]
 
-ThemeName = Literal["dark", "light"]
+ThemeName = Literal["dark", "light", "print"]
 
 _WIDTH = 11.0  # inches
 _DPI = 120
@@ -38,7 +38,10 @@ _LOGARITHMIC = ("loss", "perplexity", "norm")
 
 @dataclass(frozen=True, slots=True)
 class Theme:
-    """Colours. Those of `cycle` are told apart by people with any kind of colour vision."""
+    """Colours. Those of `cycle` are told apart by people with any kind of colour vision.
+
+    With `dashed` the lines differ in their style too, for paper without colours.
+    """
 
     figure: str
     axes: str
@@ -47,6 +50,7 @@ class Theme:
     grid: str
     alert: str
     cycle: tuple[str, ...]
+    dashed: bool = False
 
 
 THEMES: dict[str, Theme] = {
@@ -68,6 +72,16 @@ THEMES: dict[str, Theme] = {
         alert="#c62828",
         cycle=("#0068b0", "#d2600a", "#00855f", "#c0357a", "#6a4fc4", "#8f7a00", "#8c4a3a", "#5b6673"),
     ),
+    "print": Theme(
+        figure="#ffffff",
+        axes="#ffffff",
+        text="#000000",
+        muted="#404040",
+        grid="#dddddd",
+        alert="#000000",
+        cycle=("#000000", "#808080"),
+        dashed=True,
+    ),
 }
 
 
@@ -78,7 +92,7 @@ def find_theme(name: str) -> Theme:
         UserError: (a ValueError) there is none.
     """
     if not isinstance(name, str) or name not in THEMES:
-        raise UserError(f"theme={name}: choose {' or '.join(THEMES)}")
+        raise UserError(f"theme={name}: choose {', '.join(list(THEMES)[:-1])} or {list(THEMES)[-1]}")
     return THEMES[name]
 
 
@@ -265,6 +279,8 @@ def _scale(axes: Axes, panel: Panel, lines: Sequence[Line], wide: bool) -> bool:
 def _look(line: Line, theme: Theme) -> tuple[str, _Dashes]:
     """Return colour and line style: after the last colour they begin again, dashed differently."""
     turn, place = divmod(line.colour, len(theme.cycle))
+    if theme.dashed:
+        turn = line.colour
     return theme.cycle[place], _DASHES[(turn + line.dash) % len(_DASHES)]
 
 

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from expkit.plots.base import Plot, PlotContext
+from expkit.plots.base import NOTHING, Plot, PlotContext, PlotSource
+from expkit.plots.canvas import restyle
+from expkit.plots.drawing import save_figure
 
 __all__ = ["SamplesPlot"]
 
 
 class SamplesPlot(Plot):
-    """Saves every figure that `task.figures(model)` returns."""
+    """Saves every figure that `task.figures(model)` returns, in the colours of the theme."""
 
-    def draw(self, context: PlotContext) -> list[Path]:
-        """Draw the task's figures; none if the task has no such pictures."""
-        made = []
-        figures = context.task.figures(context.model) if hasattr(context.task, "figures") else {}
-        for name, figure in figures.items():
-            path = context.folder / f"{name}_step_{context.step}.png"
-            figure.savefig(path, dpi=120)
-            made.append(path)
-        return made
+    def collect(self, source: PlotSource) -> Any:
+        """Return the task's figures by name, or NOTHING if it has no such pictures."""
+        figures = source.task.figures(source.model) if hasattr(source.task, "figures") else {}
+        return dict(figures) or NOTHING
+
+    def draw(self, context: PlotContext, collected: dict[str, Any]) -> list[Path]:
+        """Save the figures."""
+        return [
+            save_figure(restyle(figure, self.theme), context.folder / f"{name}_step_{context.step}.png")
+            for name, figure in collected.items()
+        ]

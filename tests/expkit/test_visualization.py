@@ -42,7 +42,7 @@ def test_an_interval_that_is_no_number_of_steps_is_refused(tmp_path: Path, inter
 
 
 def test_an_unknown_theme_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="theme=blue: choose dark or light"):
+    with pytest.raises(ValueError, match="theme=blue: choose dark, light or print"):
         VisualizationManager(tmp_path, theme="blue")  # type: ignore[arg-type]
 
 
@@ -193,12 +193,6 @@ def test_there_is_a_bound_to_the_panels(
     assert said(caplog) == ["not drawn, as there are 9 panels already: m8, m9, m10"]
 
 
-class WaveEmbedding(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.frequencies, self.phases, self.amplitudes = (nn.Parameter(torch.ones(2)) for _ in range(3))
-
-
 @pytest.mark.parametrize("model", [nn.Linear(1, 1), nn.DataParallel(nn.Linear(1, 1))], ids=["plain", "wrapped"])
 def test_a_model_without_wave_tensors_is_one_line_once(
     viz: VisualizationManager, caplog: pytest.LogCaptureFixture, model: nn.Module
@@ -208,9 +202,25 @@ def test_a_model_without_wave_tensors_is_one_line_once(
     assert not list(viz.viz_dir.iterdir())
 
 
-def test_wave_tensors_are_not_drawn_yet_and_nothing_is_made_up(
+def test_wave_tensors_of_any_model_are_drawn(viz: VisualizationManager, caplog: pytest.LogCaptureFixture) -> None:
+    model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
+    for name, shape in (("frequencies", (3, 2)), ("phases", (3, 2)), ("amplitudes", (3, 2, 1))):
+        model[1].register_buffer(name, torch.ones(shape))
+    made = viz.generate_model_plots(1, nn.DataParallel(model))
+    assert [path.name for path in made] == [
+        f"{which}_step_1.png" for which in ("frequencies", "phases", "harmonics", "wave_packets")
+    ]
+    assert all(map(is_whole_png, made)) and not caplog.records
+
+
+def test_tensors_of_these_names_that_are_no_waves_are_not_drawn(
     viz: VisualizationManager, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert viz.generate_model_plots(1, nn.Sequential(WaveEmbedding())) == []
-    assert said(caplog) == ["the wave tensors of Sequential cannot be drawn yet: training plots only"]
-    assert not list(viz.viz_dir.iterdir())
+    model = nn.Linear(1, 1)
+    for name in ("frequencies", "phases", "amplitudes"):
+        model.register_buffer(name, torch.ones(2))
+    assert viz.generate_model_plots(1, model) == []
+    assert said(caplog) == [
+        "frequencies (2,), phases (2,), amplitudes (2,) in Linear, not (tokens, waves) twice and (tokens, waves, "
+        "harmonics): training plots only"
+    ]

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from expkit.detectors import Detector, Event
 from expkit.diagnostics import Diagnostic
-from expkit.plots import Plot
+from expkit.plots import NOTHING, Plot
 from tests.conftest import Train
 from train import job
 from train.parts import Parts, assemble
@@ -49,8 +49,23 @@ class Silent(Detector, Diagnostic):
 class FailingPlot(Plot):
     """Fails to draw."""
 
-    def draw(self, context: Any) -> Any:
+    def draw(self, context: Any, collected: Any) -> Any:
         raise RuntimeError("no picture")
+
+
+class FailingTwice(Plot):
+    """Cannot write, until somebody has made room."""
+
+    drawn = 0
+
+    def collect(self, source: Any) -> Any:
+        self.drawn += 1
+        if self.drawn <= 2:
+            raise OSError(28, "No space left on device")
+        return NOTHING if self.drawn == 3 else None
+
+    def draw(self, context: Any, collected: Any) -> Any:
+        return []
 
 
 def broken(monkeypatch: pytest.MonkeyPatch, change: Callable[[Parts], None]) -> None:
@@ -65,15 +80,6 @@ def broken(monkeypatch: pytest.MonkeyPatch, change: Callable[[Parts], None]) -> 
 
 
 def test_a_part_that_works_again_is_said_too(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    class FailingTwice(Plot):
-        drawn = 0
-
-        def draw(self, context: Any) -> Any:
-            self.drawn += 1
-            if self.drawn <= 2:
-                raise OSError(28, "No space left on device")
-            return []
-
     broken(monkeypatch, lambda parts: parts.plots.update(bad=FailingTwice(viz_interval=5)))
     done = train(*FAST)
     assert done.stderr.count("plots.bad failed at step 5 (OSError: [Errno 28] No space left on device)") == 1

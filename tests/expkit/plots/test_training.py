@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import math
 import os
@@ -10,22 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from torch import nn
 
 import expkit.plots.training
 from expkit.journal import Journal, JournalReader, cut_journal
-from expkit.plots import Plot, PlotContext
+from expkit.plots import NOTHING, Plot, PlotContext, PlotSource
 from expkit.plots.drawing import THEMES
 from expkit.plots.samples import SamplesPlot
 from expkit.plots.training import TrainingPlot
 from expkit.record import make_record
-from tests.expkit.plots.helpers import keep_figures, titles
+from tests.expkit.plots.helpers import is_whole_png, keep_figures, titles
 
 
 @pytest.fixture
 def context(tmp_path: Path) -> PlotContext:
-    return PlotContext(20, tmp_path, tmp_path / "metrics.jsonl", nn.Linear(1, 1), task=None, name="toy")
+    return PlotContext(20, tmp_path, tmp_path / "metrics.jsonl", name="toy")
 
 
 @pytest.fixture
@@ -125,7 +127,7 @@ def test_a_drawing_reads_only_what_is_new(
     decoded: list[bytes] = []
     real = JournalReader._decode
     monkeypatch.setattr(JournalReader, "_decode", lambda self, line: decoded.append(line) or real(self, line))
-    plot = TrainingPlot()
+    plot, context = TrainingPlot(), dataclasses.replace(context, step=53)
     write(context, train_loss=[3.0] * 50)
     draw(context, plot)
     assert len(decoded) == 50
@@ -152,7 +154,7 @@ def test_a_plot_may_be_used_for_another_run(context: PlotContext, figures: list[
     plot = TrainingPlot()
     write(context, train_loss=[5.0])
     draw(context, plot)
-    other = PlotContext(7, tmp_path / "other", tmp_path / "other.jsonl", context.model, None, "other")
+    other = PlotContext(7, tmp_path / "other", tmp_path / "other.jsonl", "other")
     write(other, train_loss=[1.0])
     assert draw(other, plot) == [tmp_path / "other" / "training_dynamics_step_7.png"]
     assert list(figures[-1].axes[0].lines[0].get_ydata()) == [1.0]
@@ -177,26 +179,40 @@ def test_the_journal_is_closed_when_the_plot_is_gone(context: PlotContext) -> No
 def test_a_theme_colours_the_picture(context: PlotContext, figures: list[Figure], theme: Any) -> None:
     write(context, train_loss=[2.0, 1.0])
     draw(context, TrainingPlot(theme=theme))
-    from matplotlib.colors import to_hex
-
     assert to_hex(figures[0].get_facecolor()) == THEMES[theme].figure
     assert to_hex(figures[0].axes[0].lines[0].get_color()) == THEMES[theme].cycle[0]
 
 
 def test_an_unknown_theme_is_refused() -> None:
-    with pytest.raises(ValueError, match="theme=blue: choose dark or light"):
+    with pytest.raises(ValueError, match="theme=blue: choose dark, light or print"):
         TrainingPlot(theme="blue")  # type: ignore[arg-type]
 
 
-def test_a_tasks_own_figures_are_saved(context: PlotContext, tmp_path: Path) -> None:
+def test_a_picture_of_a_step_shows_nothing_later(context: PlotContext, figures: list[Figure]) -> None:
+    plot = TrainingPlot()
+    write(context, train_loss=[float(step) for step in range(1, 31)])  # training has gone on while this was waiting
+    draw(context, plot)
+    draw(dataclasses.replace(context, step=25), plot)
+    assert [list(figure.axes[0].lines[0].get_xdata())[-1] for figure in figures] == [20, 25]
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_a_tasks_own_figures_are_saved_in_the_colours_of_the_theme(context: PlotContext, theme: Any) -> None:
     class Task:
         def figures(self, model: Any) -> dict[str, Figure]:
-            return {"samples": Figure()}
+            figure = Figure()
+            figure.subplots().set(title="black", xlabel="too")
+            figure.axes[0].yaxis.label.set_color("red")
+            return {"samples": figure}
 
-    with_figures = PlotContext(5, tmp_path, context.journal, context.model, Task(), "toy")
-    assert SamplesPlot().draw(with_figures) == [tmp_path / "samples_step_5.png"]
-    assert (tmp_path / "samples_step_5.png").read_bytes().startswith(b"\x89PNG")
-    assert SamplesPlot().draw(context) == []
+    plot, model = SamplesPlot(theme=theme), nn.Linear(1, 1)
+    collected = plot.collect(PlotSource(model, Task()))
+    (path,) = plot.draw(context, collected)
+    assert path == context.folder / "samples_step_20.png" and is_whole_png(path)
+    (axes,) = collected["samples"].axes
+    colours = [axes.title.get_color(), axes.xaxis.label.get_color(), axes.yaxis.label.get_color()]
+    assert colours == [THEMES[theme].text, THEMES[theme].text, "red"]
+    assert plot.collect(PlotSource(model, task=None)) is NOTHING
 
 
 @pytest.mark.parametrize("interval", [0, -5])

@@ -1,0 +1,73 @@
+"""The curves of a journal, read on from where the last reading ended."""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from expkit.journal import JournalReader
+from expkit.plots.curve import Curve
+from expkit.record import RESERVED
+
+__all__ = ["JournalCurves"]
+
+_MOST = 1000
+
+
+class JournalCurves:
+    """The curves of a journal, in bounded memory.
+
+    Args:
+        path: of metrics.jsonl.
+        wanted: says which metrics are kept, by their names.
+        structured: name of a structured value (of a record's `details`) that is kept too.
+
+    Attributes:
+        found: (step, value) of the structured value, for each record that has one; every other one of many.
+    """
+
+    def __init__(self, path: Path, wanted: Callable[[str], bool], structured: str | None = None) -> None:
+        self.path = path
+        self._wanted, self._structured = wanted, structured
+        self._reader = JournalReader(path)
+        self._generation = 0
+        self._ahead: deque[Mapping[str, Any]] = deque()
+        self._curves: dict[str, Curve] = {}
+        self.found: list[tuple[int, Any]] = []
+        weakref.finalize(self, self._reader.close)  # plots have no end of their own
+
+    def read(self, until: int) -> Mapping[str, Curve]:
+        """Return the curves up to the step `until`: training goes on while a picture is drawn."""
+        while self._ahead and self._ahead[0]["step"] <= until:
+            self._take(self._ahead.popleft())
+        for entry in self._reader:
+            self._clear_if_anew()
+            if self._ahead or entry["step"] > until:
+                self._ahead.append(entry)
+            else:
+                self._take(entry)
+        self._clear_if_anew()  # the journal may have been cut back to nothing
+        return self._curves
+
+    def _take(self, entry: Mapping[str, Any]) -> None:
+        step, series = entry["step"], entry.get("series", {})
+        for name, values in series.items():  # one value for each step up to this one
+            if self._wanted(name):
+                self._curves.setdefault(name, Curve()).extend(range(step - len(values) + 1, step + 1), values)
+        for name, value in entry.items():
+            if name not in RESERVED and name not in series and isinstance(value, int | float) and self._wanted(name):
+                self._curves.setdefault(name, Curve()).extend((step,), (value,))
+        structured = entry.get("details", {}).get(self._structured)
+        if structured is not None:
+            self.found.append((step, structured))
+            if len(self.found) > _MOST:
+                del self.found[1::2]
+
+    def _clear_if_anew(self) -> None:
+        if self._reader.generation != self._generation:
+            self._generation = self._reader.generation
+            self._ahead.clear()
+            self._curves, self.found = {}, []
