@@ -233,6 +233,7 @@ def _trace(axes: Any, centres: list[tuple[int, Any]], number: int, theme: Theme)
             va="center", color=theme.muted, fontsize=9,
         )  # fmt: skip
         axes.set(xticks=[], yticks=[])
+        return
     axes.xaxis.get_major_locator().set_params(integer=True)
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DASHES",
+    "apart",
     "colour_bar",
     "cyclic",
     "finish",
@@ -108,6 +109,15 @@ def shown(name: str, longest: int = _MOST) -> str:
     """Return a name as it is shown: no formula, no longer than there is room for."""
     name = name if len(name) <= longest else f"{name[: longest // 3]}…{name[longest // 3 + 1 - longest :]}"
     return name.replace("$", r"\$")
+
+
+def apart(names: Sequence[str], longest: int) -> list[str]:
+    """Return names as they are shown; if they are too long, without the beginning that they all have."""
+    if len(names) > 1 and max(map(len, names)) > longest:
+        differ = (place for place, letters in enumerate(zip(*names, strict=False)) if len({*letters}) > 1)
+        common = next(differ, 0)
+        names = [f"…{name[common:]}" if common > 1 else name for name in names]
+    return [shown(name, longest) for name in names]
 
 
 def restyle(figure: Figure, theme: Theme) -> Figure:

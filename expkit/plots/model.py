@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from expkit.plots.base import Plot, PlotContext, PlotSource
-from expkit.plots.canvas import colour_bar, finish, new_figure, sequential, shown, style_axes
+from expkit.plots.canvas import apart, colour_bar, finish, new_figure, sequential, style_axes
 from expkit.plots.drawing import Theme, ThemeName, save_figure
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class ModelPlot(Plot):
         for axes, (what, found, first) in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
             image = _heat_map(axes, names, found, first, self.theme, what)
             if axes is figure.axes[0]:
-                axes.set_yticks(range(len(names)), labels=[shown(name, 34) for name in names], fontsize=7.5)
+                axes.set_yticks(range(len(names)), labels=apart(names, 34), fontsize=7.5)
             else:
                 axes.set_yticks([])
         colour_bar(figure, image, figure.axes[: len(parts)], self.theme, "share of the row's largest bin", shrink=0.8)
@@ -153,11 +153,12 @@ def _heat_map(
         rows[row] = counts / max(1, counts.max())
         remarks = [f"{share:.2g} % {kind}" for share, kind in _remarks(one)]
         axes.text(high, row, " " + ", ".join(remarks), color=theme.muted, fontsize=7, va="center")
-        for value, style in ((first.get(name, 0), {"markerfacecolor": "none"}), (one.rms, {})):
+        mark = theme.axes if theme.dashed else theme.cycle[1]
+        for value, face in ((first.get(name, 0), "none"), (one.rms, mark)):
             if value > 0:
                 axes.plot(
-                    np.clip(np.log10(value), low, high), row, "o", color=theme.cycle[1 % len(theme.cycle)],
-                    markersize=4.5, markeredgewidth=1, **style,
+                    np.clip(np.log10(value), low, high), row, "o", markersize=5, markerfacecolor=face,
+                    markeredgecolor=mark if face == "none" else theme.figure, markeredgewidth=1,
                 )  # fmt: skip
     image = axes.imshow(
         rows, aspect="auto", interpolation="nearest", cmap=sequential(theme), vmin=0, vmax=1,

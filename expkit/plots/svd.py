@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from expkit.plots.base import Plot, PlotContext, PlotSource
-from expkit.plots.canvas import DASHES, finish, in_depth, new_figure, shown, style_axes
+from expkit.plots.canvas import DASHES, apart, finish, in_depth, new_figure, shown, style_axes
 from expkit.plots.curve import Curve
 from expkit.plots.drawing import Theme, ThemeName, save_figure
 from expkit.plots.journal_curves import JournalCurves
@@ -31,10 +31,10 @@ _SPECTRA = 6
 _MOST_VALUES = 1 << 22  # of a matrix whose singular values are computed
 #: metric -> its label, its threshold, and on which side of it the rules speak.
 _METRICS = {
-    "principal_alignment": ("share of the gradient's norm", "principal_danger", "above: danger"),
-    "minor_alignment": ("share of the gradient's norm", "minor_safe", "above: safe"),
-    "subspace_angle": ("radians", "angle_stable", "below: stable"),
-    "reconstruction_error": ("share of the weight's norm", "recon_safe", "below: safe"),
+    "principal_alignment": ("share of the gradient's norm", "principal_danger", "danger above"),
+    "minor_alignment": ("share of the gradient's norm", "minor_safe", "safe above"),
+    "subspace_angle": ("radians", "angle_stable", "stable below"),
+    "reconstruction_error": ("share of the weight's norm", "recon_safe", "safe below"),
 }
 
 Matrix = npt.NDArray[np.float32]
@@ -167,12 +167,12 @@ def _metrics(
                 steps, values = curves[metric].line()
                 axes.plot(steps, values, color=colour, linestyle=dash, linewidth=1.5 if few else 0.9, label=layer,
                           marker="o" if len(steps) < 10 else "", markersize=3)  # fmt: skip
-        axes.axhline(thresholds[key], color=theme.text, linestyle=(0, (4, 3)), linewidth=1.2, zorder=5)
-        axes.set_title(f"dashed: {key} {thresholds[key]:g} ({side})", loc="right", color=theme.muted, fontsize=8.5)
+        axes.axhline(thresholds[key], color=theme.text, linestyle=(0, (9, 3, 1, 3)), linewidth=1.3, zorder=5)
+        axes.set_title(f"dash-dotted: {side} {thresholds[key]:g}", loc="right", color=theme.muted, fontsize=8.5)
     if few:
         handles = [
-            Line2D([], [], color=colour, linestyle=dash, label=shown(layer))
-            for layer, colour, dash in zip(layers, colours, dashes, strict=True)
+            Line2D([], [], color=colour, linestyle=dash, label=label)
+            for label, colour, dash in zip(apart(list(layers), 28), colours, dashes, strict=True)
         ]
         figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8.5, labelcolor=theme.text)
     else:
@@ -189,8 +189,7 @@ def _scale(axes: Any, bounds: Sequence[tuple[float, float]], threshold: float, m
     if metric.endswith("alignment"):
         axes.set_ylim(-0.02, 1.02)
         return
-    low, high = min(low for low, _ in bounds), max(high for _, high in bounds)
-    low, high = min(low, threshold), max(high, threshold)
+    low, high = min([low for low, _ in bounds] + [threshold]), max([high for _, high in bounds] + [threshold])
     if low > 0 and high > 10 * low:
         axes.set_yscale("log")
         axes.set_ylim(low / 1.4, high * 1.4)
@@ -207,8 +206,8 @@ def _depth_bar(figure: Figure, layers: Sequence[str], colours: Sequence[Any], th
     image = ScalarMappable(Normalize(-0.5, count - 0.5), ListedColormap(list(colours)))
     bar = figure.colorbar(image, ax=figure.axes, pad=0.015, aspect=45)
     bar.outline.set_visible(False)
-    shown_ones = range(0, count, -(-count // 40))
-    bar.set_ticks(list(shown_ones), labels=[shown(layers[place], 24) for place in shown_ones])
+    named = range(0, count, -(-count // 40))
+    bar.set_ticks(list(named), labels=apart([layers[place] for place in named], 28))
     bar.ax.tick_params(colors=theme.muted, labelcolor=theme.muted, labelsize=7, length=0)
     bar.ax.invert_yaxis()
 

@@ -145,7 +145,7 @@ def _phases(waves: WaveTensors, theme: Theme, heading: str) -> Figure:
     figure = new_figure(theme, 11, 5.4)
     grid = figure.add_gridspec(1, 2, width_ratios=[1.5, 1])
     axes = figure.add_subplot(grid[0, 0])
-    angles = waves.phases % (2 * math.pi)
+    angles = np.where(np.isfinite(waves.phases), waves.phases, np.nan) % (2 * math.pi)
     bar = _map(
         figure, axes, waves, angles, theme, "phase φ modulo 2π (radians)",
         {"cmap": cyclic(), "vmin": 0, "vmax": 2 * math.pi},
@@ -162,7 +162,7 @@ def _phases(waves: WaveTensors, theme: Theme, heading: str) -> Figure:
     colours = colormaps["twilight"](middles / (2 * math.pi))
     # The area of a sector, not its length, is what is seen.
     polar.bar(middles, np.sqrt(share), width=2 * math.pi / 36, color=colours, edgecolor=theme.axes, linewidth=0.5)
-    mean = np.nanmean(np.exp(1j * np.where(np.isfinite(angles), angles, np.nan)), axis=0)
+    mean = _mean(np.exp(1j * angles))
     polar.plot(np.angle(mean), np.abs(mean), "o", color=theme.text, markersize=4, markeredgecolor=theme.axes)
     polar.set(ylim=(0, 1), yticks=[0.5, 1], yticklabels=["0.5", "1"])
     polar.set_xticks(np.arange(8) * math.pi / 4, labels=["0", "π/4", "π/2", "3π/4", "π", "5π/4", "3π/2", "7π/4"])
@@ -179,7 +179,7 @@ def _harmonics(waves: WaveTensors, theme: Theme, heading: str) -> Figure:
     sizes = np.where(np.isfinite(waves.amplitudes), np.abs(waves.amplitudes), np.nan)
     count = sizes.shape[2]
     h = np.arange(1, count + 1)
-    low, middle, high = np.nanpercentile(sizes, [10, 50, 90], axis=(0, 1))
+    low, middle, high = np.transpose([_percentiles(sizes[..., place]) for place in range(count)])
     style_axes(left, theme, "size of a harmonic", "harmonic h", "amplitude |a|")
     left.fill_between(h, low, high, color=theme.cycle[0], alpha=0.22, linewidth=0, label="10 to 90 % of the pairs")
     left.plot(h, middle, "o-", color=theme.cycle[0], label="median over tokens and waves")
@@ -191,7 +191,7 @@ def _harmonics(waves: WaveTensors, theme: Theme, heading: str) -> Figure:
     left.legend(frameon=False, fontsize=8.5, labelcolor=theme.text)
     style_axes(right, theme, "by wave", "harmonic h", "wave w", grid=False)
     image = right.imshow(
-        np.sqrt(np.nanmean(sizes**2, axis=0)), aspect="auto", origin="lower", cmap=sequential(theme), vmin=0,
+        np.sqrt(_mean(sizes**2)), aspect="auto", origin="lower", cmap=sequential(theme), vmin=0,
         interpolation="nearest", extent=(0.5, count + 0.5, -0.5, waves.of_waves - 0.5),
     )  # fmt: skip
     right.xaxis.get_major_locator().set_params(integer=True)
@@ -207,6 +207,7 @@ def _wave_packets(waves: WaveTensors, theme: Theme, heading: str) -> Figure:
     h = np.arange(1, waves.amplitudes.shape[2] + 1)[:, None]
     for axes, place in zip(figure.subplots(len(places), 1, sharex=True, squeeze=False)[:, 0], places, strict=True):
         f, phi, a = waves.frequencies[place], waves.phases[place], waves.amplitudes[place]
+        f, phi, a = (np.where(np.isfinite(each), each, np.nan) for each in (f, phi, a))
         packets = np.array([(a[w][:, None] * np.sin(h * f[w] * t + phi[w])).sum(axis=0) for w in range(len(f))])
         largest = np.argsort(-np.abs(packets).max(axis=1))[:3]
         style_axes(axes, theme, waves.labels[place], y="amplitude")
@@ -240,6 +241,19 @@ def _map(
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.yaxis.get_major_locator().set_params(integer=True)
     return colour_bar(figure, image, axes, theme, label)
+
+
+def _mean(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the mean over tokens of what is a number; NaN where none is."""
+    known = np.isfinite(values)
+    count = known.sum(axis=0)
+    mean: npt.NDArray[Any] = np.where(count, np.where(known, values, 0).sum(axis=0) / np.maximum(count, 1), np.nan)
+    return mean
+
+
+def _percentiles(values: npt.NDArray[Any]) -> list[float]:
+    finite = values[np.isfinite(values)]
+    return np.percentile(finite, [10, 50, 90]).tolist() if len(finite) else [math.nan] * 3
 
 
 def _nth(number: int) -> str:
