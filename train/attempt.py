@@ -218,15 +218,8 @@ class Attempt:
             self.display.record,
             lambda _: self.report.results_if_due(),
         )
-        pictures = Pictures(
-            parts.plots,
-            files,
-            self.config.run.name,
-            runner.total_steps,
-            parts.trackers,
-            parts.diagnostics,
-            parts.detectors,
-        )
+        name, steps = self.config.run.name, runner.total_steps
+        pictures = Pictures(parts.plots, files, name, steps, parts.trackers, parts.diagnostics, parts.detectors)
         stack.callback(pictures.abandon)
         self.report.pictures = runner.plot = pictures
         if pictures.want_gradients:

@@ -211,7 +211,7 @@ def _legend(axes: Any, density: PairDensity, theme: Theme) -> None:
     noise = f"noise: {density.noise:,} pairs, {_share(density.noise, density.pairs)}"
     handles.append(Patch(color=colours[0], label=noise))
     axes.legend(
-        handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=8.5,
+        handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, fontsize=8.5,
         labelcolor=theme.text, borderaxespad=0.3,
     )  # fmt: skip
 

@@ -122,17 +122,20 @@ def apart(names: Sequence[str], longest: int) -> list[str]:
 
 def restyle(figure: Figure, theme: Theme) -> Figure:
     """Give a figure that somebody has drawn in matplotlib's own colours those of a theme; its data keep theirs."""
-    figure.set_facecolor(theme.figure)
-    for text in figure.texts:
-        _recolour(text, theme)
+    for part in (figure, *figure.subfigs):
+        part.set_facecolor(theme.figure)
+        for text in part.texts:
+            _recolour(text, theme)
     for axes in figure.axes:
-        if not axes.images:
+        if not axes.images:  # what is written on an image has been chosen for it
             axes.set_facecolor(theme.axes)
+            for text in axes.texts:
+                _recolour(text, theme)
         for spine in axes.spines.values():
             spine.set_color(theme.muted)
         axes.tick_params(which="both", colors=theme.muted, labelcolor=theme.muted)
         titles = (axes.title, axes._left_title, axes._right_title)  # type: ignore[attr-defined]
-        for text in (*titles, axes.xaxis.label, axes.yaxis.label, *axes.texts):
+        for text in (*titles, axes.xaxis.label, axes.yaxis.label):
             _recolour(text, theme)
         legend = axes.get_legend()
         if legend is not None:

@@ -171,7 +171,9 @@ def _heat_map(
 
 
 def _remarks(one: Distribution) -> list[tuple[float, str]]:
-    return [(100 * share, kind) for share, kind in ((one.zeros, "0"), (one.nonfinite, "not finite")) if share >= 0.001]
+    return [
+        (100 * share, kind) for share, kind in ((one.zeros, "zero"), (one.nonfinite, "not finite")) if share >= 0.001
+    ]
 
 
 def _range(found: Any) -> tuple[float, float]:

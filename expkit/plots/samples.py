@@ -13,7 +13,7 @@ __all__ = ["SamplesPlot"]
 
 
 class SamplesPlot(Plot):
-    """Saves every figure that `task.figures(model)` returns, in the colours of the theme."""
+    """Saves every figure that `task.figures(model)` returns, or tells how to draw, in the colours of the theme."""
 
     def collect(self, source: PlotSource) -> Any:
         """Return the task's figures by name, or NOTHING if it has no such pictures."""
@@ -23,6 +23,9 @@ class SamplesPlot(Plot):
     def draw(self, context: PlotContext, collected: dict[str, Any]) -> list[Path]:
         """Save the figures."""
         return [
-            save_figure(restyle(figure, self.theme), context.folder / f"{name}_step_{context.step}.png")
-            for name, figure in collected.items()
+            save_figure(
+                restyle(each() if callable(each) else each, self.theme),
+                context.folder / f"{name}_step_{context.step}.png",
+            )
+            for name, each in collected.items()
         ]

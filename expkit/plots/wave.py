@@ -212,10 +212,9 @@ def _wave_packets(waves: WaveTensors, theme: Theme, heading: str) -> Figure:
         largest = np.argsort(-np.abs(packets).max(axis=1))[:3]
         style_axes(axes, theme, waves.labels[place], y="amplitude")
         for number, w in enumerate(largest):
-            axes.plot(
-                t, packets[w], color=theme.cycle[(1 + number) % len(theme.cycle)], linewidth=0.9, alpha=0.8,
-                linestyle=DASHES[1 + number], label=f"one of the three largest waves: {_nth(number)}",
-            )  # fmt: skip
+            colour, nth = theme.cycle[(1 + number) % len(theme.cycle)], ("largest", "second", "third")[number]
+            axes.plot(t, packets[w], color=colour, linewidth=0.9, alpha=0.8, linestyle=DASHES[1 + number],
+                      label=f"its {nth} wave")  # fmt: skip
         axes.plot(t, packets.sum(axis=0), color=theme.cycle[0], linewidth=1.6, label="all waves")
     axes.set_xlabel("t, not a position in the text", color=theme.muted, fontsize=8.5)
     axes.set_xlim(0, t[-1])
@@ -232,7 +231,13 @@ def _wave_packets(waves: WaveTensors, theme: Theme, heading: str) -> Figure:
 
 
 def _map(
-    figure: Figure, axes: Any, waves: WaveTensors, values: Floats, theme: Theme, label: str, look: dict[str, Any]
+    figure: Figure,
+    axes: Any,
+    waves: WaveTensors,
+    values: npt.NDArray[Any],
+    theme: Theme,
+    label: str,
+    look: dict[str, Any],
 ) -> Any:
     """Draw values (tokens, waves), and return the colour bar."""
     style_axes(axes, theme, "by token and wave", "wave w", "token", grid=False)
@@ -254,10 +259,6 @@ def _mean(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def _percentiles(values: npt.NDArray[Any]) -> list[float]:
     finite = values[np.isfinite(values)]
     return np.percentile(finite, [10, 50, 90]).tolist() if len(finite) else [math.nan] * 3
-
-
-def _nth(number: int) -> str:
-    return ("first", "second", "third")[number]
 
 
 def _spread(count: int, most: int) -> list[int]:
@@ -293,10 +294,11 @@ def _of_all(waves: WaveTensors) -> str:
     return f"Shown: {' and '.join(parts)}, evenly spread. " if parts else ""
 
 
-def _finite(values: Floats) -> Floats:
-    return values[np.isfinite(values)]
+def _finite(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    finite: npt.NDArray[Any] = values[np.isfinite(values)]
+    return finite
 
 
-def _lost(values: Floats) -> str:
+def _lost(values: npt.NDArray[Any]) -> str:
     count = int(values.size - np.isfinite(values).sum())
     return f"{count:,} of {values.size:,} values are not finite, and left out. " if count else ""

@@ -188,7 +188,7 @@ def test_labelled_data_of_ones_own_will_do() -> None:
     run = Run(task, functools.partial(ADAM, lr=0.03), batch_size=20, max_epochs=10).fit()
     assert run.values("val_accuracy")[-1] > 90
     with torch.no_grad():
-        (axis,) = task.figures(run.model.eval())["predictions"].axes  # no images, no examples
+        (axis,) = task.figures(run.model.eval())["predictions"]().axes  # no images, no examples
     assert axis.get_xlabel() == "predicted"
 
 
@@ -201,7 +201,7 @@ def test_the_picture_counts_what_is_taken_for_what_and_shows_the_hardest_first()
     run = Run(task, ADAM, batch_size=64, max_epochs=2).fit()
     images, labels = task.val_data().batch(range(150))
     with torch.no_grad():
-        figure = task.figures(run.model.eval())["predictions"]
+        figure = task.figures(run.model.eval())["predictions"]()
         probabilities = run.model(images).softmax(dim=1)
     matrix, *examples = figure.axes
 
@@ -224,7 +224,7 @@ def test_fewer_images_than_places_leave_places_empty() -> None:
     task = classify(LabelledDigitsData(n_val=5))
     task.val_data()
     with torch.no_grad():
-        figure = task.figures(task.build_model().eval())["predictions"]
+        figure = task.figures(task.build_model().eval())["predictions"]()
     assert [len(axis.images) for axis in figure.axes[1:]] == [1] * 5 + [0] * 7
 
 

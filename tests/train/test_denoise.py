@@ -262,7 +262,7 @@ def test_the_figure_has_a_row_each_for_noisy_denoised_and_true(data: Any, column
     model = task.build_model()
     noisy, clean = task.val_data().batch(range(columns))
     with torch.no_grad():
-        figure = task.figures(model)["denoised"]
+        figure = task.figures(model)["denoised"]()
         denoised = model(noisy)
     assert len(figure.axes) == 3 * columns
     assert [axis.get_ylabel() for axis in figure.axes[::columns]] == ["noisy", "denoised", "true"]

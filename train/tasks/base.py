@@ -89,8 +89,12 @@ class Task:
         """Return what people can read of each sample in a batch, one line each, for `expkit batch`; [] for nothing."""
         return []
 
-    def figures(self, model: nn.Module) -> dict[str, Figure]:
-        """Return pictures of what the model does, by name. `model` is in evaluation mode, without gradients."""
+    def figures(self, model: nn.Module) -> Mapping[str, Figure | Callable[[], Figure]]:
+        """Return pictures of what the model does, by name. `model` is in evaluation mode, without gradients.
+
+        Better than a figure is what draws it, so that training need not wait: a picklable function, such as
+        `functools.partial(draw, images)` of one at the top of a module, that another process calls.
+        """
         return {}
 
     def samples(self, model: nn.Module) -> list[Any]:

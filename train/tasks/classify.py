@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -13,18 +13,16 @@ from torch import nn
 from expkit.errors import ConfigError
 from train.data import Batches, to_device
 from train.faults import Fault, planted
+from train.figures import draw_predictions
 from train.tasks.base import StepOutput, Task, build_fitting, check_data
 from train.tasks.classify_data import LabelledData
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure, SubFigure
+    from matplotlib.figure import Figure
 
 __all__ = ["ClassifyTask"]
 
-_ROWS, _COLUMNS = 3, 4
-_MOST_CLASSES = 20
 _BATCH = 500
-_WRONG = "#c0392b"
 
 
 class ClassifyTask(Task):
@@ -92,23 +90,17 @@ class ClassifyTask(Task):
         """Return the label of each input."""
         return [f"label {int(label)}" for label in batch[1]]
 
-    def figures(self, model: nn.Module) -> dict[str, Figure]:
+    def figures(self, model: nn.Module) -> dict[str, Callable[[], Figure]]:
         """Return a picture of the validation data: which classes are taken for which, and the hardest images.
 
         The hardest are those whose true label the model thinks least likely.
         """
-        from matplotlib.figure import Figure
-
         if self._val is None:
             return {}
         inputs, labels, probabilities = (torch.cat(parts) for parts in zip(*self._predictions(model), strict=True))
-        widths = [6.0, 5.5] if inputs.ndim == 4 and inputs.shape[1] == 1 else [6.0]
-        figure = Figure(figsize=(sum(widths), 5.4), layout="constrained")
-        left, *right = figure.subfigures(1, len(widths), width_ratios=widths, squeeze=False)[0]
-        _draw_confusion(left, labels, probabilities.argmax(dim=1), self.data.classes)
-        for place in right:
-            _draw_hardest(place, inputs[:, 0], labels, probabilities)
-        return {"predictions": figure}
+        images = inputs[:, 0].numpy() if inputs.ndim == 4 and inputs.shape[1] == 1 else None
+        drawn = functools.partial(draw_predictions, labels.numpy(), probabilities.numpy(), self.data.classes, images)
+        return {"predictions": drawn}
 
     def _predictions(self, model: nn.Module) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Yield inputs, labels and the probability of each class, for all validation data, on the CPU."""
@@ -117,36 +109,3 @@ class ClassifyTask(Task):
             for (inputs, labels), _ in batches.pieces:
                 scores = model(to_device(inputs, device)).float().cpu()
                 yield inputs, labels, scores.softmax(dim=1)
-
-
-def _draw_confusion(place: SubFigure, labels: torch.Tensor, predicted: torch.Tensor, classes: int) -> None:
-    """Draw how often each class, a row, was taken for each, a column; a shade is a share of the row."""
-    counts = torch.bincount(labels * classes + predicted, minlength=classes**2).view(classes, classes)
-    correct, count = int(counts.trace()), len(labels)
-    place.suptitle(f"{correct:,} of {count:,} right ({100 * correct / count:.1f} %)")
-    axis = place.subplots()
-    shades = (counts / counts.sum(dim=1, keepdim=True)).sqrt()  # the root, or few mistakes would hardly show
-    right = torch.eye(classes, dtype=torch.bool)
-    for colours, shown in (("Blues", right), ("Reds", ~right)):
-        axis.imshow(shades.where(shown & (counts > 0), torch.nan).numpy(), cmap=colours, vmin=0, vmax=1)
-    axis.set(xlabel="predicted", ylabel="true")
-    if classes > _MOST_CLASSES:
-        return
-    axis.set(xticks=range(classes), yticks=range(classes))
-    axis.tick_params(length=0)
-    for row, column in counts.nonzero().tolist():
-        colour = "white" if shades[row, column] > 0.6 else "black"
-        axis.text(column, row, str(int(counts[row, column])), ha="center", va="center", color=colour)
-
-
-def _draw_hardest(place: SubFigure, images: torch.Tensor, labels: torch.Tensor, probabilities: torch.Tensor) -> None:
-    """Draw the images whose true label is least likely to the model, the least likely first."""
-    place.suptitle("hardest: true → predicted (probability)")
-    hardest = probabilities.gather(1, labels[:, None]).squeeze(1).argsort()[: _ROWS * _COLUMNS]
-    for axis, index in itertools.zip_longest(place.subplots(_ROWS, _COLUMNS).flat, hardest.tolist()):
-        axis.axis("off")
-        if index is not None:
-            true, predicted = int(labels[index]), int(probabilities[index].argmax())
-            axis.imshow(images[index].numpy(), cmap="gray_r", vmin=0, vmax=1)
-            title = f"{true} → {predicted}  ({100 * probabilities[index, predicted]:.0f} %)"
-            axis.set_title(title, fontsize=10, color="black" if true == predicted else _WRONG)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from train.faults import Fault, planted
+from train.figures import draw_rows
 from train.tasks.base import StepOutput, Task, build_fitting, check_data
 from train.tasks.denoise_data import DigitsData, NoisyVectors, TwoHotData
 
@@ -95,23 +97,15 @@ class DenoiseTask(Task):
         """Return what config.json says about the data."""
         return {"name": type(self.data).__name__, **vars(self.data)}
 
-    def figures(self, model: nn.Module) -> dict[str, Figure]:
+    def figures(self, model: nn.Module) -> dict[str, Callable[[], Figure]]:
         """Return a picture of up to ten validation samples: noisy, denoised and true, one below the other."""
-        from matplotlib.figure import Figure
-
         assert self._val is not None
         device = next(model.parameters()).device
         shown = min(_SHOWN, len(self._val))
         noisy, clean = self._val.batch(range(shown))
         denoised = model(noisy.to(device)).float().cpu()
         side = math.isqrt(self.data.d)
-        square = side * side == self.data.d
-        figure = Figure(figsize=(shown * 0.9, 3.2), layout="constrained")
+        shape = (shown, side, side) if side * side == self.data.d else (shown, 1, self.data.d)
         rows = {"noisy": noisy, "denoised": denoised, "true": clean}
-        for (title, vectors), axes in zip(rows.items(), figure.subplots(3, shown, squeeze=False), strict=True):
-            for vector, axis in zip(vectors, axes, strict=True):
-                image = vector.reshape((side, side) if square else (1, -1)).numpy()
-                axis.imshow(image, cmap="gray", vmin=0, vmax=1, aspect="equal" if square else "auto")
-                axis.set(xticks=[], yticks=[])
-            axes[0].set_ylabel(title)
-        return {"denoised": figure}
+        images = {title: vectors.reshape(shape).numpy() for title, vectors in rows.items()}
+        return {"denoised": functools.partial(draw_rows, images)}

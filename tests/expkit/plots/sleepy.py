@@ -10,7 +10,7 @@ from typing import Any
 
 from expkit.plots import Plot, PlotContext
 
-__all__ = ["Counting", "Dying", "Hanging", "Raising", "Slow", "Talking", "Unfit"]
+__all__ = ["Asleep", "Counting", "Dying", "Hanging", "Raising", "Slow", "Talking", "Unfit"]
 
 
 class Counting(Plot):
@@ -48,6 +48,14 @@ class Slow(Plot):
         while not (collected / "go").exists():
             time.sleep(0.01)
         return [context.folder / f"slow_step_{context.step}.png"]
+
+
+class Asleep(Plot):
+    """Draws for ever, whoever uses it."""
+
+    def draw(self, context: PlotContext, collected: Any) -> list[Path]:
+        while True:
+            time.sleep(1)
 
 
 class Hanging(Slow):

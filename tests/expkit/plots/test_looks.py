@@ -58,7 +58,7 @@ def test_many_layers_are_thinned_and_what_cannot_be_on_the_axis_is_said(
     assert len(collected["weights"]) == 40 and "99.weight" in collected["weights"]
     plot.draw(context, collected)
     said = texts(figures[0])
-    assert "Rows: 40 of 200 tensors, matrices only" in said and "25 % 0, 6.2 % not finite" in said
+    assert "Rows: 40 of 200 tensors, matrices only" in said and "25 % zero, 6.2 % not finite" in said
     plot.draw(context, plot.collect(PlotSource(model)))
     assert "No gradients were seen." in texts(figures[1])
 
