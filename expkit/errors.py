@@ -6,7 +6,13 @@ __all__ = ["ConfigError", "ResumeError", "UserError", "describe"]
 
 
 class UserError(ValueError):
-    """A mistake of the user's: the message says what was wrong, where, and what to do instead."""
+    """A mistake of the user's: the message says what was wrong, where, and what to do instead.
+
+    Attributes:
+        hangs: whether what it has left behind may keep this process from ending.
+    """
+
+    hangs = False
 
 
 class ConfigError(UserError):

@@ -51,24 +51,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        if argv is None:
-            _leave_at_once(error)
+        if argv is None and error.hangs:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(1)
         return 1
     except KeyboardInterrupt:  # while something is waited for
         return 130
     except BrokenPipeError:  # the reader of our output, head say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
         return 0
-
-
-def _leave_at_once(error: UserError) -> None:
-    """End this process now if a W&B server did not answer: what W&B does at the end of a process may wait for it."""
-    from expkit.wandb_data.source import NoAnswerError
-
-    if isinstance(error, NoAnswerError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(1)
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -17,9 +17,9 @@ from expkit.events import decode_event
 from expkit.experiment import RunDir
 from expkit.files import read_json
 from expkit.journal import JournalReader
-from expkit.monitor.columns import add_entries
 from expkit.monitor.history import history_entries
 from expkit.monitor.index import Index, load_index, save_index
+from expkit.plots.columns import add_entries
 from expkit.plots.curve import Curve
 from expkit.status import read_status
 from expkit.tail import FileTail

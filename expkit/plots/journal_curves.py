@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from expkit.journal import JournalReader
+from expkit.plots.columns import add_entries
 from expkit.plots.curve import Curve
 from expkit.record import RESERVED
 
 __all__ = ["JournalCurves"]
 
 _MOST = 1000
+_BATCH = 1000  # entries
 
 
 class JournalCurves:
@@ -41,33 +43,44 @@ class JournalCurves:
 
     def read(self, until: int) -> Mapping[str, Curve]:
         """Return the curves up to the step `until`: training goes on while a picture is drawn."""
+        batch: list[Mapping[str, Any]] = []
         while self._ahead and self._ahead[0]["step"] <= until:
-            self._take(self._ahead.popleft())
+            batch.append(self._ahead.popleft())
         for entry in self._reader:
-            self._clear_if_anew()
+            if self._clear_if_anew():
+                batch = []
             if self._ahead or entry["step"] > until:
                 self._ahead.append(entry)
             else:
-                self._take(entry)
-        self._clear_if_anew()  # the journal may have been cut back to nothing
+                batch.append(entry)
+            if len(batch) == _BATCH:
+                self._take(batch)
+                batch = []
+        if not self._clear_if_anew():  # the journal may have been cut back to nothing
+            self._take(batch)
         return self._curves
 
-    def _take(self, entry: Mapping[str, Any]) -> None:
-        step, series = entry["step"], entry.get("series", {})
-        for name, values in series.items():  # one value for each step up to this one
-            if self._wanted(name):
-                self._curves.setdefault(name, Curve()).extend(range(step - len(values) + 1, step + 1), values)
-        for name, value in entry.items():
-            if name not in RESERVED and name not in series and isinstance(value, int | float) and self._wanted(name):
-                self._curves.setdefault(name, Curve()).extend((step,), (value,))
+    def _take(self, batch: Sequence[Mapping[str, Any]]) -> None:
+        add_entries(batch, self._curve)
+        for entry in batch:
+            self._take_structured(entry)
+
+    def _curve(self, name: str) -> Curve | None:
+        if name in RESERVED or not self._wanted(name):
+            return None
+        return self._curves.setdefault(name, Curve())
+
+    def _take_structured(self, entry: Mapping[str, Any]) -> None:
         structured = entry.get("details", {}).get(self._structured)
         if structured is not None:
-            self.found.append((step, structured))
+            self.found.append((entry["step"], structured))
             if len(self.found) > _MOST:
                 del self.found[1::2]
 
-    def _clear_if_anew(self) -> None:
-        if self._reader.generation != self._generation:
+    def _clear_if_anew(self) -> bool:
+        anew = self._reader.generation != self._generation
+        if anew:
             self._generation = self._reader.generation
             self._ahead.clear()
             self._curves, self.found = {}, []
+        return anew

@@ -19,6 +19,8 @@ SYSTEM = "system."
 class NoAnswerError(UserError):
     """A server did not answer, several times: it may do so later."""
 
+    hangs = True  # what W&B does at the end of a process may wait for it, without end
+
 
 class QueriedRun(Protocol):
     """One run.

@@ -225,7 +225,7 @@ class TestIndex:
         def counted(entries: Any, curve: Any) -> dict[str, float]:
             nonlocal read
             read += len(entries)
-            from expkit.monitor.columns import add_entries
+            from expkit.plots.columns import add_entries
 
             return add_entries(entries, curve)
 

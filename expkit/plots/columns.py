@@ -20,7 +20,7 @@ _NUMBERS = {int, float}
 _Part = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]
 
 
-def add_entries(entries: Sequence[Mapping[str, Any]], curve: Callable[[str], Curve]) -> dict[str, float]:
+def add_entries(entries: Sequence[Mapping[str, Any]], curve: Callable[[str], Curve | None]) -> dict[str, float]:
     """Add what entries hold to curves, and return their last values.
 
     Metrics, `time` and `epoch` are at their step; of a series there is a value for each step.
@@ -29,7 +29,7 @@ def add_entries(entries: Sequence[Mapping[str, Any]], curve: Callable[[str], Cur
 
     Args:
         entries: of a journal, decoded, in their order.
-        curve: returns the curve of a metric; made if it is new.
+        curve: returns the curve of a metric, made if it is new; None if that is of no interest.
     """
     parts: dict[str, list[_Part]] = {}
     last: dict[str, float] = {}
@@ -42,7 +42,9 @@ def add_entries(entries: Sequence[Mapping[str, Any]], curve: Callable[[str], Cur
             places, steps, values = (np.concatenate(each) for each in zip(*found, strict=True))
             order = np.argsort(places, kind="stable")
             steps, values = steps[order], values[order]
-        curve(name).extend(steps, values)
+        wanted = curve(name)
+        if wanted is not None:
+            wanted.extend(steps, values)
         last[name] = float(values[-1])
     return last
 
