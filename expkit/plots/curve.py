@@ -100,13 +100,16 @@ class Curve:
         points = both.transpose(0, 2, 1)[:, keep.T]
         return points[0].tolist(), points[1].tolist()
 
-    def average(self) -> tuple[list[float], list[float]]:
+    def average(self, constant: float = _TIME_CONSTANT) -> tuple[list[float], list[float]]:
         """Return steps and values of the exponential moving average.
 
         Its time constant grows with what there is to average, up to 1.5 % of the curve: it follows a steep beginning.
+
+        Args:
+            constant: the longest time constant, as a fraction of the curve.
         """
         table = self._all()
-        longest = max(_SHORTEST, _TIME_CONSTANT * table.shape[1])
+        longest = max(_SHORTEST, constant * table.shape[1])
         averages: list[float] = []
         for number, mean in enumerate(table[_MEAN].tolist()):
             decay = math.exp(-1 / max(1.0, min(longest, number / 10)))

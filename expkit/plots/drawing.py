@@ -33,7 +33,6 @@ _IN_LEGEND = 24
 _Dashes = Literal["-", "--", ":", "-."]
 _DASHES: tuple[_Dashes, ...] = ("-", "--", ":", "-.")
 _WHOLE = ("step", "epoch")
-_LOGARITHMIC = ("loss", "perplexity", "norm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +199,7 @@ def _head_above(figure: Figure, heading: str, note: str, theme: Theme) -> None:
 def _draw(axes: Axes, panel: Panel, theme: Theme, legend: bool, wide: bool) -> None:
     _style(axes, panel, theme, wide)
     lines = [line for line in panel.lines if line.curve.bounds() is not None]
-    logarithmic = _scale(axes, panel, lines, wide)
+    logarithmic = _scale(axes, panel, wide)
     crowded = len(lines) > _CROWDED
     averaged = False
     for mark in panel.marks:
@@ -254,7 +253,7 @@ def _step_limits(panels: Sequence[Panel]) -> tuple[float, float]:
     return first - room, last + room
 
 
-def _scale(axes: Axes, panel: Panel, lines: Sequence[Line], wide: bool) -> bool:
+def _scale(axes: Axes, panel: Panel, wide: bool) -> bool:
     """Set ticks and scales; return whether the values have a logarithmic one."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
@@ -262,10 +261,8 @@ def _scale(axes: Axes, panel: Panel, lines: Sequence[Line], wide: bool) -> bool:
     ticks = MaxNLocator(nbins=8 if wide else 4, integer=whole, steps=[1, 2, 2.5, 5, 10], min_n_ticks=1)
     axes.xaxis.set_major_locator(ticks)
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}" if whole else "{x:,.6g}"))
-    bounds = [found for line in lines if (found := line.curve.bounds()) is not None] or [(0.0, 0.0)]
-    low, high = min(low for low, _ in bounds), max(high for _, high in bounds)
-    telling = high > 10 * low and any(word in panel.title for word in _LOGARITHMIC)
-    logarithmic = low > 0 and not panel.stepped and (telling if panel.logarithmic is None else panel.logarithmic)
+    low, high = panel.bounds() or (0.0, 0.0)
+    logarithmic = panel.is_logarithmic()
     if panel.stepped:
         axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
     if logarithmic:

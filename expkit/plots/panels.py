@@ -15,6 +15,8 @@ __all__ = ["LOSSES", "Line", "Panel", "evenly", "group", "make_panels", "numbers
 #: What is drawn in the first panel, together.
 LOSSES = ("train_loss", "loss", "val_loss")
 
+_LOGARITHMIC = ("loss", "perplexity", "norm")
+
 _OTHERS = 6  # colours of a theme's cycle that are neither training's nor validation's
 
 
@@ -58,6 +60,17 @@ class Panel:
     marks: Sequence[float] = ()
     remark: str = ""
     missing: str = "not finite"
+
+    def bounds(self) -> tuple[float, float] | None:
+        """Return the least and the greatest value of all lines, or None if there is none."""
+        found = [bounds for line in self.lines if (bounds := line.curve.bounds()) is not None]
+        return (min(low for low, _ in found), max(high for _, high in found)) if found else None
+
+    def is_logarithmic(self) -> bool:
+        """Whether values are shown on a logarithmic axis: no counts, and none of which one is 0 or less."""
+        low, high = self.bounds() or (0.0, 0.0)
+        telling = high > 10 * low and any(word in self.title for word in _LOGARITHMIC)
+        return low > 0 and not self.stepped and (telling if self.logarithmic is None else self.logarithmic)
 
 
 def group(names: Iterable[str]) -> dict[str, list[str]]:

@@ -1,0 +1,323 @@
+"""One panel in a terminal: curves of braille dots on axes. Where only ASCII can be shown, of characters."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from textwrap import wrap
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.style import Style
+from rich.text import Text
+
+from expkit.monitor.terminal.look import Look, plain, styled
+from expkit.monitor.terminal.ticks import linear_ticks, log_ticks, tick_labels
+from expkit.plots.panels import Line, Panel
+
+__all__ = ["CONSTANTS", "Axis", "draw_panel", "horizontal_axis"]
+
+#: Time constants of the average, as fractions of a curve; 0 is none. The middle one is where it is telling only.
+CONSTANTS = (0.0, 0.005, 0.015, 0.05, 0.15)
+_USUAL = 2
+
+_SIGNS = "ox+*#@%&"
+_VALUES = "."
+_CROWDED = 8  # lines
+_FEW = 5  # values, which get a sign each
+_LARGEST = 1e300
+_SHORTEST = 8  # cells of a title
+_CELL = re.compile(r"(?:\x1b\[38;2;(\d+);0;0m)?(.)(?:\x1b\[0m)?")
+
+_Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """The horizontal axis of all panels.
+
+    Attributes:
+        low, high: its ends.
+        scale: what values of the axis are multiplied with to be shown.
+        unit: what stands behind the last number.
+        whole: whether only whole numbers count.
+    """
+
+    low: float
+    high: float
+    scale: float = 1.0
+    unit: str = ""
+    whole: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """One line on the canvas: where it is, how it looks."""
+
+    x: _Array
+    y: _Array
+    style: Style
+    sign: str
+
+
+def horizontal_axis(panels: Sequence[Panel], along: str) -> Axis:
+    """Return the same axis for all panels: what happened at one step is seen at one place.
+
+    Args:
+        panels: of one screen.
+        along: step, time (in hours) or epoch.
+    """
+    ends = [found for panel in panels for line in panel.lines if (found := line.curve.ends()) is not None]
+    values = [value for pair in ends for value in pair if math.isfinite(value)] or [0.0]
+    low, high = min(values), max(values)
+    if low == high:
+        high = low + (1 / 3600 if along == "time" else 1)
+    if along == "time":
+        scale, unit = next(
+            ((scale, unit) for scale, unit in ((1.0, "h"), (60.0, "min")) if (high - low) * scale >= 2), (3600.0, "s")
+        )
+        return Axis(low, high, scale, unit)
+    return Axis(low, high, 1.0, along, whole=along == "step")
+
+
+def draw_panel(
+    panel: Panel, axis: Axis, width: int, height: int, look: Look, smoothing: int, last: Mapping[str, float] | None
+) -> list[Text]:
+    """Return a panel as so many lines of so many cells.
+
+    Args:
+        panel: what to draw.
+        axis: the horizontal one.
+        width, height: in cells.
+        look: of the terminal.
+        smoothing: place in `CONSTANTS`.
+        last: name -> last value, for the title; None if the lines are runs.
+    """
+    logarithmic = panel.is_logarithmic()
+    bounds = panel.bounds()
+    shown, points, total = _lines(panel, look, smoothing, logarithmic)
+    rows = max(1, height - 3)
+    low, high = _vertical(bounds, logarithmic)
+    ticks = _vertical_ticks(panel, low, high, rows, logarithmic) if bounds is not None else {}
+    gutter = max((len(label) for label in ticks.values()), default=2)
+    columns = max(4, width - gutter - 1)
+    cells = _canvas(shown, axis, (low, high), columns, rows)
+    _overlay_marks(cells, panel, axis, look)
+    if not shown:
+        _write_centred(cells, plain(panel.remark), look.muted)
+    lines = [_title(panel, width, look, last)]
+    for row, made in enumerate(cells):
+        line = styled(f"{ticks.get(row, ''):>{gutter}}", look.muted)
+        line.append("┤" if row in ticks else "│", look.muted)
+        for style, run in groupby(made, key=lambda cell: cell[1]):
+            line.append("".join(sign for sign, _ in run), style)
+        lines.append(line)
+    said = f" {points:,} of {total:,} points" if total else ""
+    lines += _below(axis, gutter, columns, said if len(said) < columns else "", look)
+    for line in lines:
+        line.truncate(width, overflow="ellipsis", pad=True)
+    return lines[:height]
+
+
+def _lines(panel: Panel, look: Look, smoothing: int, logarithmic: bool) -> tuple[list[_Drawn], int, int]:
+    """Return what is drawn, the values behind averages first, how many points, and how many values they stand for."""
+    lines = [line for line in panel.lines if line.curve.bounds() is not None]
+    signs = _signed(look, len(lines))
+    back, front, points, total = [], [], 0, 0
+    for number, line in enumerate(lines):
+        x, y = line.curve.line()
+        points, total = points + len(y), total + line.curve.count
+        style = look.line(line.colour)
+        sign = _SIGNS[number % len(_SIGNS)] if signs else ""
+        wanted = line.curve.noisy(logarithmic) if smoothing == _USUAL else smoothing > 0
+        if panel.stepped:
+            x, y = [value for value in x for _ in (0, 1)][1:], [value for value in y for _ in (0, 1)][:-1]
+        elif wanted and len(y) > 1:
+            if len(lines) <= _CROWDED:
+                back.append(_drawn(x, y, look.faint(line.colour), _VALUES, logarithmic))
+            x, y = line.curve.average(CONSTANTS[smoothing])
+        front.append(_drawn(x, y, style, sign, logarithmic))
+    return [each for each in (*back, *front) if len(each.x)], points, total
+
+
+def _drawn(x: Sequence[float], y: Sequence[float], style: Style, sign: str, logarithmic: bool) -> _Drawn:
+    across, values = np.asarray(x, float), np.clip(np.asarray(y, float), -_LARGEST, _LARGEST)
+    known = np.isfinite(across)
+    across, values = across[known], values[known]
+    return _Drawn(across, np.log10(values) if logarithmic else values, style, sign)
+
+
+def _vertical(bounds: tuple[float, float] | None, logarithmic: bool) -> tuple[float, float]:
+    """Return the ends of the vertical axis; of a logarithmic one, the powers of 10."""
+    low, high = (min(max(end, -_LARGEST), _LARGEST) for end in bounds or (0.0, 1.0))
+    if logarithmic:
+        low, high = math.log10(low), math.log10(high)
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
+        room = 0.5 * abs(high) or 0.5
+        return low - room, high + room
+    return low, high
+
+
+def _vertical_ticks(panel: Panel, low: float, high: float, rows: int, logarithmic: bool) -> dict[int, str]:
+    """Return row -> what stands there."""
+    most = max(2, (rows + 1) // 2)
+    if logarithmic:
+        ticks = log_ticks(10.0**low, 10.0**high, most)
+        places = [math.log10(tick) for tick in ticks]
+    else:
+        places = ticks = linear_ticks(low, high, most, whole=panel.stepped)
+    found: dict[int, str] = {}
+    for place, label in zip(places, tick_labels(ticks), strict=True):
+        found.setdefault(rows - 1 - _cell(place, low, high, rows), label)
+    return found
+
+
+def _cell(value: float, low: float, high: float, count: int) -> int:
+    return min(max(int((value - low) / (high - low) * count), 0), count - 1)
+
+
+def _canvas(
+    shown: Sequence[_Drawn], axis: Axis, vertical: tuple[float, float], columns: int, rows: int
+) -> list[list[tuple[str, Style | None]]]:
+    """Return rows of cells: a sign, and its style."""
+    if not shown:
+        return [[(" ", None)] * columns for _ in range(rows)]
+    from uniplot import plot_to_string
+
+    signs = any(each.sign not in ("", _VALUES) for each in shown)
+    drawn = plot_to_string(
+        xs=[each.x for each in shown],
+        ys=[each.y for each in shown],
+        lines=True,
+        width=columns,
+        height=rows,
+        x_min=axis.low,
+        x_max=axis.high,
+        y_min=vertical[0],
+        y_max=vertical[1],
+        x_labels=False,
+        y_labels=False,
+        x_gridlines=[],
+        y_gridlines=[],
+        color=[(number, 0, 0) for number in range(len(shown))],  # tells whose a cell is
+        character_set="ascii" if signs else "braille",
+        force_ascii_characters=[each.sign or _VALUES for each in shown],
+    )
+    cells: list[list[tuple[str, Style | None]]] = []
+    for row in drawn.split("\n")[1 : rows + 1]:  # without its frame
+        found = [(sign, shown[int(whose)].style if whose else None) for whose, sign in _CELL.findall(row)]
+        cells.append(found[1 : columns + 1])
+    for each in shown:
+        if len(each.x) <= _FEW:
+            for x, y in zip(each.x.tolist(), each.y.tolist(), strict=True):
+                place = rows - 1 - _cell(y, *vertical, rows)
+                cells[place][_cell(x, axis.low, axis.high, columns)] = (each.sign or "•", each.style)
+    return cells
+
+
+def _overlay_marks(cells: list[list[tuple[str, Style | None]]], panel: Panel, axis: Axis, look: Look) -> None:
+    """Show where something happened, behind the lines, and where values were not finite, at the upper edge."""
+    columns = len(cells[0])
+    for mark in panel.marks:
+        if axis.low <= mark <= axis.high:
+            column = _cell(mark, axis.low, axis.high, columns)
+            for row in cells:
+                if row[column][0] == " ":
+                    row[column] = ("┆", look.alert + Style(bold=False, dim=True))
+    for line in panel.lines:
+        for step in line.curve.nonfinite_steps:
+            if math.isfinite(step):
+                cells[0][_cell(step, axis.low, axis.high, columns)] = ("✕", look.alert)
+
+
+def _write_centred(cells: list[list[tuple[str, Style | None]]], text: str, style: Style) -> None:
+    columns = len(cells[0])
+    lines = wrap(text, max(columns - 2, 1))[: len(cells)]
+    for number, line in enumerate(lines, (len(cells) - len(lines)) // 2):
+        start = (columns - len(line)) // 2
+        cells[number][start : start + len(line)] = [(sign, style) for sign in line]
+
+
+def _title(panel: Panel, width: int, look: Look, last: Mapping[str, float] | None) -> Text:
+    """Return the first line: what it shows, which line is which, the last values, how many were not finite."""
+    title = styled(plain(panel.title), Style(bold=True))
+    missing = sum(line.curve.nonfinite for line in panel.lines)
+    legends = _legends(panel.lines, look, last) if last is not None else [Text()]
+    counts = (
+        [styled(said, look.alert) for said in (f"✕ {missing:,} not finite", f"✕ {missing:,}")] if missing else [Text()]
+    )
+    for right in counts:
+        for legend in legends:
+            needed = title.cell_len + (2 + legend.cell_len if legend else 0) + (1 + right.cell_len if right else 0)
+            if needed <= width:
+                made = title.append("  ").append_text(legend) if legend else title
+                return _spread(made, right, width)
+    legend, right = legends[-1], counts[-1]
+    room = width - legend.cell_len - right.cell_len - 3
+    if room < _SHORTEST:  # the legend has to be shorter, too
+        room = max(_SHORTEST, width // 3)
+        legend.truncate(max(width - room - right.cell_len - 3, 0), overflow="ellipsis")
+    title.truncate(min(room, title.cell_len), overflow="ellipsis")
+    return _spread(title.append("  ").append_text(legend), right, width)
+
+
+def _spread(left: Text, right: Text, width: int) -> Text:
+    """Return a line with something at its right end."""
+    left.truncate(max(width - right.cell_len - (1 if right else 0), 0), overflow="ellipsis", pad=True)
+    return left.append(" ").append_text(right) if right else left
+
+
+def _legends(lines: Sequence[Line], look: Look, last: Mapping[str, float]) -> list[Text]:
+    """Return what tells which line is which, and their last values: the longest first, the shortest last."""
+    known = [line for line in lines if line.curve.bounds() is not None]
+    labels = [line.label for line in known]
+    values = [f"{last[label]:.4g}" if label in last else "" for label in labels]
+    if len(known) < 2:
+        return [Text(value, look.line(line.colour)) for line, value in zip(known, values, strict=True)] or [Text()]
+    signs = [_SIGNS[number % len(_SIGNS)] if _signed(look, len(known)) else "●" for number in range(len(known))]
+    short = _without_common_end(labels)
+    made = []
+    for names, shown in ((labels, values), (short, values), (labels, []), (short, [])):
+        text = Text()
+        for number, line in enumerate(known):
+            text.append(f"{'  ' if number else ''}{signs[number]} ", look.line(line.colour))
+            text.append(plain(names[number]), look.muted)
+            text.append(f" {shown[number]}" if shown else "", look.line(line.colour))
+        made.append(text)
+    return made
+
+
+def _without_common_end(labels: Sequence[str]) -> list[str]:
+    """Return train and val of train_loss and val_loss."""
+    ends = {label.partition("_")[2] for label in labels}
+    return [label.partition("_")[0] for label in labels] if len(ends) == 1 and "" not in ends else list(labels)
+
+
+def _signed(look: Look, lines: int) -> bool:
+    """Whether each line is of a sign of its own: where there are no braille dots, or no colours to tell them apart."""
+    return not look.unicode or (look.colours == "none" and lines > 1)
+
+
+def _below(axis: Axis, gutter: int, columns: int, said: str, look: Look) -> list[Text]:
+    """Return the horizontal axis, and its numbers."""
+    low, high = axis.low * axis.scale, axis.high * axis.scale
+    most = max(2, columns // 12)
+    ticks = linear_ticks(low, high, most, axis.whole)
+    labels = tick_labels(ticks)
+    edge, numbers = ["─"] * (columns - len(said)), [" "] * (columns + gutter + 1)
+    for tick, label in zip(ticks, labels, strict=True):
+        place = _cell(tick, low, high, columns)
+        if place < len(edge):
+            edge[place] = "┴"
+        start = min(gutter + 1 + place - len(label) // 2, len(numbers) - len(label))
+        if all(sign == " " for sign in numbers[max(0, start - 1) : start + len(label) + 1]):
+            numbers[start : start + len(label)] = label
+    written = "".join(numbers)
+    if len(written) - len(written.rstrip()) > len(axis.unit):
+        written = f"{written.rstrip()} {axis.unit}"
+    elif len(written) - len(written.lstrip()) > len(axis.unit):
+        written = axis.unit + written[len(axis.unit) :]
+    return [styled(" " * gutter + "└" + "".join(edge) + said, look.muted), styled(written, look.muted)]
