@@ -60,10 +60,9 @@ def draw_frame(
     if not notes:
         room = (width, room[1] + 1)
     if controls.over == "help":
-        body = help_lines(notes, width, look)
+        body, alerts, notes = help_lines(notes, width, look), [], []
     elif controls.over == "alerts":
-        body = alert_lines(events, room[1] + len(alerts), width, look)
-        alerts = []
+        body, alerts = alert_lines(events, height, width, look), []
     else:
         body = _body(page, feeds, controls, look, room)
     rows = height - footed - (1 if notes else 0) - len(alerts)
@@ -72,7 +71,7 @@ def draw_frame(
         more = f" (+{len(notes) - 1}: ?)" if len(notes) > 1 and keys else ""
         lines.append(_cut(styled(plain(notes[0]), look.warning), width - len(more)).append(more, look.muted))
     if keys:
-        lines.append(_foot(page, controls, look))
+        lines.append(_foot(page, controls, look, width))
     return _fitted(lines, size)
 
 
@@ -119,20 +118,21 @@ def _body(page: Page, feeds: Sequence[RunFeed], controls: Controls, look: Look, 
     return lines
 
 
-def _foot(page: Page, controls: Controls, look: Look) -> Text:
+def _foot(page: Page, controls: Controls, look: Look, width: int) -> Text:
     """Return the last line: what is set, and the keys that change it."""
     if controls.typing:
         foot = styled("/", Style(bold=True)).append(plain(controls.filter)).append("█", look.muted)
         return foot.append(f"  {page.metrics} metric(s): Enter keeps it, Esc drops it", look.muted)
     constant = CONSTANTS[controls.smoothing]
+    said = "smooth" if width >= 100 else "avg"
     keys = {
         "q": "quit",
         "?": "help",
-        "n": f"page {page.number + 1}/{page.pages}",
+        "n": f"{page.number + 1}/{page.pages}",
         "/": plain(controls.filter) or "filter",
         "x": controls.along,
         "l": {None: "log:auto", True: "log", False: "linear"}[controls.logarithmic],
-        "+-": f"smooth {100 * constant:g}%" if constant else "smooth off",
+        "+-": f"{said} {100 * constant:g}%" if constant else f"{said} off",
         "a": "alerts",
         "p": "pause",
     }

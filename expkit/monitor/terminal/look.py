@@ -17,7 +17,7 @@ from expkit.plots.drawing import THEMES, Theme
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Look", "detect_look", "plain", "styled"]
+__all__ = ["Look", "detect_look", "plain", "shortened", "styled"]
 
 Colours = Literal["none", "standard", "256", "truecolor"]
 
@@ -132,6 +132,12 @@ def detect_look(out: TextIO, environment: Mapping[str, str] = os.environ) -> Loo
 def plain(text: str) -> str:
     """Return text in one line, without characters that a terminal would obey."""
     return "".join(sign if sign.isprintable() else " " if sign.isspace() else "?" for sign in text)
+
+
+def shortened(name: str, width: int) -> str:
+    """Return a name in so many characters: its end, which tells runs apart, stays."""
+    end = min(14, max(width - 1, 0) // 2)
+    return name if len(name) <= width else f"{name[: max(width - end - 1, 0)]}…{name[len(name) - end :]}"
 
 
 def styled(text: str, style: Style | str = "") -> Text:

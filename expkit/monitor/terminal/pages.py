@@ -77,7 +77,8 @@ def turn_to(
     else:
         first = compose(feeds, states, view)
         seen = _seen(first.panels, feeds)
-        wanted = group(name for name in names if name not in seen)
+        left = [name for name in names if name not in seen]
+        wanted = group(sorted(left, key=lambda name: name.startswith("final/")))  # what is known at the end comes last
     chunks = _chunks(list(first.panels) if first is not None else [], capacity)
     others = _chunks(list(wanted), capacity)
     pages = max(1, len(chunks) + len(others))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from textwrap import wrap
 
 from rich.style import Style
 from rich.text import Text
@@ -11,7 +12,7 @@ from rich.text import Text
 from expkit.detectors.base import Severity
 from expkit.monitor.state import AlertLine, Gauge, RunState
 from expkit.monitor.terminal.controls import HELP
-from expkit.monitor.terminal.look import Look, plain, styled
+from expkit.monitor.terminal.look import Look, plain, shortened, styled
 
 __all__ = ["alert_lines", "gauge_lines", "header", "help_lines", "run_lines"]
 
@@ -22,6 +23,7 @@ _BADGES = {
 }  # fmt: skip
 _BAR, _GAUGE = 24, 10  # cells
 _GAUGE_WIDTH = 38
+_SIGNS = "✕ not finite   ┆ a warning or critical event   faint: every value, line: moving average"
 
 
 def header(state: RunState, width: int, look: Look, colour: int | None = None) -> list[Text]:
@@ -49,7 +51,7 @@ def run_lines(states: Sequence[RunState], chosen: int | None, most: int, width: 
     for number, state in shown:
         line = styled("▸" if number == chosen else " ")
         line.append("● ", look.line(number))
-        name = styled(plain(state.name), Style(bold=number == chosen))
+        name = styled(shortened(plain(state.name), widest), Style(bold=number == chosen))
         name.truncate(widest, overflow="ellipsis", pad=True)
         line.append_text(name)
         line.append(f"  {state.state:<11}", _word(state, look))
@@ -118,7 +120,7 @@ def alert_lines(alerts: Sequence[tuple[str, AlertLine]], most: int, width: int, 
         line = styled(f"{alert.severity:<8} ", style)
         line.append(f"{datetime.fromtimestamp(alert.time):%H:%M:%S} " if alert.time else "", look.muted)
         line.append(f"step {alert.step:,} ")
-        line.append(f"{plain(run)} " if run else "", look.muted)
+        line.append(f"{shortened(plain(run), width // 4)} " if run else "", look.muted)
         line.append(f"{plain(alert.rule)} ", Style(bold=True))
         line.append(plain(alert.message))
         values = "  ".join(f"{name}={_value(value)}" for name, value in alert.values.items())
@@ -129,13 +131,12 @@ def alert_lines(alerts: Sequence[tuple[str, AlertLine]], most: int, width: int, 
 
 def help_lines(notes: Sequence[str], width: int, look: Look) -> list[Text]:
     """Return what keys do, what signs mean, and all that there is to say."""
-    lines = [styled(f"{keys:>20}  ", Style(bold=True)).append(text, Style()) for keys, text in HELP.items()]
-    signs = "✕ not finite   ┆ warning or critical event   faint: every value, line: moving average"
-    lines += [Text(), styled(f"{'':>20}  {signs}", look.muted)]
-    wide = max(20, width - 2)
+    lines, left = [], 22
+    for keys, text in [*HELP.items(), ("", _SIGNS)]:
+        for number, part in enumerate(wrap(text, max(width - left, 16))):
+            lines.append(styled(f"{'' if number else keys:>{left - 2}}  ", Style(bold=True)).append(part))
     for note in notes:
-        text = plain(note)
-        lines += [Text(), *(styled(text[start : start + wide], look.warning) for start in range(0, len(text), wide))]
+        lines += [Text(), *(styled(part, look.warning) for part in wrap(plain(note), max(width, 16)))]
     return lines
 
 
