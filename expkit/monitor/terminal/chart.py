@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rich.style import Style
 from rich.text import Text
 
-from expkit.monitor.terminal.look import Look, plain, styled
+from expkit.monitor.terminal.look import Look, plain, shortened, styled
 from expkit.monitor.terminal.ticks import linear_ticks, log_ticks, tick_labels
 from expkit.plots.panels import Line, Panel
 
@@ -260,7 +260,7 @@ def _title(panel: Panel, width: int, look: Look, last: Mapping[str, float] | Non
     if room < _SHORTEST:  # the legend has to be shorter, too
         room = max(_SHORTEST, width // 3)
         legend.truncate(max(width - room - right.cell_len - 3, 0), overflow="ellipsis")
-    title.truncate(min(room, title.cell_len), overflow="ellipsis")
+    title = styled(shortened(title.plain, room), Style(bold=True))
     return _spread(title.append("  ").append_text(legend), right, width)
 
 

@@ -27,19 +27,19 @@ _SIGNS = "✕ not finite   ┆ a warning or critical event   faint: every value,
 
 
 def header(state: RunState, width: int, look: Look, colour: int | None = None) -> list[Text]:
-    """Return two lines: badge, name, what there is to say of that; step, speed, time to the end."""
+    """Return two lines or more: badge, name, what there is to say of that; step, speed, time to the end."""
     first = styled(f" {state.state.upper()} ", _badge(state, look))
     first.append(" ● " if colour is not None else " ", look.line(colour or 0))
     first.append(plain(state.name), Style(bold=True))
+    lines = [first, Text("  ").join([part for part in _progress(state, look, width) if part])]
     if state.text:
+        style = look.warning if state.state in ("stalled", "crashed", "failed", "gone") else look.muted
         said = plain(state.text)
-        room = width - first.cell_len - 2
-        if room < min(len(said), 24):  # how it stands matters more than the end of a long name
-            first.truncate(max(30, width - 2 - min(len(said), width // 2)), overflow="ellipsis")
-        first.append(
-            f"  {said}", look.warning if state.state in ("stalled", "crashed", "failed", "gone") else look.muted
-        )
-    return [first, Text("  ").join([part for part in _progress(state, look) if part])]
+        if first.cell_len + 2 + len(said) <= width:
+            first.append(f"  {said}", style)
+        else:
+            lines += [styled(part, style) for part in wrap(said, width)[:2]]
+    return lines
 
 
 def run_lines(states: Sequence[RunState], chosen: int | None, most: int, width: int, look: Look) -> list[Text]:
@@ -140,12 +140,13 @@ def help_lines(notes: Sequence[str], width: int, look: Look) -> list[Text]:
     return lines
 
 
-def _progress(state: RunState, look: Look) -> list[Text]:
+def _progress(state: RunState, look: Look, width: int) -> list[Text]:
     parts = []
     if state.step is not None and state.total_steps:
         fraction = min(state.step / state.total_steps, 1.0)
-        full = round(_BAR * fraction)
-        bar = styled("━" * full, look.line(0)).append("─" * (_BAR - full), look.muted)
+        bar_width = _BAR if width >= 100 else _BAR // 2
+        full = round(bar_width * fraction)
+        bar = styled("━" * full, look.line(0)).append("─" * (bar_width - full), look.muted)
         parts.append(bar.append(f" {_percent(state)}"))
     of = f" of {state.total_steps:,}" if state.total_steps else ""
     said = [

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import errno
 import os
 import re
 import select
@@ -19,8 +20,7 @@ from typing import Any, TextIO
 __all__ = ["Terminal", "split_keys"]
 
 _ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J"  # the other screen, no cursor, no wrapping, empty
-_LEAVE = "\x1b[?7h\x1b[?25h\x1b[0m"
-_BACK = "\x1b[?1049l"
+_LEAVE = "\x1b[0m\x1b[2J\x1b[H\x1b[?7h\x1b[?25h\x1b[?1049l"
 _ESCAPE_WITHIN = 0.05  # seconds: a key that begins with Esc comes at once, Esc alone is followed by nothing
 
 _SEQUENCE = re.compile(r"\x1b(?:\[[0-9;?<]*[ -/]*[@-~]|O.)")
@@ -110,8 +110,10 @@ class Terminal:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not stop it halfway
         with contextlib.suppress(OSError):  # it may be gone
             self._give_back()
+        signal.signal(signal.SIGINT, interrupt)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         if self._wake is not None:
@@ -160,7 +162,7 @@ class Terminal:
             mode = termios.tcgetattr(self._keys)
             mode[3] &= ~(termios.ICANON | termios.ECHO)  # Ctrl-C, Ctrl-Z and Ctrl-S stay the terminal's
             mode[6][termios.VMIN], mode[6][termios.VTIME] = 1, 0
-            termios.tcsetattr(self._keys, termios.TCSANOW, mode)
+            _set_mode(self._keys, mode)
         self._entered = True
         self._shown = []
         self._write(_ENTER)
@@ -169,14 +171,14 @@ class Terminal:
         if not self._entered:
             return
         self._entered = False
-        try:  # where there is no other screen, the shell goes on below what is shown
-            self._write(f"{_LEAVE}\x1b[{self.size()[1]};1H\r\n{_BACK}")
+        try:
+            self._write(_LEAVE)
         finally:
             if self._keys is not None and self._before is not None:
                 import termios
 
                 with contextlib.suppress(termios.error):
-                    termios.tcsetattr(self._keys, termios.TCSADRAIN, self._before)
+                    _set_mode(self._keys, self._before)
 
     def _read(self) -> list[str]:
         assert self._keys is not None
@@ -212,6 +214,19 @@ def split_keys(text: str) -> list[str]:
         elif key.isprintable():
             keys.append(key)
     return keys
+
+
+def _set_mode(descriptor: int, mode: list[Any]) -> None:
+    """Set a terminal's mode. Of a process in the background the system stops it here, until `fg`."""
+    import termios
+
+    while True:
+        try:
+            termios.tcsetattr(descriptor, termios.TCSADRAIN, mode)
+            return
+        except termios.error as error:
+            if error.args[0] != errno.EINTR:  # what Python does itself for other calls
+                raise
 
 
 def _terminal_descriptor(stream: TextIO | None) -> int | None:

@@ -17,6 +17,8 @@ from expkit.monitor.terminal.dashboard import draw_frame
 from expkit.monitor.terminal.look import Look, detect_look, plain, shortened
 from expkit.monitor.terminal.pages import grid, matching
 from expkit.record import Record
+from tests.expkit.monitor.test_screen import say
+from tests.expkit.monitor.test_screen import write as journal
 
 GPU = {"gpu/0/compute_util": 91.0, "gpu/0/memory_used_pct": 97.0, "gpu/0/temp_c": 61.0, "gpu/1/compute_util": 5.0}
 
@@ -96,6 +98,17 @@ def test_a_run_shows_badge_speed_panels_bars_and_alerts(watch: Callable[..., Wat
 def test_every_size_is_filled_exactly(watch: Callable[..., Watched], size: tuple[int, int]) -> None:
     frame = watch({f"metric_{number}": lambda step: step for number in range(12)}, GPU).frame(*size)
     assert "step" in frame
+
+
+def test_a_stalled_run_says_since_when_and_one_that_ended_why(watch: Callable[..., Watched]) -> None:
+    shown = watch({"train_loss": 1.0}, count=0)
+    run = shown.monitor.feeds[0].run.root
+    journal(run, range(10), time.time() - 1000, train_loss=1.0)
+    say(run)
+    assert shown.frame().startswith(" STALLED  run_0  last record 17 min ago")
+    say(run, pid=4_000_000, machine={})
+    lines = shown.frame().split("\n")
+    assert lines[0].startswith(" CRASHED ") or lines[0].startswith(" STALLED ")
 
 
 def test_a_tiny_terminal_says_what_it_needs(watch: Callable[..., Watched]) -> None:
