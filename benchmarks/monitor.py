@@ -40,7 +40,7 @@ from expkit.monitor.terminal.controls import Controls
 from expkit.monitor.terminal.dashboard import draw_frame
 from expkit.monitor.terminal.look import Look
 from expkit.record import Record
-run, records, refreshes, began = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+run, refreshes, began = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 look, controls = Look(colours="256"), Controls()
 def draw(size):
     monitor.refresh()
@@ -48,13 +48,16 @@ def draw(size):
 with TrainingMonitor(run) as monitor:
     draw((80, 24))
     found = {"first": time.time() - began}
+    last = dict(monitor.feeds[0].last)
+    step = int(last.pop("step"))
+    metrics = {name: value for name, value in last.items() if name not in ("time", "epoch")}
     for size in ((80, 24), (200, 60)):
         took = 0.0
         for number in range(refreshes):
             with Journal(monitor.feeds[0].run.metrics) as journal:
-                for step in range(10):
-                    records += 1
-                    journal.write(Record(records, 1, time.time(), {f"metric_{n}": n + step for n in range(8)}))
+                for _ in range(10):
+                    step += 1
+                    journal.write(Record(step, 1, time.time(), metrics))
             before = time.process_time()
             draw(size)
             took += time.process_time() - before
@@ -80,7 +83,7 @@ def measure(records: int = RECORDS, refreshes: int = REFRESHES) -> Figures:
     """Return what each face costs. POSIX only."""
     with tempfile.TemporaryDirectory() as folder:
         run = write_run(Path(folder) / "run", records)
-        return Figures(measure_terminal(run, records, refreshes))
+        return Figures(measure_terminal(run, refreshes))
 
 
 def write_run(root: Path, records: int) -> RunDir:
@@ -98,11 +101,11 @@ def write_run(root: Path, records: int) -> RunDir:
     return run
 
 
-def measure_terminal(run: RunDir, records: int, refreshes: int) -> list[tuple[str, float]]:
+def measure_terminal(run: RunDir, refreshes: int) -> list[tuple[str, float]]:
     """Return the rows of the terminal's face."""
     found = {}
     for name in ("cold", "warm"):
-        found[name] = _in_a_process(_TERMINAL, run, records, refreshes)
+        found[name] = _in_a_process(_TERMINAL, run, refreshes)
         if found[name]["torch"]:
             raise RuntimeError("the terminal's face has imported torch")
     warm = found["warm"]
@@ -116,8 +119,8 @@ def measure_terminal(run: RunDir, records: int, refreshes: int) -> list[tuple[st
     ]
 
 
-def _in_a_process(code: str, run: RunDir, records: int, refreshes: int) -> dict[str, float]:
-    arguments = [str(run.root), str(records), str(refreshes), str(time.time())]
+def _in_a_process(code: str, run: RunDir, refreshes: int) -> dict[str, float]:
+    arguments = [str(run.root), str(refreshes), str(time.time())]
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         check=True,

@@ -41,14 +41,12 @@ class Axis:
 
     Attributes:
         low, high: its ends.
-        scale: what values of the axis are multiplied with to be shown.
-        unit: what stands behind the last number.
+        unit: what stands beside its numbers.
         whole: whether only whole numbers count.
     """
 
     low: float
     high: float
-    scale: float = 1.0
     unit: str = ""
     whole: bool = False
 
@@ -63,24 +61,13 @@ class _Drawn:
     sign: str
 
 
-def horizontal_axis(panels: Sequence[Panel], along: str) -> Axis:
-    """Return the same axis for all panels: what happened at one step is seen at one place.
-
-    Args:
-        panels: of one screen.
-        along: step, time (in hours) or epoch.
-    """
+def horizontal_axis(panels: Sequence[Panel]) -> Axis:
+    """Return the same axis for all panels of a screen: what happened at one step is seen at one place."""
     ends = [found for panel in panels for line in panel.lines if (found := line.curve.ends()) is not None]
     values = [value for pair in ends for value in pair if math.isfinite(value)] or [0.0]
     low, high = min(values), max(values)
-    if low == high:
-        high = low + (1 / 3600 if along == "time" else 1)
-    if along == "time":
-        scale, unit = next(
-            ((scale, unit) for scale, unit in ((1.0, "h"), (60.0, "min")) if (high - low) * scale >= 2), (3600.0, "s")
-        )
-        return Axis(low, high, scale, unit)
-    return Axis(low, high, 1.0, along, whole=along == "step")
+    along = panels[0].along if panels else "step"
+    return Axis(low, high if high > low else low + 1, along.partition(" ")[0], whole=along == "step")
 
 
 def draw_panel(
@@ -247,7 +234,9 @@ def _title(panel: Panel, width: int, look: Look, last: Mapping[str, float] | Non
     missing = sum(line.curve.nonfinite for line in panel.lines)
     legends = _legends(panel.lines, look, last) if last is not None else [Text()]
     counts = (
-        [styled(said, look.alert) for said in (f"✕ {missing:,} not finite", f"✕ {missing:,}")] if missing else [Text()]
+        [styled(said, look.alert) for said in (f"✕ {missing:,} {panel.missing}", f"✕ {missing:,}")]
+        if missing
+        else [Text()]
     )
     for right in counts:
         for legend in legends:
@@ -303,13 +292,11 @@ def _signed(look: Look, lines: int) -> bool:
 
 def _below(axis: Axis, gutter: int, columns: int, said: str, look: Look) -> list[Text]:
     """Return the horizontal axis, and its numbers."""
-    low, high = axis.low * axis.scale, axis.high * axis.scale
-    most = max(2, columns // 12)
-    ticks = linear_ticks(low, high, most, axis.whole)
+    ticks = linear_ticks(axis.low, axis.high, max(2, columns // 12), axis.whole)
     labels = tick_labels(ticks)
     edge, numbers = ["─"] * (columns - len(said)), [" "] * (columns + gutter + 1)
     for tick, label in zip(ticks, labels, strict=True):
-        place = _cell(tick, low, high, columns)
+        place = _cell(tick, axis.low, axis.high, columns)
         if place < len(edge):
             edge[place] = "┴"
         start = min(gutter + 1 + place - len(label) // 2, len(numbers) - len(label))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from expkit.monitor.screen import Along
+from expkit.monitor.screen import ALONG, Along
 from expkit.monitor.terminal.chart import CONSTANTS
 
 __all__ = ["HELP", "Controls"]
@@ -28,7 +28,6 @@ HELP = {
     "Ctrl-L": "draw everything again",
 }
 
-_ALONG: tuple[Along, ...] = ("step", "time", "epoch")
 _LOGARITHMIC = (None, True, False)
 _GAUGES = ("few", "all", "none")
 
@@ -103,7 +102,7 @@ class Controls:
         elif key.isdecimal() and key.isascii():
             self.chosen = int(key) - 1 if 0 < int(key) <= runs and runs > 1 else None
         elif key == "x":
-            self.along = _next(_ALONG, self.along)
+            self.along = _next(ALONG, self.along)
         elif key == "l":
             self.logarithmic = _next(_LOGARITHMIC, self.logarithmic)
         elif key in ("+", "="):

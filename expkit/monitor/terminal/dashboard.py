@@ -99,7 +99,7 @@ def _body(page: Page, feeds: Sequence[RunFeed], controls: Controls, look: Look, 
         return [Text(), styled(f"  {plain(wanted)}", look.muted)]
     columns, rows = grid(*room, len(panels))
     width, height = (room[0] - (columns - 1)) // columns, room[1] // rows
-    axis = horizontal_axis(panels, controls.along)
+    axis = horizontal_axis(panels)
     last = feeds[0].last if len(feeds) == 1 else None
     if controls.chosen is not None:
         colour = controls.chosen

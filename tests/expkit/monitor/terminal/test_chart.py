@@ -33,7 +33,7 @@ def panel(*lines: list[float], title: str = "loss", **more: Any) -> Panel:
 
 def drawn(shown: Panel, width: int = 40, height: int = 10, look: Look = BRAILLE, smoothing: int = 2) -> list[str]:
     last = {line.label: line.curve.line()[1][-1] for line in shown.lines if line.curve.count}
-    lines = draw_panel(shown, horizontal_axis([shown], "step"), width, height, look, smoothing, last)
+    lines = draw_panel(shown, horizontal_axis([shown]), width, height, look, smoothing, last)
     assert len(lines) == height and {line.cell_len for line in lines} == {width}
     return [look.written(line.plain) for line in lines]
 
@@ -96,7 +96,7 @@ def test_an_average_over_noise_and_more_or_less_of_it() -> None:
     shown = panel(values, title="noise")
     styles = []
     for smoothing in range(len(CONSTANTS)):
-        lines = draw_panel(shown, horizontal_axis([shown], "step"), 40, 10, BRAILLE, smoothing, {})
+        lines = draw_panel(shown, horizontal_axis([shown]), 40, 10, BRAILLE, smoothing, {})
         styles.append({str(span.style) for line in lines[1:-2] for span in line.spans})
     raw, average = str(BRAILLE.line(0)), str(BRAILLE.faint(0))
     assert average not in styles[0] and raw in styles[0], "no average"
