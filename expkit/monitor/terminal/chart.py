@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from rich.style import Style
 from rich.text import Text
 
-from expkit.monitor.terminal.look import Look, plain, shortened, styled
+from expkit.monitor.terminal.look import Look, plain, styled
 from expkit.monitor.terminal.ticks import linear_ticks, log_ticks, tick_labels
-from expkit.plots.panels import Line, Panel
+from expkit.monitor.terminal.title import SIGNS, signed, title_line
+from expkit.plots.panels import Panel
 
 __all__ = ["CONSTANTS", "Axis", "draw_panel", "horizontal_axis"]
 
@@ -24,12 +25,10 @@ __all__ = ["CONSTANTS", "Axis", "draw_panel", "horizontal_axis"]
 CONSTANTS = (0.0, 0.005, 0.015, 0.05, 0.15)
 _USUAL = 2
 
-_SIGNS = "ox+*#@%&"
 _VALUES = "."
 _CROWDED = 8  # lines
 _FEW = 5  # values, which get a sign each
 _LARGEST = 1e300
-_SHORTEST = 8  # cells of a title
 _CELL = re.compile(r"(?:\x1b\[38;2;(\d+);0;0m)?(.)(?:\x1b\[0m)?")
 
 _Array = NDArray[np.float64]
@@ -95,7 +94,7 @@ def draw_panel(
     _overlay_marks(cells, panel, axis, look)
     if not shown:
         _write_centred(cells, plain(panel.remark), look.muted)
-    lines = [_title(panel, width, look, last)]
+    lines = [title_line(panel, width, look, last)]
     for row, made in enumerate(cells):
         line = styled(f"{ticks.get(row, ''):>{gutter}}", look.muted)
         line.append("┤" if row in ticks else "│", look.muted)
@@ -112,13 +111,13 @@ def draw_panel(
 def _lines(panel: Panel, look: Look, smoothing: int, logarithmic: bool) -> tuple[list[_Drawn], int, int]:
     """Return what is drawn, the values behind averages first, how many points, and how many values they stand for."""
     lines = [line for line in panel.lines if line.curve.bounds() is not None]
-    signs = _signed(look, len(lines))
+    signs = signed(look, len(lines))
     back, front, points, total = [], [], 0, 0
     for number, line in enumerate(lines):
         x, y = line.curve.line()
         points, total = points + len(y), total + line.curve.count
         style = look.line(line.colour)
-        sign = _SIGNS[number % len(_SIGNS)] if signs else ""
+        sign = SIGNS[number % len(SIGNS)] if signs else ""
         wanted = line.curve.noisy(logarithmic) if smoothing == _USUAL else smoothing > 0
         if panel.stepped:
             x, y = [value for value in x for _ in (0, 1)][1:], [value for value in y for _ in (0, 1)][:-1]
@@ -141,9 +140,9 @@ def _vertical(bounds: tuple[float, float] | None, logarithmic: bool) -> tuple[fl
     """Return the ends of the vertical axis; of a logarithmic one, the powers of 10."""
     low, high = (min(max(end, -_LARGEST), _LARGEST) for end in bounds or (0.0, 1.0))
     if logarithmic:
-        low, high = math.log10(low), math.log10(high)
-    if high - low <= 1e-9 * max(abs(low), abs(high)):
-        room = 0.5 * abs(high) or 0.5
+        low, high = (math.log10(max(end, 1 / _LARGEST)) for end in (low, high))
+    if high - low <= max(1e-9 * max(abs(low), abs(high)), 1 / _LARGEST):  # one value
+        room = 0.5 if logarithmic or abs(high) <= 1 / _LARGEST else 0.5 * abs(high)
         return low - room, high + room
     return low, high
 
@@ -226,68 +225,6 @@ def _write_centred(cells: list[list[tuple[str, Style | None]]], text: str, style
     for number, line in enumerate(lines, (len(cells) - len(lines)) // 2):
         start = (columns - len(line)) // 2
         cells[number][start : start + len(line)] = [(sign, style) for sign in line]
-
-
-def _title(panel: Panel, width: int, look: Look, last: Mapping[str, float] | None) -> Text:
-    """Return the first line: what it shows, which line is which, the last values, how many were not finite."""
-    title = styled(plain(panel.title), Style(bold=True))
-    missing = sum(line.curve.nonfinite for line in panel.lines)
-    legends = _legends(panel.lines, look, last) if last is not None else [Text()]
-    counts = (
-        [styled(said, look.alert) for said in (f"✕ {missing:,} {panel.missing}", f"✕ {missing:,}")]
-        if missing
-        else [Text()]
-    )
-    for right in counts:
-        for legend in legends:
-            needed = title.cell_len + (2 + legend.cell_len if legend else 0) + (1 + right.cell_len if right else 0)
-            if needed <= width:
-                made = title.append("  ").append_text(legend) if legend else title
-                return _spread(made, right, width)
-    legend, right = legends[-1], counts[-1]
-    room = width - legend.cell_len - right.cell_len - 3
-    if room < _SHORTEST:  # the legend has to be shorter, too
-        room = max(_SHORTEST, width // 3)
-        legend.truncate(max(width - room - right.cell_len - 3, 0), overflow="ellipsis")
-    title = styled(shortened(title.plain, room), Style(bold=True))
-    return _spread(title.append("  ").append_text(legend), right, width)
-
-
-def _spread(left: Text, right: Text, width: int) -> Text:
-    """Return a line with something at its right end."""
-    left.truncate(max(width - right.cell_len - (1 if right else 0), 0), overflow="ellipsis", pad=True)
-    return left.append(" ").append_text(right) if right else left
-
-
-def _legends(lines: Sequence[Line], look: Look, last: Mapping[str, float]) -> list[Text]:
-    """Return what tells which line is which, and their last values: the longest first, the shortest last."""
-    known = [line for line in lines if line.curve.bounds() is not None]
-    labels = [line.label for line in known]
-    values = [f"{last[label]:.4g}" if label in last else "" for label in labels]
-    if len(known) < 2:
-        return [Text(value, look.line(line.colour)) for line, value in zip(known, values, strict=True)] or [Text()]
-    signs = [_SIGNS[number % len(_SIGNS)] if _signed(look, len(known)) else "●" for number in range(len(known))]
-    short = _without_common_end(labels)
-    made = []
-    for names, shown in ((labels, values), (short, values), (labels, []), (short, [])):
-        text = Text()
-        for number, line in enumerate(known):
-            text.append(f"{'  ' if number else ''}{signs[number]} ", look.line(line.colour))
-            text.append(plain(names[number]), look.muted)
-            text.append(f" {shown[number]}" if shown else "", look.line(line.colour))
-        made.append(text)
-    return made
-
-
-def _without_common_end(labels: Sequence[str]) -> list[str]:
-    """Return train and val of train_loss and val_loss."""
-    ends = {label.partition("_")[2] for label in labels}
-    return [label.partition("_")[0] for label in labels] if len(ends) == 1 and "" not in ends else list(labels)
-
-
-def _signed(look: Look, lines: int) -> bool:
-    """Whether each line is of a sign of its own: where there are no braille dots, or no colours to tell them apart."""
-    return not look.unicode or (look.colours == "none" and lines > 1)
 
 
 def _below(axis: Axis, gutter: int, columns: int, said: str, look: Look) -> list[Text]:

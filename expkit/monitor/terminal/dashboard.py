@@ -62,7 +62,7 @@ def draw_frame(
     if controls.over == "help":
         body, alerts, notes = help_lines(notes, width, look), [], []
     elif controls.over == "alerts":
-        body, alerts = alert_lines(events, height, width, look), []
+        body, alerts = alert_lines(events, height, width, look, whole=True), []
     else:
         body = _body(page, feeds, controls, look, room)
     rows = height - footed - (1 if notes else 0) - len(alerts)

@@ -98,7 +98,9 @@ def gauge_lines(gauges: Sequence[Gauge], most: int, width: int, look: Look) -> l
     return lines
 
 
-def alert_lines(alerts: Sequence[tuple[str, AlertLine]], most: int, width: int, look: Look) -> list[Text]:
+def alert_lines(
+    alerts: Sequence[tuple[str, AlertLine]], most: int, width: int, look: Look, whole: bool = False
+) -> list[Text]:
     """Return alerts, newest first: severity, step, rule, what was seen, its values.
 
     Args:
@@ -106,6 +108,7 @@ def alert_lines(alerts: Sequence[tuple[str, AlertLine]], most: int, width: int, 
         most: lines, the heading among them.
         width: in cells.
         look: of the terminal.
+        whole: whether a long one goes on in the next line; else it is cut.
     """
     count = len(alerts)
     said = (
@@ -125,7 +128,7 @@ def alert_lines(alerts: Sequence[tuple[str, AlertLine]], most: int, width: int, 
         line.append(plain(alert.message))
         values = "  ".join(f"{name}={_value(value)}" for name, value in alert.values.items())
         line.append(f"  {plain(values)}" if values else "", look.muted)
-        lines.append(line)
+        lines += line.divide(range(width, len(line), width)) if whole else [line]
     return lines
 
 

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from expkit.monitor.terminal.chart import CONSTANTS, draw_panel, horizontal_axis
@@ -134,6 +134,9 @@ _floats = st.floats(allow_nan=True, allow_infinity=True, width=64)
     st.sampled_from([PLAIN, BRAILLE, Look()]),
     st.sampled_from([None, True, False]),
 )
+@example([[2.15e205]], 12, 4, PLAIN, True)
+@example([[5e-324, 1e-320]], 40, 10, BRAILLE, True)
+@example([[-1.7e308, 1.7e308]], 40, 10, BRAILLE, None)
 def test_whatever_the_values_there_is_a_picture_of_the_size_that_was_asked_for(
     lines: list[list[float]], width: int, height: int, look: Look, logarithmic: bool | None
 ) -> None:

@@ -92,6 +92,8 @@ def test_a_run_shows_badge_speed_panels_bars_and_alerts(watch: Callable[..., Wat
     assert alerts[1].split()[0] == "CRITICAL" and "step 9 rule_9 loss is 9  limit=2.5" in alerts[1]
     assert alerts[2].split()[0] == "WARNING"
     assert "No diagnostics available" in frame and lines[-1].startswith("q quit")
+    alert(run, 11, "WARNING", "long" * 40 + "end")
+    assert "end loss is 11" not in shown.frame() and "end loss is 11" in shown.press("a").replace("\n", "")
 
 
 @pytest.mark.parametrize("size", [(40, 10), (80, 24), (79, 11), (200, 60), (61, 47), (300, 10)])

@@ -140,25 +140,23 @@ def test_it_follows_a_run_takes_keys_and_sizes_and_leaves_the_terminal_as_it_was
     assert b"Traceback" not in session.output
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
-def test_a_signal_ends_it_with_the_terminal_as_it_was(
-    begin: Callable[..., Session], run: Path, number: int, code: int
-) -> None:
-    session = begin([*COMMAND, str(run), "--interval", "100"])
-    session.until(lambda text: "q quit" in text)
-    session.process.send_signal(number)
-    assert session.end() == code and left_as_it_was(session) and b"Traceback" not in session.output
-
-
-def test_an_exception_leaves_the_terminal_as_it_was_and_is_seen(begin: Callable[..., Session], run: Path) -> None:
+def test_signals_and_exceptions_leave_the_terminal_as_it_was(begin: Callable[..., Session], run: Path) -> None:
     code = (
         "import expkit.monitor.terminal.dashboard as d, expkit.monitor as m, expkit.monitor.terminal as t\n"
         "def fail(*a): raise ZeroDivisionError('planted')\n"
         f"d.draw_frame = fail\nt.show_live(m.TrainingMonitor({str(run)!r}, index=False), 1)"
     )
-    session = begin([sys.executable, "-c", code])
-    assert session.end() == 1 and left_as_it_was(session)
-    assert session.output.index(b"?1049l") < session.output.index(b"ZeroDivisionError: planted")
+    broken = begin([sys.executable, "-c", code])
+    signalled = {
+        (number, status): begin([*COMMAND, str(run), "--interval", "100"])
+        for number, status in ((signal.SIGINT, 0), (signal.SIGTERM, 143))
+    }
+    for (number, status), session in signalled.items():
+        session.until(lambda text: "q quit" in text)
+        session.process.send_signal(number)
+        assert session.end() == status and left_as_it_was(session) and b"Traceback" not in session.output
+    assert broken.end() == 1 and left_as_it_was(broken)
+    assert broken.output.index(b"?1049l") < broken.output.index(b"ZeroDivisionError: planted"), "it is seen"
 
 
 def test_without_a_keyboard_it_shows_all_the_same(begin: Callable[..., Session], run: Path) -> None:
@@ -181,9 +179,12 @@ def test_a_terminal_whose_cursor_cannot_be_moved_gets_lines(begin: Callable[...,
 
 def test_one_look_in_a_file_is_one_plain_frame(run: Path) -> None:
     environment = clean_environment() | {"LC_ALL": "C.UTF-8", "COLUMNS": "100", "LINES": "30", "FORCE_COLOR": "1"}
-    done = subprocess.run(
-        [*COMMAND, str(run), "--terminal"], capture_output=True, text=True, cwd=REPOSITORY, env=environment, check=True
+    code = (
+        f"import sys; from expkit.cli.main import main; main(['monitor', {str(run)!r}, '--terminal'])\n"
+        "print(*({'torch', 'matplotlib', 'pandas', 'wandb'} & set(sys.modules)), file=sys.stderr, end='')"
     )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=environment, check=True)
     lines = done.stdout.split("\n")
     assert "\x1b" not in done.stdout and len(lines) == 30 and max(map(len, lines)) <= 100
     assert "30 of 30 points" in done.stdout and done.stderr == ""
