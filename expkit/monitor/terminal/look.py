@@ -123,7 +123,7 @@ def detect_look(out: TextIO, environment: Mapping[str, str] = os.environ) -> Loo
     movable = out.isatty() and term not in ("", "dumb", "unknown")
     return Look(
         colours=_colours(term, environment) if movable else "none",
-        unicode=_is_utf8(out, environment),
+        unicode=_is_utf8(out, environment) and term != "linux",  # whose font has no braille
         light=environment.get("COLORFGBG", "").rpartition(";")[2] in ("7", "15"),
         movable=movable,
     )

@@ -218,6 +218,7 @@ class Stream:
         ({"TERM": "xterm-256color", "LANG": "C", "LC_CTYPE": "C.UTF-8"}, ("256", False, True)),
         ({"TERM": "xterm-256color", "LANG": "de_DE.UTF-8", "LC_ALL": "POSIX"}, ("256", False, True)),
         ({"TERM": "xterm-256color", "LANG": "C.UTF-8", "NO_COLOR": "1"}, ("none", True, True)),
+        ({"TERM": "linux", "LANG": "C.UTF-8", "COLORTERM": "truecolor"}, ("truecolor", False, True)),
         ({"TERM": "dumb", "LANG": "C.UTF-8"}, ("none", True, False)),
         ({"LANG": "C.UTF-8"}, ("none", True, False)),
     ],
