@@ -186,6 +186,8 @@ class RunFeed:
     def _begin_anew(self) -> None:
         self._read_generation = self._reader.generation
         self.curves, self.last, self.records, self._indexed = {}, {}, 0, 0
+        for source in self._events:
+            source.clear_if_gone()
         self.recent.clear()
         self.generation += 1
         self.version += 1
@@ -257,6 +259,12 @@ class _Events:
             self.entries.append(entry)
             changed = True
         return self._clear_if_anew() or changed
+
+    def clear_if_gone(self) -> None:
+        """Forget what was read if the file is there no more."""
+        if not self.reader.path.exists():
+            self.reader.close()
+            self.entries.clear()
 
     def _clear_if_anew(self) -> bool:
         anew = self.reader.generation != self._generation

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from expkit.plots.curve import Curve
 from expkit.record import to_number
+
+if TYPE_CHECKING:
+    from expkit.plots.curve import Curve
 
 __all__ = ["LOSSES", "Line", "Panel", "evenly", "group", "make_panels", "numbers"]
 

@@ -83,14 +83,17 @@ def test_a_resume_that_cuts_the_journal_back_begins_anew(run: Path, feed: RunFee
 
 def test_a_run_directory_may_go_and_come_again(run: Path, feed: RunFeed) -> None:
     write(run, range(100))
+    line = {"step": 5, "time": 1.0, "severity": "WARNING", "kind": "nan", "message": "m"}
+    (run / "logs" / "events.jsonl").write_bytes(orjson.dumps(line) + b"\n")
     feed.refresh()
     shutil.rmtree(run)
     feed.refresh()
-    assert len(points(feed)) == 100, "what was seen stays to be seen"
+    assert (len(points(feed)), len(feed.events)) == (100, 1), "what was seen stays to be seen"
     run.mkdir()
     write(run, range(7))
     feed.refresh()
     assert [step for step, _ in points(feed)] == list(range(7))
+    assert feed.events == []
 
 
 def test_rotated_parts_are_one_journal(run: Path, feed: RunFeed) -> None:
