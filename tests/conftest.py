@@ -15,6 +15,10 @@ from typing import Any
 import pytest
 import yaml
 
+# Hundreds of processes are started here: none of them has to compile the whole project.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # OmegaConf reads YAML with Python's own parser; with libyaml's, the same, composing takes two thirds of the time.
 yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 

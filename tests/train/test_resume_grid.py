@@ -207,7 +207,7 @@ def name(case: Case) -> str:
 
 @pytest.mark.parametrize(
     "case",
-    [pytest.param(case, marks=[pytest.mark.slow] if number > 5 else []) for number, case in enumerate(covering())],
+    [pytest.param(case, marks=[pytest.mark.slow] if number > 3 else []) for number, case in enumerate(covering())],
     ids=name,
 )
 def test_stopped_and_resumed_three_times_it_is_the_run_that_never_was(tmp_path: Path, case: Case) -> None:

@@ -89,7 +89,7 @@ def test_every_option_takes_every_theme(file: Path, theme: str) -> None:
         kind(**arguments | {"viz_interval": 0})
 
 
-@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [0.0, pytest.param(float("nan"), marks=pytest.mark.slow), float("inf")])
 def test_weights_that_say_nothing_are_drawn_or_left_out(
     file: Path, page: Path, context: PlotContext, value: float
 ) -> None:
