@@ -17,6 +17,7 @@ from expkit.events import decode_event
 from expkit.experiment import RunDir
 from expkit.files import read_json
 from expkit.journal import JournalReader
+from expkit.monitor.detail import Detail
 from expkit.monitor.history import history_entries
 from expkit.monitor.index import Index, load_index, save_index
 from expkit.plots.columns import add_entries
@@ -32,6 +33,8 @@ _EVENTS = 1000
 _RECENT = 256
 #: Bins of a curve, by how many metrics there are: at most about 64 MiB of them in all.
 _FINE, _MEDIUM, _COARSE = 8192, 2048, 512
+#: With fewer bins than that to show a range, its part of the journal is read again.
+_FEW_BINS = 300
 
 
 class RunFeed:
@@ -69,6 +72,7 @@ class RunFeed:
         self.config: dict[str, Any] = {}
         self.caught_up = False
         self._reader = JournalReader(run.metrics)
+        self._detail = Detail(run.metrics)
         self._read_generation = 0
         self._broken = 0  # before this reader
         self._uses_index = index
@@ -130,6 +134,18 @@ class RunFeed:
         """Return the epochs at steps, with fractions."""
         return self._along("epoch", steps, from_zero=False)
 
+    def detail(self, name: str, first: float, last: float) -> Curve | None:
+        """Return a metric's curve from about one step to another, read from the journal again.
+
+        None where the bins tell as much, or where it is too much to read.
+        """
+        curve = self.curves[name]
+        bins, width = curve.resolution((first, last))
+        if width == 1 or bins >= _FEW_BINS:
+            return None
+        found = self._detail.curves(first, last, self.records)
+        return found.get(name) if found is not None else None
+
     def _along(self, name: str, steps: NDArray[np.float64], from_zero: bool) -> NDArray[np.float64]:
         at, values = self.curves[name].line() if name in self.curves else ([], [])
         if not at:
@@ -189,6 +205,7 @@ class RunFeed:
         for source in self._events:
             source.clear_if_gone()
         self.recent.clear()
+        self._detail.clear()
         self.generation += 1
         self.version += 1
 

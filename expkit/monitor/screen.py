@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from expkit.detectors.base import Severity
 from expkit.errors import UserError
+from expkit.monitor.axis import Along, Axis, axis_of
 from expkit.monitor.feed import RunFeed
 from expkit.monitor.state import RunState
 from expkit.plots.choosing import telling_groups
@@ -16,12 +17,15 @@ from expkit.plots.curve import Curve
 from expkit.plots.panels import LOSSES, Line, Panel, make_panels
 from expkit.record import RESERVED
 
-__all__ = ["ALONG", "Along", "Screen", "View", "compose", "metric_names"]
-
-Along = Literal["step", "time", "epoch"]
-ALONG: tuple[Along, ...] = ("step", "time", "epoch")
-
-_UNITS = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
+__all__ = [
+    "Screen",
+    "View",
+    "compose",
+    "curve_seen",
+    "find_group",
+    "make_panel",
+    "metric_names",
+]
 
 _MOST_PANELS = 4
 _MOST_MARKS = 50
@@ -43,11 +47,13 @@ class View:
 
     Attributes:
         metrics: a panel each: names or patterns as in a shell, several in a panel joined by `+`
-            ("train_loss+val_loss", "blob/*"). None: the guide's four panels, or the most telling ones.
+            ("train_loss+val_loss", "blob/*"). What is the name of a metric, or the title of a usual panel, is that
+            and no pattern. None: the usual panels, which are the guide's four, or the most telling ones.
         along: what the horizontal axes are.
         logarithmic: whether vertical axes are; None: where it is telling.
         bins: points of a line, for faces that can show only so many; None for all that are kept.
-        between: the part of the steps that is seen; None for all.
+        between: the part of the horizontal axis that is seen, in its unit; None for all. Where it has few bins, it is
+            read from the journal again.
     """
 
     metrics: Sequence[str] | None = None
@@ -84,8 +90,7 @@ def compose(feeds: Sequence[RunFeed], states: Sequence[RunState], view: View) ->
     """
     notes: list[str] = []
     groups = _wanted(feeds, view.metrics, notes) if view.metrics else _usual(feeds, notes)
-    axis = _axis(feeds, view.along)
-    panels = [_panel(title, names, feeds, view, axis, place) for place, (title, names) in enumerate(groups.items())]
+    panels = [make_panel(title, names, feeds, view, place) for place, (title, names) in enumerate(groups.items())]
     notes += _remarks(feeds, states)
     heading = feeds[0].name if len(feeds) == 1 else f"{len(feeds)} runs: {', '.join(feed.name for feed in feeds)}"
     return Screen(heading, states, panels, notes)
@@ -117,17 +122,24 @@ def _usual(feeds: Sequence[RunFeed], notes: list[str]) -> dict[str, list[str]]:
 
 def _wanted(feeds: Sequence[RunFeed], metrics: Sequence[str], notes: list[str]) -> dict[str, list[str]]:
     """Return title -> metrics of the panels that somebody has named."""
+    if not all(wanted.strip("+ ") for wanted in metrics):
+        raise UserError(f"--metrics {','.join(metrics)}: a name is empty; write train_loss+val_loss,blob/*")
+    return dict(find_group(wanted, feeds, notes) for wanted in metrics)
+
+
+def find_group(wanted: str, feeds: Sequence[RunFeed], notes: list[str]) -> tuple[str, list[str]]:
+    """Return title and metrics of one panel that somebody has named as in `View.metrics`; say what is not there."""
     names = metric_names(feeds)
-    groups: dict[str, list[str]] = {}
-    for wanted in metrics:
-        patterns = [pattern.strip() for pattern in wanted.split("+") if pattern.strip()]
-        if not patterns:
-            raise UserError(f"--metrics {','.join(metrics)}: a name is empty; write train_loss+val_loss,blob/*")
-        found = [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
-        if not found:
-            notes.append(f"there is no metric {wanted} (yet){_similar(patterns[0], names)}")
-        groups[wanted if len(found) != 1 else found[0]] = found
-    return groups
+    if wanted in names:
+        return wanted, [wanted]
+    usual = _usual(feeds, [])
+    if wanted in usual:
+        return wanted, usual[wanted]
+    patterns = [pattern.strip() for pattern in wanted.split("+") if pattern.strip()]
+    found = [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    if not found:
+        notes.append(f"there is no metric {wanted} (yet){_similar(patterns[0] if patterns else wanted, names)}")
+    return wanted if len(found) != 1 else found[0], found
 
 
 def _similar(pattern: str, names: Sequence[str]) -> str:
@@ -137,47 +149,17 @@ def _similar(pattern: str, names: Sequence[str]) -> str:
     return f": {', '.join(close)} are some that there are" if close else ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Axis:
-    """A horizontal axis: its name, and for each feed what turns its steps into places; None for steps themselves."""
-
-    name: str
-    places: Mapping[str, Callable[[Any], Any]] | None = None
-
-    def of(self, feed: RunFeed, curve: Curve) -> Curve:
-        return curve.over(self.places[str(feed.run.root)]) if self.places is not None else curve
-
-
-def _axis(feeds: Sequence[RunFeed], along: Along) -> _Axis:
-    """Return the axis; time is in the largest unit of which the longest run has two."""
-    if along == "step":
-        return _Axis("step")
-    if along == "epoch":
-        return _Axis("epoch", {str(feed.run.root): feed.epochs for feed in feeds})
-    longest = max((feed.duration for feed in feeds), default=0.0)
-    unit, seconds = next((each for each in _UNITS if longest >= 2 * each[1]), _UNITS[-1])
-    places = {str(feed.run.root): _scaled(feed.seconds, seconds) for feed in feeds}
-    return _Axis(f"{unit} since the first record", places)
-
-
-def _scaled(places: Callable[[Any], Any], unit: float) -> Callable[[Any], Any]:
-    return lambda steps: places(steps) / unit
-
-
-def _panel(title: str, names: Sequence[str], feeds: Sequence[RunFeed], view: View, axis: _Axis, place: int) -> Panel:
+def make_panel(title: str, names: Sequence[str], feeds: Sequence[RunFeed], view: View, place: int) -> Panel:
+    """Return the panel of some metrics of runs; `place` chooses colours, for metrics that have none of their own."""
+    axis = axis_of(feeds, view.along)
     if len(feeds) == 1:
-        curves = {name: axis.of(feeds[0], _curve(feeds[0], name, view)) for name in names}
+        curves = {name: curve_seen(feeds[0], name, view, axis) for name in names}
         lines: Sequence[Line] = make_panels({title: names}, curves)[0].lines
         if not any(name.startswith(("train_", "val_")) or name in LOSSES for name in names):
             lines = [replace(line, colour=2 + (place + index) % 6) for index, line in enumerate(lines)]
     else:
         lines = [
-            Line(
-                feed.name if len(names) == 1 else f"{feed.name}: {name}",
-                axis.of(feed, _curve(feed, name, view)),
-                number,
-                dash,
-            )
+            Line(_label(feed, name, names), curve_seen(feed, name, view, axis), number, dash)
             for number, feed in enumerate(feeds)
             for dash, name in enumerate(names)
             if name in feed.curves
@@ -194,19 +176,27 @@ def _panel(title: str, names: Sequence[str], feeds: Sequence[RunFeed], view: Vie
     )
 
 
-def _curve(feed: RunFeed, name: str, view: View) -> Curve:
+def _label(feed: RunFeed, name: str, names: Sequence[str]) -> str:
+    return feed.name if len(names) == 1 else f"{feed.name}: {name}"
+
+
+def curve_seen(feed: RunFeed, name: str, view: View, axis: Axis) -> Curve:
+    """Return what is to be seen of a metric: the part and the points that a view wants, over its axis."""
     curve = feed.curves[name]
-    if view.bins is not None or view.between is not None:
-        curve = curve.thinned(view.bins or 1 << 20, view.between)
-    return curve
+    between = axis.steps(feed, view.between) if view.between is not None else None
+    if between is not None:
+        curve = feed.detail(name, *between) or curve
+    if view.bins is not None or between is not None:
+        curve = curve.thinned(view.bins or 1 << 20, between)
+    return axis.over(feed, curve)
 
 
-def _marks(feeds: Sequence[RunFeed], axis: _Axis) -> list[float]:
+def _marks(feeds: Sequence[RunFeed], axis: Axis) -> list[float]:
     """Return where the last critical events and warnings were: of one run; of several, nobody could tell whose."""
     if len(feeds) != 1:
         return []
     steps = sorted(entry["step"] for entry in feeds[0].events if entry["severity"] != Severity.INFO)[-_MOST_MARKS:]
-    return axis.of(feeds[0], Curve(steps, steps)).line()[0]
+    return axis.over(feeds[0], Curve(steps, steps)).line()[0]
 
 
 def _remarks(feeds: Sequence[RunFeed], states: Sequence[RunState]) -> list[str]:

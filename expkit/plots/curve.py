@@ -116,6 +116,12 @@ class Curve:
             averages.append(mean + decay * (averages[-1] - mean) if averages else mean)
         return table[_STEP].tolist(), averages
 
+    def resolution(self, between: tuple[float, float]) -> tuple[int, int]:
+        """Return how many bins show the steps from one to another, and how many values are in a bin."""
+        table = self._all()
+        start, end = np.searchsorted(table[_STEP], between)
+        return int(end - start), self._width
+
     def noisy(self, logarithmic: bool = False) -> bool:
         """Whether a long line often turns, by more than 1 % of its height: then its average says more.
 
@@ -148,7 +154,7 @@ class Curve:
         Args:
             bins: at most; at least 2.
             between: the first and the last step to keep; a bin beyond each end stays, for a line that leaves the
-                picture.
+                picture. Its count is then that of what is kept.
         """
         table = self._all()
         if between is not None and table.shape[1]:
@@ -156,7 +162,8 @@ class Curve:
             end = int(np.searchsorted(table[_STEP], between[1], "right"))
             table = table[:, max(0, start - 1) : end + 1]
         made = Curve(bins=bins)
-        made._width, made._in_bins = self._width, self._in_bins + len(self._values)
+        made._width = self._width
+        made._in_bins = min(self._in_bins + len(self._values), table.shape[1] * self._width)
         while table.shape[1] > bins:
             odd, table = table[:, table.shape[1] & ~1 :], _merged(table[:, : table.shape[1] & ~1])
             table = np.concatenate([table, odd], axis=1)
