@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from expkit.errors import UserError
-from expkit.monitor.screen import ALONG
+from expkit.monitor.axis import ALONG
 from expkit.monitor.text import heading_line
 from expkit.plots.drawing import ThemeName, draw_grid, find_theme
 

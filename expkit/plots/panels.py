@@ -74,17 +74,6 @@ class Panel:
         telling = high > 10 * low and any(word in self.title for word in _LOGARITHMIC)
         return low > 0 and not self.stepped and (telling if self.logarithmic is None else self.logarithmic)
 
-    def bounds(self) -> tuple[float, float] | None:
-        """Return the least and the greatest value of all lines, or None if there is none."""
-        found = [bounds for line in self.lines if (bounds := line.curve.bounds()) is not None]
-        return (min(low for low, _ in found), max(high for _, high in found)) if found else None
-
-    def is_logarithmic(self) -> bool:
-        """Whether values are shown on a logarithmic axis: never, if one is 0 or less."""
-        low, high = self.bounds() or (0.0, 0.0)
-        telling = high > 10 * low and any(word in self.title for word in _LOGARITHMIC)
-        return low > 0 and (telling if self.logarithmic is None else self.logarithmic)
-
 
 def group(names: Iterable[str]) -> dict[str, list[str]]:
     """Return title -> metrics of one panel: train_accuracy and val_accuracy are seen together, and all losses are."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from expkit.monitor.screen import ALONG, Along
+from expkit.monitor.axis import ALONG, Along
 from expkit.monitor.terminal.chart import CONSTANTS
 
 __all__ = ["HELP", "Controls"]
