@@ -62,7 +62,9 @@ class Browser:
         port, path = self._listening()
         self._number, self._session = 0, None
         self._open = contextlib.ExitStack()
-        self._socket = self._open.enter_context(connect(f"ws://127.0.0.1:{port}{path}", max_size=None, proxy=None))
+        self._socket = self._open.enter_context(
+            connect(f"ws://127.0.0.1:{port}{path}", max_size=None, proxy=None, ping_interval=None)
+        )
         target = self._ask("Target.createTarget", url="about:blank")["targetId"]
         self._session = self._ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Network", "Runtime", "Log"):

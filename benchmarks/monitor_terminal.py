@@ -1,0 +1,131 @@
+"""What looking at a run of a million records costs: one function for each face."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from expkit.experiment import RunDir
+from expkit.journal import Journal
+from expkit.record import Record
+
+__all__ = ["TEXT", "THREADS", "measure", "measure_terminal", "write_run"]
+
+RECORDS = 1_000_000
+REFRESHES = 20
+THREADS = "one thread"
+TEXT = """\
+`expkit monitor` on a journal of 1,000,000 records of 8 metrics, each row in a process of its own. *Cold*: there is no
+sidecar index; *warm*: there is one. *First picture*: from the start of the process until it is drawn, imports included.
+A refresh reads 10 new records and draws everything again: CPU time (`time.process_time`), mean of 20. Resident: the
+most that the process had (`ru_maxrss`).
+
+*Terminal*: four panels, colours, the text with its escape codes as it is written."""
+
+_TERMINAL = """
+import json, resource, sys, time
+from expkit.journal import Journal
+from expkit.monitor import TrainingMonitor
+from expkit.monitor.terminal.controls import Controls
+from expkit.monitor.terminal.dashboard import draw_frame
+from expkit.monitor.terminal.look import Look
+from expkit.record import Record
+run, refreshes, began = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+look, controls = Look(colours="256"), Controls()
+def draw(size):
+    monitor.refresh()
+    return look.render(draw_frame(monitor, controls, look, size), size[0])
+with TrainingMonitor(run) as monitor:
+    draw((80, 24))
+    found = {"first": time.time() - began}
+    last = dict(monitor.feeds[0].last)
+    step = int(last.pop("step"))
+    metrics = {name: value for name, value in last.items() if name not in ("time", "epoch")}
+    for size in ((80, 24), (200, 60)):
+        took = 0.0
+        for number in range(refreshes):
+            with Journal(monitor.feeds[0].run.metrics) as journal:
+                for _ in range(10):
+                    step += 1
+                    journal.write(Record(step, 1, time.time(), metrics))
+            before = time.process_time()
+            draw(size)
+            took += time.process_time() - before
+        found[f"{size[0]}x{size[1]}"] = 1000 * took / refreshes
+found["resident"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+found["torch"] = "torch" in sys.modules
+print(json.dumps(found))
+"""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured: (what, figure) in the order of the table."""
+
+    rows: Sequence[tuple[str, float]]
+
+    def markdown(self) -> str:
+        """Return the figures as a Markdown table."""
+        return "\n".join(["| what | |", "|---|---:|", *(f"| {what} | {figure:.2f} |" for what, figure in self.rows)])
+
+
+def measure(records: int = RECORDS, refreshes: int = REFRESHES) -> Figures:
+    """Return what each face costs. POSIX only."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = write_run(Path(folder) / "run", records)
+        return Figures(measure_terminal(run, refreshes))
+
+
+def write_run(root: Path, records: int) -> RunDir:
+    """Write a journal of so many records of 8 metrics, and return its run."""
+    run = RunDir(root)
+    run.logs.mkdir(parents=True)
+    run.config.write_text("{}")
+    noise = random.Random(0)
+    with Journal(run.metrics) as journal:
+        for step in range(1, records + 1):
+            level = 5 * math.exp(-4 * step / records) + noise.gauss(0.2, 0.05)
+            values = {f"metric_{number}": level + number for number in range(5)}
+            values |= {"train_loss": level, "gradient_norm": 2 * level, "learning_rate": 1e-3}
+            journal.write(Record(step, 1, 1.7e9 + step, values), flush=step % 1000 == 0)
+    return run
+
+
+def measure_terminal(run: RunDir, refreshes: int) -> list[tuple[str, float]]:
+    """Return the rows of the terminal's face."""
+    found = {}
+    for name in ("cold", "warm"):
+        found[name] = _in_a_process(_TERMINAL, run, refreshes)
+        if found[name]["torch"]:
+            raise RuntimeError("the terminal's face has imported torch")
+    warm = found["warm"]
+    return [
+        ("terminal: first picture, cold, seconds", found["cold"]["first"]),
+        ("terminal: first picture, warm, seconds", warm["first"]),
+        ("terminal: a refresh at 80 x 24, ms of CPU", warm["80x24"]),
+        ("terminal: a refresh at 200 x 60, ms of CPU", warm["200x60"]),
+        ("terminal: resident memory, cold, MB", found["cold"]["resident"]),
+        ("terminal: resident memory, warm, MB", warm["resident"]),
+    ]
+
+
+def _in_a_process(code: str, run: RunDir, refreshes: int) -> dict[str, float]:
+    arguments = [str(run.root), str(refreshes), str(time.time())]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        check=True,
+        capture_output=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    made: dict[str, float] = orjson.loads(done.stdout)
+    return made
