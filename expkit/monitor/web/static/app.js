@@ -113,6 +113,7 @@ function wire() {
   setTheme(saved === "light" ? "light" : "dark");
   $("theme").addEventListener("click", () => {
     setTheme(settings.theme === "dark" ? "light" : "dark");
+    if (state !== null) showRuns(state, settings, toggleRun);
     ask();
   });
   $("along").addEventListener("change", () => {
