@@ -100,7 +100,9 @@ def _traces(panel: Panel, line: Line, theme: Theme, logarithmic: bool, smoothing
     steps, values = line.curve.line()
     smooth = line.curve.noisy(logarithmic) if smoothing is None else smoothing > 0 and len(values) > 2
     traces: list[dict[str, Any]] = []
+    hover = "%{y:.6~g}"
     if smooth and not panel.stepped:
+        hover = "%{y:.6~g} on average"
         traces.append(
             {
                 **common, "x": _steps(steps), "y": _values(values), "mode": "lines", "hovertemplate": "%{y:.6~g}",
@@ -113,7 +115,7 @@ def _traces(panel: Panel, line: Line, theme: Theme, logarithmic: bool, smoothing
     traces.append(
         {
             **common, "x": _steps(steps), "y": _values(values), "mode": mode, "line": {**strong, **shape},
-            "marker": {"color": colour, "size": 6}, "hovertemplate": "%{y:.6~g}",
+            "marker": {"color": colour, "size": 6}, "hovertemplate": hover,
         }
     )  # fmt: skip
     missing = line.curve.nonfinite_steps
