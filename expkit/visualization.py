@@ -12,8 +12,9 @@ from typing import Any
 from expkit.errors import UserError
 from expkit.files import remove_stale_temporaries
 from expkit.plots.curve import Curve
-from expkit.plots.drawing import ThemeName, draw_panels, find_theme, save_figure
+from expkit.plots.drawing import draw_panels, save_figure
 from expkit.plots.panels import LOSSES, Line, Panel, evenly, group, make_panels, numbers
+from expkit.plots.themes import ThemeName, find_theme
 from expkit.plots.wave import collect_waves, draw_waves
 from expkit.schedule import Every, Progress
 

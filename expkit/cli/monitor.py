@@ -84,7 +84,7 @@ def _check(options: argparse.Namespace) -> None:
     Raises:
         UserError: it does not.
     """
-    from expkit.plots.drawing import find_theme
+    from expkit.plots.themes import find_theme
 
     if not options.interval > 0 or options.interval == float("inf"):
         raise UserError(f"--interval {options.interval:g}: give a number of seconds above 0")

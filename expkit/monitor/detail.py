@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from expkit.journal.format import decode
 from expkit.journal.reader import parts_of
-from expkit.monitor.columns import add_entries
+from expkit.plots.columns import add_entries
 from expkit.plots.curve import Curve
 
 __all__ = ["Detail"]

@@ -13,7 +13,7 @@ from expkit.experiment import RunDir
 from expkit.monitor.feed import RunFeed
 from expkit.monitor.screen import Screen, View, compose
 from expkit.monitor.state import RunState, StateReader
-from expkit.plots.drawing import ThemeName
+from expkit.plots.themes import ThemeName
 
 __all__ = ["TrainingMonitor"]
 

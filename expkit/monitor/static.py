@@ -7,7 +7,8 @@ from pathlib import Path
 from expkit.errors import UserError
 from expkit.monitor.screen import Screen
 from expkit.monitor.text import heading_line
-from expkit.plots.drawing import ThemeName, draw_grid, find_theme, save_figure
+from expkit.plots.drawing import draw_grid, save_figure
+from expkit.plots.themes import ThemeName, find_theme
 
 __all__ = ["KINDS", "save_screen"]
 

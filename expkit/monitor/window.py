@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from expkit.errors import UserError
 from expkit.monitor.axis import ALONG
 from expkit.monitor.text import heading_line
-from expkit.plots.drawing import ThemeName, draw_grid, find_theme
+from expkit.plots.drawing import draw_grid
+from expkit.plots.themes import ThemeName, find_theme
 
 if TYPE_CHECKING:
     from expkit.monitor.monitor import TrainingMonitor

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from expkit.plots.drawing import ThemeName, find_theme
+from expkit.plots.themes import ThemeName, find_theme
 
 if TYPE_CHECKING:
     from torch import nn

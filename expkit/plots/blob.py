@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from expkit.plots.base import NOTHING, Plot, PlotContext, PlotSource
 from expkit.plots.canvas import finish, new_figure, style_axes
-from expkit.plots.drawing import Theme, ThemeName, save_figure
+from expkit.plots.drawing import save_figure
 from expkit.plots.journal_curves import JournalCurves
+from expkit.plots.themes import Theme, ThemeName
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from expkit.plots.drawing import Theme
+from expkit.plots.themes import Theme
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

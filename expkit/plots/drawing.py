@@ -7,22 +7,19 @@ thread, and whatever somebody has set for their own pictures.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from expkit.errors import UserError
 from expkit.files import atomic_writer
 from expkit.plots.panels import Line, Panel
+from expkit.plots.themes import Theme
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.gridspec import SubplotSpec
 
-__all__ = ["THEMES", "Theme", "ThemeName", "draw_grid", "draw_panels", "find_theme", "save_figure"]
-
-ThemeName = Literal["dark", "light", "print"]
+__all__ = ["draw_grid", "draw_panels", "save_figure"]
 
 _WIDTH = 11.0  # inches
 _DPI = 120
@@ -33,66 +30,6 @@ _IN_LEGEND = 24
 _Dashes = Literal["-", "--", ":", "-."]
 _DASHES: tuple[_Dashes, ...] = ("-", "--", ":", "-.")
 _WHOLE = ("step", "epoch")
-
-
-@dataclass(frozen=True, slots=True)
-class Theme:
-    """Colours. Those of `cycle` are told apart by people with any kind of colour vision.
-
-    With `dashed` the lines differ in their style too, for paper without colours.
-    """
-
-    figure: str
-    axes: str
-    text: str
-    muted: str
-    grid: str
-    alert: str
-    cycle: tuple[str, ...]
-    dashed: bool = False
-
-
-THEMES: dict[str, Theme] = {
-    "dark": Theme(
-        figure="#0f1419",
-        axes="#161c24",
-        text="#e6e9ee",
-        muted="#95a0ae",
-        grid="#2b3440",
-        alert="#ff5d5d",
-        cycle=("#56b4f0", "#f5a742", "#4fd1a1", "#ef6f9f", "#b49cf5", "#ece066", "#f07f5b", "#a9b4c2"),
-    ),
-    "light": Theme(
-        figure="#ffffff",
-        axes="#ffffff",
-        text="#1b222b",
-        muted="#5b6673",
-        grid="#e1e5ea",
-        alert="#c62828",
-        cycle=("#0068b0", "#d2600a", "#00855f", "#c0357a", "#6a4fc4", "#8f7a00", "#8c4a3a", "#5b6673"),
-    ),
-    "print": Theme(
-        figure="#ffffff",
-        axes="#ffffff",
-        text="#000000",
-        muted="#404040",
-        grid="#dddddd",
-        alert="#000000",
-        cycle=("#000000", "#808080"),
-        dashed=True,
-    ),
-}
-
-
-def find_theme(name: str) -> Theme:
-    """Return the theme called `name`.
-
-    Raises:
-        UserError: (a ValueError) there is none.
-    """
-    if not isinstance(name, str) or name not in THEMES:
-        raise UserError(f"theme={name}: choose {', '.join(list(THEMES)[:-1])} or {list(THEMES)[-1]}")
-    return THEMES[name]
 
 
 def draw_panels(

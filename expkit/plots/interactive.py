@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expkit.errors import UserError
-from expkit.plots.drawing import Theme
 from expkit.plots.panels import Line, Panel
+from expkit.plots.themes import Theme
 
 __all__ = ["library", "look_of", "make_figure", "plain", "said_of"]
 

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from expkit.plots.base import Plot, PlotContext, PlotSource
 from expkit.plots.canvas import apart, colour_bar, finish, new_figure, sequential, style_axes
-from expkit.plots.drawing import Theme, ThemeName, save_figure
+from expkit.plots.drawing import save_figure
+from expkit.plots.themes import Theme, ThemeName
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

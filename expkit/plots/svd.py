@@ -15,8 +15,9 @@ import numpy.typing as npt
 from expkit.plots.base import Plot, PlotContext, PlotSource
 from expkit.plots.canvas import DASHES, apart, finish, in_depth, new_figure, shown, style_axes
 from expkit.plots.curve import Curve
-from expkit.plots.drawing import Theme, ThemeName, save_figure
+from expkit.plots.drawing import save_figure
 from expkit.plots.journal_curves import JournalCurves
+from expkit.plots.themes import Theme, ThemeName
 from expkit.svd.thresholds import SwitchThresholds
 
 if TYPE_CHECKING:

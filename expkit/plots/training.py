@@ -8,9 +8,10 @@ from typing import Any, Literal
 from expkit.journal import is_volatile
 from expkit.plots.base import Plot, PlotContext
 from expkit.plots.choosing import telling_groups
-from expkit.plots.drawing import ThemeName, draw_panels, save_figure
+from expkit.plots.drawing import draw_panels, save_figure
 from expkit.plots.journal_curves import JournalCurves
 from expkit.plots.panels import LOSSES, make_panels
+from expkit.plots.themes import ThemeName
 
 __all__ = ["TrainingPlot"]
 

@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from expkit.plots.base import NOTHING, Plot, PlotContext, PlotSource
 from expkit.plots.canvas import DASHES, colour_bar, cyclic, finish, new_figure, sequential, style_axes
-from expkit.plots.drawing import Theme, ThemeName, save_figure
+from expkit.plots.drawing import save_figure
+from expkit.plots.themes import Theme, ThemeName
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

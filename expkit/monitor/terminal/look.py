@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from expkit.plots.drawing import THEMES, Theme
+from expkit.plots.themes import THEMES, Theme
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

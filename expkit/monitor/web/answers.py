@@ -14,13 +14,14 @@ import numpy as np
 
 from expkit.errors import UserError
 from expkit.journal import is_volatile
+from expkit.monitor.axis import ALONG, Along, axis_of
 from expkit.monitor.feed import RunFeed
 from expkit.monitor.monitor import TrainingMonitor
-from expkit.monitor.screen import ALONG, Along, View, curve_seen, find_group, make_panel, metric_names, places_of
+from expkit.monitor.screen import View, curve_seen, find_group, make_panel, metric_names
 from expkit.plots.curve import Curve
-from expkit.plots.drawing import THEMES, Theme, find_theme
 from expkit.plots.interactive import look_of, make_figure, said_of
 from expkit.plots.panels import Line, Panel
+from expkit.plots.themes import THEMES, Theme, find_theme
 
 __all__ = ["Query", "memory", "metrics", "panels", "state_of"]
 
@@ -128,7 +129,7 @@ def _metric(name: str, feeds: Sequence[RunFeed]) -> dict[str, Any]:
 
 
 def _values(feed: RunFeed, name: str, view: View) -> dict[str, Any]:
-    curve = curve_seen(feed, name, view)
+    curve = curve_seen(feed, name, view, axis_of([feed], "step"))
     steps, values = curve.line()
     return {
         "run": feed.name,
@@ -158,11 +159,12 @@ def _panel(
 def _limits(feeds: Sequence[RunFeed], along: Along) -> tuple[float, float] | None:
     """Return where the horizontal axes begin and end: what happened at one step is seen at one place."""
     found: list[float] = []
+    axis = axis_of(feeds, along)
     for feed in feeds:
         steps = [step for curve in feed.curves.values() for step in curve.ends() or ()]
         if steps:
             ends = np.array([min(steps), max(steps)])
-            places = places_of(feed, along)
+            places = axis.places(feed)
             found += [place for place in (ends if places is None else places(ends)).tolist() if math.isfinite(place)]
     if not found:
         return None

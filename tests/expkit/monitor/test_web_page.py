@@ -137,7 +137,7 @@ def test_two_runs_overlay_one_is_hidden_and_the_tools_choose_how_they_look(brows
         browser.run(f"{choose}('smooth', '15', 'input')")
         browser.wait(f"{visible}.length === 2 && {visible}[0].opacity < 0.5")
         browser.run(f"{choose}('along', 'time', 'change')")
-        browser.wait(f"{PLOT}.layout.xaxis.title.text.includes('hours')")
+        browser.wait(f"{PLOT}.layout.xaxis.title.text.includes('since the first record')")
         browser.run("document.getElementById('theme').click()")
         browser.wait(f"{PLOT}.layout.paper_bgcolor === '#ffffff'")
         browser.run("document.getElementById('theme').click()")

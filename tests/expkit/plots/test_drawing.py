@@ -19,8 +19,9 @@ from matplotlib.figure import Figure
 import expkit.visualization
 from expkit import VisualizationManager
 from expkit.plots.curve import Curve
-from expkit.plots.drawing import THEMES, draw_grid, save_figure
+from expkit.plots.drawing import draw_grid, save_figure
 from expkit.plots.panels import Line, Panel
+from expkit.plots.themes import THEMES
 from tests.expkit.plots.helpers import is_whole_png, keep_figures, said
 
 NOISE = [math.exp(-step / 100) + 0.2 * random.Random(step).random() for step in range(1, 401)]

@@ -9,9 +9,9 @@ import orjson
 import pytest
 
 from expkit.plots.curve import Curve
-from expkit.plots.drawing import THEMES
 from expkit.plots.interactive import library, make_figure, plain, said_of
 from expkit.plots.panels import Line, Panel
+from expkit.plots.themes import THEMES
 
 DARK = THEMES["dark"]
 

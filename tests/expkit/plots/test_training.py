@@ -18,8 +18,8 @@ from torch import nn
 import expkit.plots.training
 from expkit.journal import Journal, JournalReader, cut_journal
 from expkit.plots import NOTHING, Plot, PlotContext, PlotSource
-from expkit.plots.drawing import THEMES
 from expkit.plots.samples import SamplesPlot
+from expkit.plots.themes import THEMES
 from expkit.plots.training import TrainingPlot
 from expkit.record import make_record
 from tests.expkit.plots.helpers import is_whole_png, keep_figures, titles
