@@ -79,7 +79,7 @@ def said_of(panel: Panel) -> list[str]:
         if line.curve.nonfinite:
             whose = f"{line.label}: " if len(panel.lines) > 1 else ""
             said.append(
-                f"{whose}{line.curve.nonfinite:,} not finite, from {panel.along} {line.curve.first_nonfinite:,.6g}"
+                f"{whose}{line.curve.nonfinite:,} {panel.missing}, from {panel.along} {line.curve.first_nonfinite:,.6g}"
             )
     return said
 
@@ -124,7 +124,7 @@ def _traces(panel: Panel, line: Line, theme: Theme, logarithmic: bool, smoothing
             {
                 **common, "x": _steps(missing), "y": np.ones(len(missing)), "yaxis": "y2", "mode": "markers",
                 "showlegend": False, "marker": {"color": theme.alert, "symbol": "x", "size": 7},
-                "hovertemplate": "not finite", "cliponaxis": False,
+                "hovertemplate": panel.missing, "cliponaxis": False,
             }
         )  # fmt: skip
     return traces
