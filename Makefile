@@ -4,6 +4,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
 TESTS  ?=
+# Three processes for two cores: tests wait for processes, servers and disks about a third of their time.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; cores = os.cpu_count() or 2; print(cores + (cores + 1) // 2)')
 
 .DEFAULT_GOAL := help
 .PHONY: help train test faults lint format bench clean
@@ -15,10 +17,10 @@ train: $(VENV)/.installed  ## train the default task, or what ARGS says: make tr
 	@$(BIN)/python -m train $(ARGS)
 
 test: $(VENV)/.installed-dev  ## run the whole test suite, or TESTS=tests/train/test_resume.py
-	$(BIN)/python -m pytest -n auto --dist worksteal $(TESTS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(TESTS)
 
 faults: $(VENV)/.installed-dev  ## the long tests of crashes, full disks, kills and resumes: about an hour on 2 cores
-	$(BIN)/python -m pytest -n auto --dist worksteal -m slow
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow
 
 lint: $(VENV)/.installed-dev  ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

@@ -40,11 +40,10 @@ def can_open() -> bool:
 
 
 def show_window(monitor: TrainingMonitor, interval: float, theme: ThemeName = "dark") -> None:
-    """Show a window that follows the runs, until it is closed.
+    """Show a window that follows the runs, until it is closed, or Ctrl-C.
 
     Raises:
         UserError: there is no display, or nothing that could open a window on it.
-        KeyboardInterrupt: Ctrl-C; the window is closed.
     """
     plt = _load_backend()
     if plt is None:
@@ -58,22 +57,13 @@ def show_window(monitor: TrainingMonitor, interval: float, theme: ThemeName = "d
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(f"--window: no window can be opened ({reason}); choose {_OTHERS}") from None
         window = _Window(monitor, figure, interval, theme)
-        interrupted = False
-
-        def interrupt(*_: object) -> None:
-            nonlocal interrupted
-            interrupted = True
-            plt.close(figure)
-
-        before = signal.signal(signal.SIGINT, interrupt)
+        before = signal.signal(signal.SIGINT, lambda *_: plt.close(figure))
         try:
             window.start()
             plt.show(block=True)
         finally:
             signal.signal(signal.SIGINT, before)
             plt.close(figure)
-    if interrupted:
-        raise KeyboardInterrupt
 
 
 class _Window:

@@ -25,7 +25,9 @@ from expkit.errors import UserError
 from expkit.monitor import TrainingMonitor
 from expkit.monitor.web.hub import Hub
 from expkit.monitor.web.server import Server, open_server
+from tests.conftest import ended
 from tests.expkit.monitor.test_screen import write
+from tests.expkit.trackers.conftest import takes_ctrl_c
 
 SCRIPT = "<script>alert(1)</script>"
 
@@ -277,7 +279,8 @@ def test_the_next_free_port_is_taken_and_a_taken_one_refused(run: Path, monkeypa
 
 def test_ctrl_c_ends_it_at_once_also_with_browsers_connected(run: Path) -> None:
     command = [sys.executable, "-m", "expkit", "monitor", str(run), "--web", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with ended(subprocess.Popen(command, **pipes, preexec_fn=takes_ctrl_c)) as process:
         assert process.stdout is not None and process.stderr is not None
         address = process.stdout.readline().split()[0]
         assert address.startswith("http://127.0.0.1:")

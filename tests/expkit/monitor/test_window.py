@@ -155,7 +155,7 @@ def test_ctrl_c_closes_it(display: str, run: Path, quiet: bool) -> None:
 
         signal.signal(signal.SIGINT, signal.default_int_handler)
         threading.Thread(target=interrupt, daemon=True).start()
-        assert main(["monitor", {str(run)!r}, "--window", "--interval", "0.2"]) == 130
+        assert main(["monitor", {str(run)!r}, "--window", "--interval", "0.2"]) == 0
         assert not pyplot.get_fignums()
         """
     done = subprocess.run(
