@@ -6,6 +6,7 @@ import atexit
 import multiprocessing
 import signal
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
@@ -19,6 +20,8 @@ from expkit.sampler import mix
 __all__ = ["Fetch", "IgnoreSignals", "as_it_is", "kill_loaders", "noting_loaders"]
 
 _T = TypeVar("_T")
+
+_MOMENT = 1.0  # seconds in which a process that hung up is seen to be dead
 
 #: The loading processes of this one, those that ignore signals, and none of somebody else's in the same program.
 _loading: weakref.WeakSet[BaseProcess] = weakref.WeakSet()
@@ -81,17 +84,35 @@ def noting_loaders(batches: Iterator[_T], loader: DataLoader[Any] | None = None)
     Args:
         batches: of one epoch.
         loader: where they come from, if it is somebody's own.
+
+    Raises:
+        RuntimeError: one of them was killed.
     """
     if loader is not None and loader.persistent_workers:
         _persistent.add(loader)
     before = set(multiprocessing.active_children())
     try:
-        first = next(batches, None)
-    finally:
-        _loading.update(set(multiprocessing.active_children()) - before)
-    if first is not None:
-        yield first
-        yield from batches
+        try:
+            first = next(batches, None)
+        finally:
+            _loading.update(set(multiprocessing.active_children()) - before)
+        if first is not None:
+            yield first
+            yield from batches
+    except (EOFError, ConnectionError) as error:  # what a connection says whose other end is gone
+        _blame_the_dead(error)
+        raise
+
+
+def _blame_the_dead(error: Exception) -> None:
+    """Raise an error that names the loading process that is dead, if one is. torch may be quicker to say so."""
+    deadline = time.monotonic() + _MOMENT
+    while time.monotonic() < deadline:
+        for process in _loading:
+            if process.exitcode not in (None, 0):
+                how = f"exit code {process.exitcode}" + (" (killed)" if process.exitcode == -9 else "")
+                raise RuntimeError(f"DataLoader worker (pid {process.pid}) is dead: {how}") from error
+        time.sleep(0.01)
 
 
 def kill_loaders() -> None:
