@@ -104,7 +104,7 @@ class Terminal:
         self._listen()
         try:
             self._take()
-        except BaseException:
+        except BaseException:  # whatever it is, a Ctrl-C too: the terminal is as it was
             self.__exit__()
             raise
         return self
