@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from expkit.errors import UserError
 from expkit.monitor.axis import ALONG
 from expkit.monitor.text import heading_line
-from expkit.plots.drawing import draw_grid
+from expkit.plots.drawing import LiveGrid, columns_of
 from expkit.plots.themes import ThemeName, find_theme
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["can_open", "show_window"]
 
 _SIZE = (13.0, 8.4)  # inches
-_BINS = 1000
 _TICK = 0.25  # seconds
 _OTHERS = "--terminal, --web or --static"
 _HELP = "l: logarithmic   x: steps, time or epochs   o: zoom   r: whole   s: save   q: close"
@@ -71,7 +70,8 @@ class _Window:
 
     def __init__(self, monitor: TrainingMonitor, figure: Any, interval: float, theme: ThemeName) -> None:
         self._monitor, self._figure, self._theme = monitor, figure, find_theme(theme)
-        self._view = replace(monitor.view, bins=monitor.view.bins or _BINS)
+        self._grid = LiveGrid(figure, self._theme)
+        self._view = monitor.view
         self._every = max(1, round(interval / _TICK))
         self._ticks = 0
         self._said = ""
@@ -103,7 +103,8 @@ class _Window:
     def _look(self, always: bool = False) -> None:
         """Read what is new, a little at a time so that the window answers, and draw if there is anything."""
         changed = self._monitor.refresh(within=0.3)
-        screen = self._monitor.screen(self._view)
+        pixels = round(self._figure.bbox.width / columns_of(len(self._whole)))
+        screen = self._monitor.screen(replace(self._view, bins=self._view.bins or pixels))
         said = heading_line(screen)
         if changed or always or said != self._said:
             self._said = said
@@ -112,11 +113,10 @@ class _Window:
     def _draw(self, screen: Any) -> None:
         self._note_zoom()
         if not screen.panels:
-            self._figure.clear()
-            self._figure.set_facecolor(self._theme.figure)
+            self._grid.clear()
             self._figure.text(0.5, 0.5, f"{screen.heading}\n{self._said}", ha="center", color=self._theme.text)
         else:
-            draw_grid(self._figure, screen.heading, screen.panels, self._theme, self._said)
+            self._grid.draw(screen.heading, screen.panels, self._said)
         self._figure.supxlabel(_HELP, x=0.01, ha="left", fontsize=8, color=self._theme.muted)
         self._restore_zoom()
         self._figure.canvas.draw_idle()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +32,8 @@ sidecar index; *warm*: there is one. *First picture*: from the start of the proc
 A refresh reads 10 new records and draws everything again: CPU time (`time.process_time`), mean of 20. Resident: the
 most that the process had (`ru_maxrss`).
 
-*Terminal*: four panels, colours, the text with its escape codes as it is written."""
+*Terminal*: four panels, colours, the text with its escape codes as it is written. *Window*: four panels, Tk on a
+display of 1,400 x 1,000 pixels, each drawing until it is shown."""
 
 _TERMINAL = """
 import json, resource, sys, time
@@ -67,6 +70,43 @@ found["torch"] = "torch" in sys.modules
 print(json.dumps(found))
 """
 
+_WINDOW = """
+import json, resource, sys, time
+from expkit.journal import Journal
+from expkit.monitor import TrainingMonitor
+from expkit.monitor.window import _load_backend, _Window
+from expkit.record import Record
+run, refreshes, began = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+plt = _load_backend()
+with TrainingMonitor(run) as monitor:
+    monitor.refresh()
+    figure = plt.figure(figsize=(13, 8.4))
+    window = _Window(monitor, figure, 3600, "dark")
+    window.start()
+    figure.canvas.flush_events()
+    found = {"first": time.time() - began}
+    last = dict(monitor.feeds[0].last)
+    step = int(last.pop("step"))
+    metrics = {name: value for name, value in last.items() if name not in ("time", "epoch")}
+    took = 0.0
+    for number in range(refreshes):
+        with Journal(monitor.feeds[0].run.metrics) as journal:
+            for _ in range(10):
+                step += 1
+                journal.write(Record(step, 1, time.time(), metrics))
+        before = time.process_time()
+        window._look()
+        figure.canvas.flush_events()
+        took += time.process_time() - before
+        if figure.axes[0].get_xlim()[1] < step:
+            raise RuntimeError("the window does not show the last step")
+    found["refresh"] = 1000 * took / refreshes
+found["panels"] = len(figure.axes)
+found["resident"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+found["torch"] = "torch" in sys.modules
+print(json.dumps(found))
+"""
+
 
 @dataclass(frozen=True)
 class Figures:
@@ -83,7 +123,11 @@ def measure(records: int = RECORDS, refreshes: int = REFRESHES) -> Figures:
     """Return what each face costs. POSIX only."""
     with tempfile.TemporaryDirectory() as folder:
         run = write_run(Path(folder) / "run", records)
-        return Figures(measure_terminal(run, refreshes))
+        rows = measure_terminal(run, refreshes)
+        with _display() as display:
+            if display is not None:
+                rows += measure_window(run, refreshes, display)
+        return Figures(rows)
 
 
 def write_run(root: Path, records: int) -> RunDir:
@@ -119,13 +163,42 @@ def measure_terminal(run: RunDir, refreshes: int) -> list[tuple[str, float]]:
     ]
 
 
-def _in_a_process(code: str, run: RunDir, refreshes: int) -> dict[str, float]:
+def measure_window(run: RunDir, refreshes: int, display: str) -> list[tuple[str, float]]:
+    """Return the rows of the window's face; the sidecar index is there from the terminal's."""
+    warm = _in_a_process(_WINDOW, run, refreshes, display)
+    if warm["torch"] or warm["panels"] != 4:
+        raise RuntimeError(f"the window has imported torch, or has not four panels: {warm}")
+    return [
+        ("window: first picture, warm, seconds", warm["first"]),
+        ("window: a refresh, ms of CPU", warm["refresh"]),
+        ("window: resident memory, warm, MB", warm["resident"]),
+    ]
+
+
+@contextmanager
+def _display() -> Iterator[str | None]:
+    """Start a virtual display, or give None where there is no Xvfb."""
+    if shutil.which("Xvfb") is None:
+        yield None
+        return
+    read, write = os.pipe()
+    command = ["Xvfb", "-displayfd", str(write), "-screen", "0", "1400x1000x24", "-nolisten", "tcp"]
+    with subprocess.Popen(command, pass_fds=[write], stderr=subprocess.DEVNULL) as server:
+        os.close(write)
+        try:
+            with os.fdopen(read) as numbers:
+                yield f":{numbers.readline().strip()}"
+        finally:
+            server.terminate()
+
+
+def _in_a_process(code: str, run: RunDir, refreshes: int, display: str = "") -> dict[str, float]:
     arguments = [str(run.root), str(refreshes), str(time.time())]
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         check=True,
-        capture_output=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "DISPLAY": display, "MPLBACKEND": ""},
     )
     made: dict[str, float] = orjson.loads(done.stdout)
     return made
