@@ -13,6 +13,8 @@ _WHERE = {
     "GPUSampler": "expkit.machine",
     "JournalReader": "expkit.journal",
     "MetricsLogger": "expkit.metrics_logger",
+    "ResultsAggregator": "expkit.comparison.aggregator",
+    "ResultsParser": "expkit.comparison.parser",
     "ResumableSampler": "expkit.sampler",
     "SVDMetrics": "expkit.svd",
     "SVDMonitor": "expkit.svd",
@@ -31,6 +33,8 @@ __all__ = ["__version__", *_WHERE]
 
 if TYPE_CHECKING:
     from expkit.checkpoints import CheckpointManager as CheckpointManager
+    from expkit.comparison.aggregator import ResultsAggregator as ResultsAggregator
+    from expkit.comparison.parser import ResultsParser as ResultsParser
     from expkit.config_tracker import ConfigTracker as ConfigTracker
     from expkit.diagnostics.blob import compute_lightweight_blob_metrics as compute_lightweight_blob_metrics
     from expkit.diagnostics.blob import full_blob_analysis as full_blob_analysis

@@ -14,6 +14,7 @@ from expkit.files import check_disk_space
 
 __all__ = [
     "RunDir",
+    "active_runs",
     "check_disk_space",
     "create_experiment_directory",
     "generate_experiment_id",
@@ -111,7 +112,12 @@ class RunDir:
             return False
 
 
+def active_runs(outputs: Path) -> list[RunDir]:
+    """Return the runs in `outputs`, the one that was active last at the end."""
+    runs = [RunDir(file.parent) for file in outputs.glob("*/config.json")]
+    return sorted(runs, key=lambda run: (run.status if run.status.exists() else run.config).stat().st_mtime)
+
+
 def newest_run(outputs: Path) -> RunDir | None:
     """Return the run in `outputs` that was active last, or None if there is no run."""
-    runs = [RunDir(file.parent) for file in outputs.glob("*/config.json")]
-    return max(runs, key=lambda run: (run.status if run.status.exists() else run.config).stat().st_mtime, default=None)
+    return next(iter(active_runs(outputs)[::-1]), None)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from expkit.errors import UserError
-from expkit.experiment import RunDir, is_id, newest_run
+from expkit.experiment import RunDir, active_runs, is_id, newest_run
 
-__all__ = ["find", "find_runs", "find_with"]
+__all__ = ["find", "find_runs", "find_with", "newest_runs"]
 
 
 def find(name: str | None, outputs: Path) -> RunDir:
@@ -65,6 +65,18 @@ def find_runs(names: Sequence[str], outputs: Path) -> list[RunDir]:
     for name in names or ["latest"]:
         found |= {run.root.resolve(): run for run in _named(name, outputs)}
     return list(found.values())
+
+
+def newest_runs(outputs: Path, count: int) -> list[RunDir]:
+    """Return the runs in `outputs` that were active last, oldest first.
+
+    Raises:
+        UserError: there is none.
+    """
+    runs = active_runs(outputs)[-count:]
+    if not runs:
+        raise UserError(f"there is no run in {outputs.absolute()}: start one with python -m train")
+    return runs
 
 
 def _named(name: str, outputs: Path) -> list[RunDir]:

@@ -19,6 +19,7 @@ __all__ = ["Command", "main"]
 #: Subcommand -> the module and class that hold it. Loaded when it is used, or its help is.
 _COMMANDS = {
     "checkpoints": "expkit.cli.checkpoints:CheckpointsCommand",
+    "compare": "expkit.cli.compare:CompareCommand",
     "dashboard": "expkit.cli.dashboard:DashboardCommand",
     "monitor": "expkit.cli.monitor:MonitorCommand",
     "replay": "expkit.cli.replay:ReplayCommand",

@@ -1,4 +1,4 @@
-"""Horizontal axes: steps, time or epochs."""
+"""Horizontal axes: steps, time, epochs or samples."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from expkit.plots.curve import Curve
 
 __all__ = ["ALONG", "Along", "Axis", "axis_of"]
 
-Along = Literal["step", "time", "epoch"]
+Along = Literal["step", "time", "epoch", "samples"]
+#: Those that every run has.
 ALONG: tuple[Along, ...] = ("step", "time", "epoch")
 
 _UNITS = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
@@ -40,7 +41,7 @@ class Axis:
         """Return what turns the steps of a run into places; None where they are these themselves."""
         if self.along == "time":
             return lambda steps: feed.seconds(steps) / self.unit
-        return feed.epochs if self.along == "epoch" else None
+        return {"epoch": feed.epochs, "samples": feed.samples}.get(self.along)
 
     def over(self, feed: RunFeed, curve: Curve) -> Curve:
         """Return a curve of a run, which is over steps, over this axis."""

@@ -134,6 +134,10 @@ class RunFeed:
         """Return the epochs at steps, with fractions."""
         return self._along("epoch", steps, from_zero=False)
 
+    def samples(self, steps: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return how many samples had been trained with at steps."""
+        return self._along("samples", steps, from_zero=False)
+
     def detail(self, name: str, first: float, last: float) -> Curve | None:
         """Return a metric's curve from about one step to another, read from the journal again.
 

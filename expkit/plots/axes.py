@@ -54,6 +54,11 @@ class PanelAxes:
         self._kind = self._kind_of(panel, strokes)
         self._dress(panel)
         self._scale(panel)
+        for line in panel.lines:
+            band = panel.band(line)
+            if band is not None:
+                places, low, high = band
+                axes.fill_between(places, low, high, color=look_of(line, theme)[0], alpha=0.2, linewidth=0)
         self._lines = [self._plot(stroke) for stroke in strokes]
         lines = _drawn(panel)
         if not lines:
@@ -66,7 +71,7 @@ class PanelAxes:
     def update(self, panel: Panel) -> bool:
         """Show newer data of the same panel; return False if it has to be drawn anew, for it looks different now."""
         strokes = self._strokes(panel)
-        if self._kind_of(panel, strokes) != self._kind:
+        if self._kind_of(panel, strokes) != self._kind or any(line.band is not None for line in panel.lines):
             return False
         for line, stroke in zip(self._lines, strokes, strict=True):
             line.set_data(stroke.x, stroke.y)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expkit.errors import UserError
-from expkit.plots.panels import Line, Panel
+from expkit.plots.panels import Band, Line, Panel
 from expkit.plots.themes import Theme
 
 __all__ = ["library", "look_of", "make_figure", "plain", "said_of"]
@@ -99,7 +99,8 @@ def _traces(panel: Panel, line: Line, theme: Theme, logarithmic: bool, smoothing
     strong = {"color": colour, "dash": dash, "width": 1.4 if crowded else 2}
     steps, values = line.curve.line()
     smooth = line.curve.noisy(logarithmic) if smoothing is None else smoothing > 0 and len(values) > 2
-    traces: list[dict[str, Any]] = []
+    band = panel.band(line)
+    traces = _band(band, common, colour) if band is not None else []
     hover = "%{y:.6~g}"
     if smooth and not panel.stepped:
         hover = "%{y:.6~g} on average"
@@ -128,6 +129,22 @@ def _traces(panel: Panel, line: Line, theme: Theme, logarithmic: bool, smoothing
             }
         )  # fmt: skip
     return traces
+
+
+def _band(band: Band, common: dict[str, Any], colour: str) -> list[dict[str, Any]]:
+    """Return the traces of what surrounds a line: its lower end, and its upper one filled down to that."""
+    places, low, high = band
+    edge = {
+        **common, "x": _steps(places), "mode": "lines", "line": {"width": 0, "color": colour}, "showlegend": False,
+        "hoverinfo": "skip",
+    }  # fmt: skip
+    filled = {**edge, "y": _values(high), "fill": "tonexty", "fillcolor": _faint(colour)}
+    return [{**edge, "y": _values(low)}, filled]
+
+
+def _faint(colour: str) -> str:
+    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.2)"
 
 
 def _layout(panel: Panel, theme: Theme, logarithmic: bool, legend: bool) -> dict[str, Any]:
@@ -182,14 +199,14 @@ def _mark(place: float, theme: Theme) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _steps(steps: Sequence[float]) -> NDArray[Any]:
+def _steps(steps: Sequence[float] | NDArray[Any]) -> NDArray[Any]:
     """Return steps as few characters: whole numbers as such."""
     found = np.asarray(steps, float)
     whole = np.array_equal(np.rint(found), found) and bool(np.abs(found).max(initial=0) < 1 << 53)
     return found.astype(np.int64) if whole else found
 
 
-def _values(values: Sequence[float]) -> NDArray[Any]:
+def _values(values: Sequence[float] | NDArray[Any]) -> NDArray[Any]:
     """Return values with the eight digits that a picture needs, unless they are too great or small for that."""
     found = np.asarray(values, float)
     size = np.abs(found[found != 0])

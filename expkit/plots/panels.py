@@ -7,12 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from expkit.record import to_number
 
 if TYPE_CHECKING:
     from expkit.plots.curve import Curve
 
-__all__ = ["LOSSES", "Line", "Panel", "evenly", "group", "make_panels", "numbers"]
+__all__ = ["LOSSES", "Band", "Line", "Panel", "evenly", "group", "make_panels", "numbers"]
 
 #: What is drawn in the first panel, together.
 LOSSES = ("train_loss", "loss", "val_loss")
@@ -20,6 +23,9 @@ LOSSES = ("train_loss", "loss", "val_loss")
 _LOGARITHMIC = ("loss", "perplexity", "norm")
 
 _OTHERS = 6  # colours of a theme's cycle that are neither training's nor validation's
+
+
+Band = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +37,14 @@ class Line:
         curve: its values.
         colour: place of its colour in the theme's cycle; beyond the cycle's end they begin again, dashed.
         dash: place of its line style: runs that share a panel have a colour each, and their metrics a style each.
+        band: places, lower and upper ends of what surrounds it, (p,) each: the confidence interval of a mean.
     """
 
     label: str
     curve: Curve
     colour: int
     dash: int = 0
+    band: Band | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +75,14 @@ class Panel:
         """Return the least and the greatest value of all lines, or None if there is none."""
         found = [bounds for line in self.lines if (bounds := line.curve.bounds()) is not None]
         return (min(low for low, _ in found), max(high for _, high in found)) if found else None
+
+    def band(self, line: Line) -> Band | None:
+        """Return the band of a line as it is shown: on a logarithmic axis it ends where the values do."""
+        if line.band is None or not self.is_logarithmic():
+            return line.band
+        places, low, high = line.band
+        least = (self.bounds() or (0.0, 0.0))[0]
+        return places, np.maximum(low, least / 2), high
 
     def is_logarithmic(self) -> bool:
         """Whether values are shown on a logarithmic axis: no counts, and none of which one is 0 or less."""

@@ -1,0 +1,1 @@
+"""Many runs afterwards: parsed, aligned, summarized, and told apart."""

@@ -1,0 +1,262 @@
+"""Several runs side by side: in what they were different, and what came of it."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+import numpy as np
+import orjson
+
+from expkit.comparison.alignment import Band, align, band
+from expkit.comparison.configs import differences, is_seed, short_names, without_identity
+from expkit.comparison.direction import Direction, direction_of, telling_rank
+from expkit.comparison.run_data import RunData
+from expkit.comparison.statistics import Difference, Estimate, difference, estimate
+from expkit.comparison.table import shown
+from expkit.errors import UserError
+from expkit.journal import is_volatile
+from expkit.monitor.axis import Along, Axis, axis_of
+
+__all__ = ["Comparison", "Group", "Request", "Which", "compare"]
+
+Which = Literal["last", "best", "min", "max", "at"]
+_MOST_METRICS = 8
+_MOST_IN_LABEL, _LONGEST_LABEL = 3, 40
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be compared, and how.
+
+    Attributes:
+        metrics: names or patterns as in a shell, in this order; None: what is validated, then what is trained.
+        along: what curves are aligned by.
+        group_by: `seed`: runs that differ in their seeds alone are a group; a configuration key: runs in which it is
+            the same are one. None: no groups.
+        baseline: label of the group that the others are held against; None: the first one.
+        which: the value of a run that its group is summarized by: its last one, its best, or the one where the
+            shortest run ends (`at`).
+        minimize: metrics of which less is better, whatever their names say.
+        maximize: metrics of which more is better.
+    """
+
+    metrics: Sequence[str] | None = None
+    along: Along = "step"
+    group_by: str | None = None
+    baseline: str | None = None
+    which: Which = "last"
+    minimize: Sequence[str] = ()
+    maximize: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Runs that are summarized together."""
+
+    label: str
+    runs: Sequence[RunData]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was found.
+
+    Attributes:
+        request: what was wanted.
+        runs: in their order.
+        metrics: that are compared.
+        left_out: metrics that there are besides.
+        axis: what curves are aligned by.
+        differences: configuration or environment key -> its value in each run, MISSING where there is none.
+        groups: none without `group_by`.
+        notes: what to know of it, a sentence each.
+    """
+
+    request: Request
+    runs: Sequence[RunData]
+    metrics: Sequence[str]
+    left_out: Sequence[str]
+    axis: Axis
+    differences: Mapping[str, Sequence[Any]]
+    groups: Sequence[Group] = ()
+    notes: Sequence[str] = ()
+    _aligned: dict[str, Any] = field(default_factory=dict)
+
+    def direction(self, metric: str) -> Direction | None:
+        """Return whether less or more of a metric is better; None if nobody has said and its name does not tell."""
+        if metric in self.request.minimize:
+            return "min"
+        if metric in self.request.maximize:
+            return "max"
+        found = (direction_of(metric, run.config) for run in self.runs)
+        return next((each for each in found if each is not None), None)
+
+    def aligned(self, metric: str) -> tuple[Any, Any]:
+        """Return places (p,) and values (runs, p) of a metric, NaN where a run has none: see `align`."""
+        if metric not in self._aligned:
+            self._aligned[metric] = align([run.curve(metric, self.axis).line() for run in self.runs])
+        return self._aligned[metric]  # type: ignore[no-any-return]
+
+    def common_end(self, metric: str) -> tuple[float, Sequence[float]] | None:
+        """Return the last place at which every run that has the metric has a value, and the values there."""
+        places, values = self.aligned(metric)
+        having = np.isfinite(values).any(axis=1) if len(places) else np.zeros(len(self.runs), bool)
+        together = np.isfinite(values[having]).all(axis=0)
+        if not having.any() or not together.any():
+            return None
+        last = int(np.flatnonzero(together)[-1])
+        return float(places[last]), values[:, last].tolist()
+
+    def value(self, run: RunData, metric: str) -> float:
+        """Return the value of a run by which its group is summarized; NaN if there is none."""
+        figures = run.figures(metric)
+        if figures is None:
+            return math.nan
+        if self.request.which == "at":
+            common = self.common_end(metric)
+            return common[1][list(self.runs).index(run)] if common is not None else math.nan
+        if self.request.which == "best":
+            best, _ = figures.best(self.direction(metric))
+            return math.nan if best is None else best
+        found: float = getattr(figures, self.request.which)
+        return found
+
+    def estimate(self, group: Group, metric: str) -> Estimate | None:
+        """Return what a group's runs come to."""
+        return estimate([self.value(run, metric) for run in group.runs])
+
+    def band(self, group: Group, metric: str) -> Band:
+        """Return the mean curve of a group's runs that have the metric, with its confidence interval."""
+        having = [run for run in group.runs if run.curve(metric, self.axis).bounds() is not None]
+        return band(*align([run.curve(metric, self.axis).line() for run in having]))
+
+    @property
+    def baseline(self) -> Group | None:
+        """The group that the others are held against."""
+        wanted = self.request.baseline
+        return next((group for group in self.groups if wanted is None or group.label == wanted), None)
+
+    def difference(self, group: Group, metric: str) -> Difference | None:
+        """Return by how much a group differs from the baseline."""
+        if self.baseline is None or group is self.baseline:
+            return None
+        return difference(self._by_seed(self.baseline, metric), self._by_seed(group, metric))
+
+    def _by_seed(self, group: Group, metric: str) -> dict[Any, float]:
+        """Return seed -> value; runs whose seed is not known, or another one's too, have a key of their own."""
+        seeds = [run.seed for run in group.runs]
+        return {
+            run.seed if run.seed is not None and seeds.count(run.seed) == 1 else (group.label, place): self.value(
+                run, metric
+            )
+            for place, run in enumerate(group.runs)
+        }
+
+
+def compare(runs: Sequence[RunData], request: Request | None = None) -> Comparison:
+    """Compare runs.
+
+    Raises:
+        UserError: a metric, a key or a baseline that there is not was asked for.
+    """
+    request = request or Request()
+    configs = [without_identity(run.config) for run in runs]
+    environments = [run.environment for run in runs]
+    known = sorted({name for run in runs for name in run.metrics})
+    curves = {name for run in runs for name, curve in run.feed.curves.items() if curve.count > 1}
+    metrics = _chosen(known, request.metrics, curves)
+    for name in (*request.minimize, *request.maximize):
+        if name not in known:
+            raise UserError(f"--minimize and --maximize: there is no metric {name}{_near(name, known)}")
+    if request.along == "samples" and not any("samples" in run.feed.curves for run in runs):
+        raise UserError("--x samples: no run says how many samples it was trained with; choose step, epoch or time")
+    notes: list[str] = []
+    found = differences(configs)
+    runs = _labelled(runs, found)
+    groups = _grouped(runs, configs, found, request.group_by, notes) if request.group_by else []
+    if request.baseline is not None and request.baseline not in [group.label for group in groups]:
+        there = ", ".join(group.label for group in groups) or "none without --group-by"
+        raise UserError(f"--baseline {request.baseline}: there is no such group; there are: {there}")
+    return Comparison(
+        request,
+        runs,
+        metrics,
+        [name for name in known if name not in metrics and not is_volatile(name)],
+        axis_of([run.feed for run in runs], request.along),
+        {**found, **differences(environments)},
+        groups,
+        notes,
+    )
+
+
+def _chosen(known: Sequence[str], wanted: Sequence[str] | None, curves: Collection[str]) -> list[str]:
+    if wanted is None:
+        telling = [name for name in known if name.count("/") < 2 and telling_rank(name) <= telling_rank("")]
+        telling = [name for name in telling if name in curves] or telling
+        return sorted(telling, key=telling_rank)[:_MOST_METRICS]
+    found: list[str] = []
+    for pattern in wanted:
+        matches = [name for name in known if name == pattern] or [name for name in known if fnmatchcase(name, pattern)]
+        if not matches:
+            raise UserError(f"--metrics {pattern}: no run has such a metric{_near(pattern, known)}")
+        found += [name for name in matches if name not in found]
+    return found
+
+
+def _labelled(runs: Sequence[RunData], found: Mapping[str, Sequence[Any]]) -> Sequence[RunData]:
+    """Return runs that are called by what they differ in, if that is little and tells them apart."""
+    keys = [key for key in found if not is_seed(key) or key == "trainer.seed"]
+    short = short_names(keys)
+    if not 1 <= len(keys) <= _MOST_IN_LABEL:
+        return runs
+    labels = [", ".join(f"{short[key]} {shown(found[key][place])}" for key in keys) for place in range(len(runs))]
+    if len(set(labels)) < len(labels) or max(map(len, labels)) > _LONGEST_LABEL:
+        return runs
+    return [replace(run, label=label) for run, label in zip(runs, labels, strict=True)]
+
+
+def _grouped(
+    runs: Sequence[RunData],
+    configs: Sequence[Mapping[str, Any]],
+    found: Mapping[str, Sequence[Any]],
+    key: str,
+    notes: list[str],
+) -> list[Group]:
+    if key == "seed":
+        keys = [name for name in found if not is_seed(name)]
+        if any(run.seed is None for run in runs):
+            notes.append("of some runs the seed is not known: their values are in no pair")
+    else:
+        keys = [_resolve(key, configs)]
+    short = short_names(keys) if key == "seed" else {keys[0]: key}
+    groups: dict[bytes, list[RunData]] = {}
+    labels: dict[bytes, str] = {}
+    for run, config in zip(runs, configs, strict=True):
+        values = {name: config.get(name, "missing") for name in keys}
+        mark = orjson.dumps(values, default=str, option=orjson.OPT_SORT_KEYS)
+        groups.setdefault(mark, []).append(run)
+        labels[mark] = ", ".join(f"{short[name]} {value}" for name, value in values.items()) or "all runs"
+    return [Group(labels[mark], members) for mark, members in groups.items()]
+
+
+def _resolve(key: str, configs: Sequence[Mapping[str, Any]]) -> str:
+    """Return the whole key of which somebody has typed the end."""
+    known = sorted({name for config in configs for name in config})
+    if key in known:
+        return key
+    matches = [name for name in known if name.endswith(f".{key}")]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise UserError(f"--group-by {key}: it is the end of several keys; write one of {', '.join(matches[:5])}")
+    raise UserError(f"--group-by {key}: no run has such a key in its configuration{_near(key, known)}")
+
+
+def _near(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or list(known[:5])
+    return f"; there are {', '.join(close)}" if close else ""

@@ -1,0 +1,74 @@
+"""In what configurations differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+__all__ = ["MISSING", "differences", "flatten", "is_seed", "short_names", "without_identity"]
+
+
+class _Missing:
+    """The value of a key that a run has not."""
+
+    def __repr__(self) -> str:
+        return "missing"
+
+
+MISSING: Final = _Missing()
+
+#: What every run has of its own, and that says nothing of what it did.
+_IDENTITY = frozenset({"run.id", "run.dir", "run.name", "run.outputs", "run.notes", "resume"})
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested configuration as {"optimizer.lr": 0.02}; lists and empty mappings stay values."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def without_identity(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a flat configuration without a run's name, id and folder."""
+    return {key: value for key, value in flat.items() if key not in _IDENTITY}
+
+
+def differences(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Return key -> its value in each configuration, MISSING where it has none, of keys that are not equal in all."""
+    found: dict[str, list[Any]] = {}
+    for key in dict.fromkeys(key for config in configs for key in config):
+        values = [config.get(key, MISSING) for config in configs]
+        if any(not _equal(value, values[0]) for value in values[1:]):
+            found[key] = values
+    return found
+
+
+def is_seed(key: str) -> bool:
+    """Whether a key is a seed: trainer.seed, task.data.seed."""
+    return key.rpartition(".")[2] == "seed"
+
+
+def short_names(keys: Sequence[str]) -> dict[str, str]:
+    """Return key -> its shortest ending that no other one has: a.lr is lr unless there is b.lr too."""
+    short = {}
+    for key in keys:
+        parts = key.split(".")
+        endings = [".".join(parts[start:]) for start in range(len(parts) - 1, -1, -1)]
+        short[key] = next(
+            (
+                ending
+                for ending in endings
+                if not any(other != key and (other == ending or other.endswith(f".{ending}")) for other in keys)
+            ),
+            key,
+        )
+    return short
+
+
+def _equal(first: Any, second: Any) -> bool:
+    """Whether two values are the same: 1 and 1.0 are, 1 and True are not."""
+    return bool(first == second) and isinstance(first, bool) == isinstance(second, bool)

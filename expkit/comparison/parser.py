@@ -1,0 +1,147 @@
+"""`ResultsParser`: results of experiments from whatever files there are."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from expkit.comparison.run_data import RunData, load_run
+from expkit.comparison.text_results import TextExperiment, parse_text
+from expkit.errors import UserError
+from expkit.experiment import RunDir, active_runs
+from expkit.files import read_json
+from expkit.monitor.history import history_entries
+from expkit.plots.columns import add_entries
+from expkit.plots.curve import Curve
+
+__all__ = ["ResultsParser"]
+
+log = logging.getLogger("expkit")
+
+#: What a loss history is taken from, the first that there is.
+_LOSSES = ("train_loss", "loss", "val_loss")
+_LONGEST = 1 << 26  # bytes of a text file
+
+
+class ResultsParser:
+    """Reads the results of experiments.
+
+    Args:
+        path: one of these, or several of them in a list:
+
+            - a run directory, of the runner or of somebody's own loop (`results.json`, `logs/metrics.jsonl`);
+            - a folder of run directories: all of them, the one that was active last at the end;
+            - a `results.json`;
+            - a plain text file. Its grammar is in `expkit.comparison.text_results.parse_text`: headings
+              (`Experiment: NAME`, `=== NAME ===`), `config:` with `NAME: VALUE` lines up to an empty line, history
+              (`Step 100: loss 6.5, val_loss 6.7`) and final metrics (`Final validation loss: 3.21`).
+    """
+
+    def __init__(self, path: Path | str | Sequence[Path | str]) -> None:
+        self.paths = [Path(path)] if isinstance(path, str | Path) else [Path(each) for each in path]
+
+    def parse(self) -> list[dict[str, Any]]:
+        """Return each experiment as a dictionary of plain values:
+
+            - `name`: the run's id, or the name in the text;
+            - `config`: the configuration, nested as it was written; {} if it is not known;
+            - `final_metrics`: metric -> the value at its end; results.json's own first;
+            - `loss_history`: losses, oldest first: of train_loss, else of loss, else of val_loss;
+            - `metrics`: metric -> its finite values, oldest first;
+            - `steps`: metric -> the step of each value;
+            - `seed`: None if it is not known;
+            - `path`: where it is from.
+
+        Of a metric with more than 16,384 values the least and the greatest of each stretch are given.
+
+        Raises:
+            UserError: there is no such file, or nothing in it that can be read.
+        """
+        return [experiment for path in self.paths for experiment in self._parse(path)]
+
+    def _parse(self, path: Path) -> list[dict[str, Any]]:
+        if path.is_dir():
+            runs = [RunDir(path)] if _is_run(RunDir(path)) else active_runs(path)
+            if not runs:
+                raise UserError(f"{path}: there is no run in it (no config.json, results.json or logs/metrics.jsonl)")
+            return [_of_run(load_run(run)) for run in runs]
+        if not path.exists():
+            raise UserError(f"{path}: there is no such file")
+        if path.suffix == ".json":
+            return [_of_results(path)]
+        return self._parse_text(path)
+
+    def _parse_text(self, path: Path) -> list[dict[str, Any]]:
+        try:
+            if path.stat().st_size > _LONGEST:
+                raise UserError(f"{path}: it is larger than {_LONGEST >> 20} MiB, which no text of results is")
+            text = path.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror}") from None
+        found, unread = parse_text(text)
+        if not found:
+            raise UserError(
+                f"{path}: there are no results in it; write `Experiment: NAME`, then lines as `val_loss: 3.21` or "
+                "`Step 100: loss 6.5`"
+            )
+        if unread:
+            log.warning(
+                "%s: passed over %d line(s) that are no results, the first is line %d", path, len(unread), unread[0]
+            )
+        return [_of_text(each, path) for each in found]
+
+
+def _is_run(run: RunDir) -> bool:
+    return run.exists() or run.metrics.exists() or run.results.exists()
+
+
+def _of_run(run: RunData) -> dict[str, Any]:
+    final = {name: run.feed.last[name] for name in run.metrics if name in run.feed.last}
+    own = run.results.get("final_metrics")
+    config = read_json(run.feed.run.config).get("config") if run.feed.run.config.exists() else None
+    found = _experiment(run.name, run.feed.run.root, config or {}, run.feed.curves, run.metrics)
+    return {**found, "final_metrics": final | (own if isinstance(own, dict) else {}), "seed": run.seed}
+
+
+def _of_results(path: Path) -> dict[str, Any]:
+    results = read_json(path)
+    entries = history_entries(results)
+    final = results.get("final_metrics")
+    if not entries and not isinstance(final, dict):
+        raise UserError(f"{path}: it has neither training_history nor final_metrics")
+    curves: dict[str, Curve] = {}
+    last = add_entries(entries, lambda name: curves.setdefault(name, Curve()))
+    name = str(results.get("experiment_id") or path.resolve().parent.name)
+    config = results.get("config")
+    metrics = sorted(set(curves) - {"time", "epoch"})
+    found = _experiment(name, path, config if isinstance(config, dict) else {}, curves, metrics)
+    own = final if isinstance(final, dict) else {}
+    return {**found, "final_metrics": {metric: last[metric] for metric in metrics} | own, "seed": results.get("seed")}
+
+
+def _of_text(experiment: TextExperiment, path: Path) -> dict[str, Any]:
+    curves = {
+        name: Curve([at for at, _ in rows], [value for _, value in rows]) for name, rows in experiment.history.items()
+    }
+    found = _experiment(experiment.name or path.stem, path, experiment.config, curves, list(curves))
+    last = {name: rows[-1][1] for name, rows in experiment.history.items()}
+    return {**found, "final_metrics": last | experiment.final, "seed": experiment.config.get("seed")}
+
+
+def _experiment(
+    name: str, path: Path, config: dict[str, Any], curves: Mapping[str, Curve], metrics: Sequence[str]
+) -> dict[str, Any]:
+    lines = {metric: curves[metric].line() for metric in metrics}
+    losses = [lines[metric][1] for metric in _LOSSES if metric in lines and lines[metric][1]]
+    return {
+        "name": name,
+        "config": config,
+        "final_metrics": {},
+        "loss_history": list(losses[0]) if losses else [],
+        "metrics": {metric: values for metric, (_, values) in lines.items()},
+        "steps": {metric: steps for metric, (steps, _) in lines.items()},
+        "seed": None,
+        "path": str(path),
+    }

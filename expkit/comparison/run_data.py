@@ -1,0 +1,162 @@
+"""One run as a comparison sees it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from expkit.comparison.configs import flatten
+from expkit.comparison.direction import Direction
+from expkit.errors import UserError
+from expkit.experiment import RunDir
+from expkit.files import read_json
+from expkit.monitor.axis import Axis
+from expkit.monitor.feed import RunFeed
+from expkit.monitor.state import StateReader
+from expkit.plots.curve import Curve
+from expkit.record import RESERVED
+
+__all__ = ["Figures", "RunData", "label_runs", "load_run"]
+
+#: What of config.json says where and with what a run was trained.
+_ENVIRONMENT = (
+    "git_hash",
+    "git_dirty",
+    "parent",
+    "packages",
+    "hardware.gpu_model",
+    "hardware.gpu_count",
+    "hardware.cpu",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a run's values of one metric come to.
+
+    Attributes:
+        last: its last value, finite or not.
+        min: the least.
+        min_step: where.
+        max: the greatest.
+        max_step: where.
+        count: finite values.
+        nonfinite: others.
+    """
+
+    last: float
+    min: float
+    min_step: int
+    max: float
+    max_step: int
+    count: int
+    nonfinite: int
+
+    def best(self, direction: Direction | None) -> tuple[float | None, int | None]:
+        """Return the best value and its step; None without a direction."""
+        if direction is None:
+            return None, None
+        return (self.min, self.min_step) if direction == "min" else (self.max, self.max_step)
+
+
+@dataclass(frozen=True)
+class RunData:
+    """A run: what it was trained with, and its curves.
+
+    Attributes:
+        feed: its files, read.
+        label: its name in tables.
+        state: finished, running, crashed ...
+        config: flat, as it was resolved; {} if it is not known.
+        environment: flat: commit, packages, GPUs.
+        results: results.json, {} without it.
+    """
+
+    feed: RunFeed
+    label: str
+    state: str
+    config: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    results: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The run's id."""
+        return self.feed.name
+
+    @property
+    def seed(self) -> Any:
+        """What its random numbers began with; None if it is not known."""
+        return self.config.get("trainer.seed", self.config.get("seed"))
+
+    @property
+    def metrics(self) -> list[str]:
+        """The names of its metrics, sorted."""
+        return sorted(set(self.feed.curves) - RESERVED)
+
+    def figures(self, metric: str) -> Figures | None:
+        """Return what a metric's values come to; None without a finite one."""
+        curve = self.feed.curves.get(metric)
+        steps, values = curve.line() if curve is not None else ([], [])
+        if curve is None or not values:
+            return None
+        low, high = int(np.argmin(values)), int(np.argmax(values))
+        last = self.feed.last.get(metric, math.nan)  # an index keeps no NaN
+        return Figures(last, values[low], int(steps[low]), values[high], int(steps[high]), curve.count, curve.nonfinite)
+
+    def curve(self, metric: str, axis: Axis) -> Curve:
+        """Return a metric's curve over an axis; without a value if the run has no such metric, or no such axis."""
+        curve = self.feed.curves.get(metric)
+        if curve is None or (axis.along != "step" and axis.along not in self.feed.curves):
+            return Curve()
+        return axis.over(self.feed, curve)
+
+
+def load_run(run: RunDir, label: str = "") -> RunData:
+    """Read a run.
+
+    Args:
+        run: its directory: of the runner, of somebody's own loop, or one with only a results.json.
+        label: its name in tables; its id if there is none.
+
+    Raises:
+        UserError: its files cannot be read.
+    """
+    feed = RunFeed(run)
+    try:
+        feed.refresh()
+    except OSError as error:
+        raise UserError(f"{run.root}: {error.strerror or error}") from None
+    finally:
+        feed.close()
+    whole = flatten(_content(run.config))
+    found = {name: value for name, value in whole.items() if name.startswith(_ENVIRONMENT)}
+    state = StateReader(feed).read().state
+    return RunData(feed, label or run.id, state, flatten(feed.config), found, _content(run.results))
+
+
+def label_runs(names: Sequence[str]) -> list[str]:
+    """Return short labels: without what all ids begin with, and numbered where they are the same."""
+    words = [name.split("_") for name in names]
+    shared = 0
+    while len(names) > 1 and all(len(each) > shared + 1 and each[shared] == words[0][shared] for each in words):
+        shared += 1
+    labels = ["_".join(each[shared:]) for each in words]
+    seen = Counter[str]()
+    told = []
+    for label in labels:
+        seen[label] += 1
+        told.append(f"{label} ({seen[label]})" if labels.count(label) > 1 else label)
+    return told
+
+
+def _content(path: Any) -> dict[str, Any]:
+    try:
+        return read_json(path) if path.exists() else {}
+    except UserError:
+        return {}  # damaged, or written just now

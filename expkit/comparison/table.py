@@ -1,0 +1,128 @@
+"""Tables in the forms that people paste: text, Markdown, CSV, LaTeX, JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from expkit.comparison.configs import MISSING
+
+__all__ = ["Table", "json_value", "shown"]
+
+_NUMBER = re.compile(r"[-+]?\d[\d.,e+-]*(?: \*)?")
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "<": r"\textless{}",
+    ">": r"\textgreater{}",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table.
+
+    Attributes:
+        title: what it shows.
+        columns: their titles; the first is what a row is of.
+        rows: a cell for each column: text, number, MISSING for what a run has not, None where there is nothing to say.
+        note: what to know of it.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    note: str = ""
+
+    def text(self) -> str:
+        """Return it aligned, for a terminal."""
+        rows = [[shown(cell) for cell in row] for row in self.rows]
+        right = [all(_is_number(row[place]) for row in self.rows) for place in range(len(self.columns))]
+        widths = [max(len(row[place]) for row in [self.columns, *rows]) for place in range(len(self.columns))]
+        lines = [
+            "  ".join(
+                cell.rjust(width) if aligned else cell.ljust(width)
+                for cell, width, aligned in zip(row, widths, right, strict=True)
+            ).rstrip()
+            for row in [self.columns, ["-" * width for width in widths], *rows]
+        ]
+        return "\n".join([self.title, *(f"  {line}" for line in lines), *([f"  {self.note}"] if self.note else [])])
+
+    def markdown(self) -> str:
+        """Return it as GitHub's Markdown."""
+        right = [all(_is_number(row[place]) for row in self.rows) for place in range(len(self.columns))]
+        rows = [[_markdown(shown(cell)) for cell in row] for row in self.rows]
+        marks = ["---:" if aligned else "---" for aligned in right]
+        head = [_markdown(column) for column in self.columns]
+        lines = [f"| {' | '.join(row)} |" for row in [head, marks, *rows]]
+        return "\n".join(
+            [f"**{_markdown(self.title)}**", "", *lines, *(["", _markdown(self.note)] if self.note else [])]
+        )
+
+    def csv(self) -> str:
+        """Return comma-separated values with one line of titles; what is not there is an empty cell."""
+        out = io.StringIO()
+        plain = [["" if cell is None or cell is MISSING else cell for cell in row] for row in self.rows]
+        csv.writer(out, lineterminator="\n").writerows([self.columns, *plain])
+        return out.getvalue()
+
+    def latex(self) -> str:
+        """Return a table environment for the package booktabs."""
+        right = [all(_is_number(row[place]) for row in self.rows) for place in range(len(self.columns))]
+        rows = [" & ".join(_latex(shown(cell)) for cell in row) + r" \\" for row in self.rows]
+        return "\n".join(
+            [
+                r"\begin{table}",
+                r"\centering",
+                rf"\caption{{{_latex(self.title)}{'. ' + _latex(self.note) if self.note else ''}}}",
+                rf"\begin{{tabular}}{{{''.join('r' if aligned else 'l' for aligned in right)}}}",
+                r"\toprule",
+                " & ".join(_latex(column) for column in self.columns) + r" \\",
+                r"\midrule",
+                *rows,
+                r"\bottomrule",
+                r"\end{tabular}",
+                r"\end{table}",
+            ]
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain JSON values: one object for each row."""
+        rows = [{name: json_value(cell) for name, cell in zip(self.columns, row, strict=True)} for row in self.rows]
+        return {"title": self.title, "rows": rows, **({"note": self.note} if self.note else {})}
+
+
+def shown(cell: Any) -> str:
+    """Return a cell for people: five digits, and a dash where there is nothing to say."""
+    if cell is None:
+        return "-"
+    if isinstance(cell, bool):
+        return str(cell).lower()
+    if isinstance(cell, int):
+        return f"{cell:,}"
+    return f"{cell:.5g}" if isinstance(cell, float) else str(cell)
+
+
+def json_value(cell: Any) -> Any:
+    """Return a cell as JSON: null for what is missing, and for a number that is not finite."""
+    return None if cell is MISSING or (isinstance(cell, float) and not math.isfinite(cell)) else cell
+
+
+def _is_number(cell: Any) -> bool:
+    if isinstance(cell, str):
+        return _NUMBER.fullmatch(cell) is not None
+    return cell is None or cell is MISSING or (isinstance(cell, int | float) and not isinstance(cell, bool))
+
+
+def _markdown(text: str) -> str:
+    escaped = re.sub(r"([|\\`*<>\[\]]|(?<!\w)_|_(?!\w))", r"\\\1", text)
+    return re.sub(r"\s+", " ", escaped)
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in re.sub(r"\s+", " ", text))

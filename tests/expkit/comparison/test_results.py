@@ -1,0 +1,132 @@
+"""`ResultsParser` and `ResultsAggregator`, as the guide uses them."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+
+from expkit import ResultsAggregator, ResultsParser, VisualizationManager
+from expkit.errors import UserError
+from tests.expkit.comparison.test_compare import make_run
+
+TEXT = """\
+Experiments of a week
+======================
+Experiment: baseline
+--------------------
+Config:
+  learning_rate: 1e-3
+  optimizer: AdamW
+  use_rope: true
+
+Step 100/5000: loss=6.5, val_loss=6.7
+step 200 | loss 6.0 | val loss 6.2
+Step: 300, Loss: 5.5 (val_loss: 5.9)
+Final Validation Loss: 5.81
+Training time: 1,234.5 s
+
+=== wave ===
+lr: 0.002
+- seed: 3
+**Val Loss:** 5.1
+Accuracy: 97.5%
+Optimizer: Adam
+loss: 5.0, perplexity: 148.4
+what is this
+"""
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    (tmp_path / "results.txt").write_text(TEXT)
+    return tmp_path / "results.txt"
+
+
+def test_a_text_is_read_by_its_grammar(text: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first, second = ResultsParser(text).parse()
+    assert (first["name"], second["name"]) == ("baseline", "wave")
+    assert first["config"] == {"learning_rate": 0.001, "optimizer": "AdamW", "use_rope": True}
+    assert first["loss_history"] == [6.5, 6.0, 5.5]
+    assert first["metrics"]["val_loss"] == [6.7, 6.2, 5.9] and first["steps"]["val_loss"] == [100, 200, 300]
+    assert first["final_metrics"] == {"loss": 5.5, "val_loss": 5.81, "train_time": 1234.5}
+    assert second["config"] == {"lr": 0.002, "seed": 3, "Optimizer": "Adam"} and second["seed"] == 3
+    assert second["final_metrics"] == {"val_loss": 5.1, "accuracy": 97.5, "loss": 5.0, "perplexity": 148.4}
+    assert "passed over 2 line(s) that are no results, the first is line 1" in caplog.text
+
+
+def test_a_text_without_a_heading_is_one_experiment(tmp_path: Path) -> None:
+    (tmp_path / "mine.log").write_text("val_loss = 2.5\n")
+    (found,) = ResultsParser(tmp_path / "mine.log").parse()
+    assert (found["name"], found["final_metrics"]) == ("mine", {"val_loss": 2.5})
+
+
+def test_runs_folders_and_results_are_read_alike(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "outputs" / "a", [3.0, 1.0, 2.0], seed=7, optimizer={"lr": 1})
+    history = [{"epoch": 1, "step": 10, "train": {"loss": 2.0}, "test": {"loss": 3.0}}]
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps({"training_history": history, "final_metrics": {"val_loss": 3.0, "best_step": 10}}))
+    (of_run,) = ResultsParser(run.root).parse()
+    assert of_run["config"]["optimizer"] == {"lr": 1} and of_run["seed"] == 7
+    assert of_run["metrics"]["val_loss"] == of_run["loss_history"] == [3.0, 1.0, 2.0]
+    assert of_run["final_metrics"]["val_loss"] == 2.0
+    assert ResultsParser(tmp_path / "outputs").parse() == [of_run]
+    both = ResultsParser([run.root, results]).parse()
+    assert both[1]["loss_history"] == [2.0] and both[1]["metrics"]["val_loss"] == [3.0]
+    assert both[1]["final_metrics"] == {"train_loss": 2.0, "val_loss": 3.0, "best_step": 10}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("none.txt", None, "there is no such file"),
+        ("empty.txt", "nothing here\n", "there are no results in it"),
+        ("results.json", "{}", "neither training_history nor final_metrics"),
+        ("torn.json", "{", "torn.json"),
+    ],
+)
+def test_what_cannot_be_read_is_said_in_one_line(tmp_path: Path, name: str, content: str | None, says: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(UserError) as caught:
+        ResultsParser(tmp_path / name).parse()
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match="there is no run in it"):
+        ResultsParser(tmp_path / "folder").parse()
+
+
+def test_the_guide_works_as_printed(text: Path) -> None:
+    aggregator = ResultsAggregator()
+    aggregator.load_from_parser(ResultsParser(text))
+    table = aggregator.generate_comparison_table()
+    assert "5.1 *" in table and "5.81 *" not in table and "missing" in table
+    summary = aggregator.generate_summary_statistics()
+    assert summary["val_loss"]["mean"] == pytest.approx(statistics.mean([5.81, 5.1]))
+    assert summary["val_loss"]["std"] == pytest.approx(statistics.stdev([5.81, 5.1]))
+    assert (summary["val_loss"]["min"], summary["val_loss"]["n"], summary["accuracy"]["std"]) == (5.1, 2, None)
+
+
+def test_groups_of_experiments_are_paired_by_their_seeds() -> None:
+    def experiment(name: str, seed: int, loss: float) -> dict[str, object]:
+        return {"name": name, "seed": seed, "final_metrics": {"val_loss": loss}}
+
+    aggregator = ResultsAggregator([experiment(f"a{seed}", seed, seed) for seed in range(3)])
+    aggregator.add([experiment(f"b{seed}", seed, seed + 1 + 0.1 * seed) for seed in range(3)])
+    found = aggregator.compare_groups(["a0", "a1", "a2"], ["b0", "b1", "b2"], "val_loss")
+    assert found is not None
+    assert found["paired"] and found["mean"] == pytest.approx(1.1)
+    with pytest.raises(UserError, match="there is no experiment b9"):
+        aggregator.compare_groups(["a0"], ["b9"], "val_loss")
+    with pytest.raises(UserError, match="there is no final metric x"):
+        aggregator.generate_comparison_table(["x"])
+    with pytest.raises(UserError, match="needs a name and final_metrics"):
+        aggregator.add([{"name": "c"}])
+    assert aggregator.generate_comparison_table(format="csv").splitlines()[1] == "a0,0.0"
+
+
+def test_what_was_parsed_can_be_drawn(text: Path, tmp_path: Path) -> None:
+    made = VisualizationManager(tmp_path / "pictures").generate_comparison_plots(ResultsParser(text).parse())
+    assert [path.name for path in made] == ["experiment_comparison.png"]
