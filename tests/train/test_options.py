@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
 import shutil
@@ -20,6 +21,8 @@ from train.config.build import MULTI_SELECT
 
 #: What no short run is made of here: they take long, need a task of their own, or other processes.
 NOT_RUN = ("hydra/", "experiment=", "task/")
+#: What decides over other groups too.
+ALONE = ("task=", "trainer=", "debug=")
 
 
 def all_options() -> list[str]:
@@ -38,15 +41,33 @@ def test_every_other_option_composes(compose: Callable[..., Any], choice: str) -
     assert compose(choice) is not None
 
 
-@pytest.mark.parametrize("choice", [each for each in all_options() if not each.startswith(NOT_RUN)])
-def test_a_short_run_with_every_option_ends_well(train: Train, outputs: Path, choice: str) -> None:
-    group, _, option = choice.partition("=")
+def together() -> list[tuple[str, ...]]:
+    """Choices that a run can have at the same time: the first options of all groups, then the second ones ..."""
+    groups: dict[str, list[str]] = {}
+    for choice in all_options():
+        if not choice.startswith((*NOT_RUN, *ALONE)):
+            groups.setdefault(choice.partition("=")[0], []).append(choice)
+    return [tuple(filter(None, row)) for row in itertools.zip_longest(*groups.values())]
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        *(pytest.param((each,), id=each) for each in all_options() if each.startswith(ALONE)),
+        *(pytest.param(row, id=" ".join(row)) for row in together()),
+        *(pytest.param((each,), id=each, marks=pytest.mark.slow) for row in together() for each in row),
+    ],
+)
+def test_a_short_run_with_every_option_ends_well(train: Train, outputs: Path, choices: tuple[str, ...]) -> None:
+    group, _, option = choices[0].partition("=")
     small = SMALL[option if group in ("task", "trainer") else "denoise"]
-    train("debug=smoke", "plots=[]", *small, choice, "trainer.max_steps=20", "run.id=run")
+    train("debug=smoke", "plots=[]", *small, *choices, "trainer.max_steps=20", "run.id=run")
     assert json.loads((outputs / "run" / "status.json").read_text())["state"] == "finished"
     assert (outputs / "run" / "results.json").exists()
     measured = {name for entry in read_journal(outputs / "run" / "logs" / "metrics.jsonl") for name in entry}
-    assert group != "diagnostics" or any(name.startswith(f"{option}/") for name in measured)
+    for choice in choices:
+        group, _, option = choice.partition("=")
+        assert group != "diagnostics" or any(name.startswith(f"{option}/") for name in measured)
 
 
 @pytest.mark.parametrize("task", options("task"))
