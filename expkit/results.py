@@ -89,6 +89,7 @@ class ResultsView:
     def _clear_if_anew(self) -> None:
         if self._reader.generation != self._generation:
             self._generation = self._reader.generation
+            self._broken = 0
             self._history.clear()
 
 

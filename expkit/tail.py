@@ -35,7 +35,7 @@ class FileTail(Generic[T]):
         decode: returns what is in a line, or raises ValueError.
 
     Attributes:
-        broken: how many lines could not be read.
+        broken: how many lines of it could not be read.
         generation: how often the file began anew under the reader.
     """
 
@@ -68,8 +68,9 @@ class FileTail(Generic[T]):
                 self._tail = b""
                 if last is not None:
                     yield last
-            if self._open(*following):
-                self.generation += anew
+            if self._open(*following) and anew:
+                self.generation += 1
+                self.broken = 0
 
     def close(self) -> None:
         """Close the file. Iterating again starts anew."""

@@ -18,6 +18,8 @@ from expkit.record import RESERVED, Record
 
 __all__ = ["decode", "encode", "is_volatile", "stable", "to_record"]
 
+_ENDLESS = 1 << 63  # no such step was ever written: JSON writers take 64 bits
+
 _NAMES = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -46,7 +48,7 @@ def decode(line: bytes) -> dict[str, Any]:
         ValueError: the line is not a journal entry (torn, say).
     """
     entry = _parse(line)
-    if not isinstance(entry, dict) or type(entry.get("step")) is not int:
+    if not isinstance(entry, dict) or type(entry.get("step")) is not int or abs(entry["step"]) >= _ENDLESS:
         raise ValueError("not a journal entry: no object with an integer step")
     nonfinite = entry.pop("nonfinite", None)
     if nonfinite is not None:
@@ -110,7 +112,10 @@ def _parse(line: bytes) -> Any:
         return orjson.loads(line)
     except orjson.JSONDecodeError:
         try:
-            return json.loads(line)
+            found = json.loads(line)
+            if b"\\ud" in line.lower():
+                json.dumps(found, ensure_ascii=False).encode()  # ValueError: half a character, which nobody could write
+            return found
         except RecursionError:
             raise ValueError("not a journal entry: nested too deeply") from None
 

@@ -13,23 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expkit.errors import UserError
-from expkit.events import decode_event
 from expkit.experiment import RunDir
 from expkit.files import read_json
 from expkit.journal import JournalReader
 from expkit.monitor.detail import Detail
-from expkit.monitor.history import history_entries
+from expkit.monitor.event_feed import EventFeed
+from expkit.monitor.history import read_history
 from expkit.monitor.index import Index, load_index, save_index
 from expkit.plots.columns import add_entries
 from expkit.plots.curve import Curve
 from expkit.status import read_status
-from expkit.tail import FileTail
 
 __all__ = ["RunFeed"]
 
 _BATCH = 4096
 _INDEX_EVERY = 50_000  # records
-_EVENTS = 1000
 _RECENT = 256
 #: Bins of a curve, by how many metrics there are: at most about 64 MiB of them in all.
 _FINE, _MEDIUM, _COARSE = 8192, 2048, 512
@@ -46,8 +44,10 @@ class RunFeed:
     Args:
         run: its directory.
         index: whether a sidecar index is used and kept.
+        name: how it is called; its id, if nothing is given.
 
     Attributes:
+        name: how it is called.
         curves: metric -> its curve over steps. `time` (seconds since 1970) and `epoch` are among them.
         last: metric -> its last value; `step`, `time` and `epoch` among them.
         recent: (step, time) of the last 256 entries.
@@ -60,8 +60,9 @@ class RunFeed:
         caught_up: whether all that is there was read.
     """
 
-    def __init__(self, run: RunDir, index: bool = True) -> None:
+    def __init__(self, run: RunDir, index: bool = True, name: str = "") -> None:
         self.run = run
+        self.name = name or run.id
         self.curves: dict[str, Curve] = {}
         self.last: dict[str, float] = {}
         self.recent: deque[tuple[int, float]] = deque(maxlen=_RECENT)
@@ -77,15 +78,10 @@ class RunFeed:
         self._broken = 0  # before this reader
         self._uses_index = index
         self._indexed = 0
-        self._events = [_Events(run.events), _Events(run.logs / "watch_events.jsonl")]
+        self._events = EventFeed([run.events, run.logs / "watch_events.jsonl"])
         self._stamps: dict[Path, tuple[int, int] | None] = {}
         if index:
             self._take_index()
-
-    @property
-    def name(self) -> str:
-        """The run's id."""
-        return self.run.id
 
     @property
     def broken(self) -> int:
@@ -95,8 +91,7 @@ class RunFeed:
     @property
     def events(self) -> list[dict[str, Any]]:
         """The last events of the run and of a watcher beside it, in the order of their time."""
-        found = [entry for source in self._events for entry in source.entries]
-        return sorted(found, key=lambda entry: entry.get("time", 0))[-_EVENTS:]
+        return self._events.entries
 
     def refresh(self, within: float = math.inf) -> bool:
         """Read what is new, for about so many seconds at most. Return whether there was anything.
@@ -106,8 +101,7 @@ class RunFeed:
         """
         before = self.version
         self._read_small_files()
-        for source in self._events:
-            self.version += source.refresh()
+        self.version += self._events.refresh()
         self._read_journal(within)
         if not self.records and self.caught_up:
             self._read_results()
@@ -117,8 +111,7 @@ class RunFeed:
         """Close all files, and keep the index."""
         self._keep_index(least=1)
         self._reader.close()
-        for source in self._events:
-            source.reader.close()
+        self._events.close()
 
     @property
     def duration(self) -> float:
@@ -192,6 +185,8 @@ class RunFeed:
             yield batch
 
     def _take(self, batch: list[dict[str, Any]]) -> None:
+        if not self.records:
+            self.curves, self.last = {}, {}  # of a results.json
         self._add(batch)
         self.records += len(batch)
         self.version += 1
@@ -200,14 +195,15 @@ class RunFeed:
         self.last |= add_entries(entries, self._curve)
         for entry in entries[-_RECENT:]:
             self.last["step"] = entry["step"]
-            if "time" in entry:
-                self.recent.append((entry["step"], entry["time"]))
+            moment: Any = entry.get("time")
+            if type(moment) in (int, float) and math.isfinite(moment):
+                self.recent.append((entry["step"], moment))
 
     def _begin_anew(self) -> None:
         self._read_generation = self._reader.generation
+        self._broken = 0
         self.curves, self.last, self.records, self._indexed = {}, {}, 0, 0
-        for source in self._events:
-            source.clear_if_gone()
+        self._events.clear_if_gone()
         self.recent.clear()
         self._detail.clear()
         self.generation += 1
@@ -220,6 +216,7 @@ class RunFeed:
             self.last = {name: value for name, value in index.last.items() if value is not None}  # JSON has no NaN
             self.records = self._indexed = index.records
             self._broken = index.broken
+            self.recent.extend(index.recent)
             self.version += 1
 
     def _keep_index(self, least: int) -> None:
@@ -227,7 +224,8 @@ class RunFeed:
             return
         place = self._reader.place()
         if place is not None:
-            save_index(self.run.metrics, Index(place, self.records, self.broken, self.last, self.curves))
+            made = Index(place, self.records, self.broken, self.last, list(self.recent), self.curves)
+            save_index(self.run.metrics, made)
             self._indexed = self.records
 
     def _read_small_files(self) -> None:
@@ -247,8 +245,8 @@ class RunFeed:
         if not self._changed(self.run.results):
             return
         try:
-            entries = history_entries(read_json(self.run.results))
-        except UserError:
+            entries = read_history(self.run.results)
+        except (OSError, ValueError, RecursionError):
             return  # written just now: next time
         self.curves, self.last = {}, {}
         self._add(entries)
@@ -262,34 +260,3 @@ class RunFeed:
             stamp = None
         before, self._stamps[path] = self._stamps.get(path), stamp
         return stamp != before
-
-
-class _Events:
-    """Follows one file of events."""
-
-    def __init__(self, path: Path) -> None:
-        self.reader = FileTail(path, decode_event)
-        self.entries: deque[dict[str, Any]] = deque(maxlen=_EVENTS)
-        self._generation = 0
-
-    def refresh(self) -> bool:
-        """Read what is new; return whether there was anything."""
-        changed = False
-        for entry in self.reader:
-            self._clear_if_anew()
-            self.entries.append(entry)
-            changed = True
-        return self._clear_if_anew() or changed
-
-    def clear_if_gone(self) -> None:
-        """Forget what was read if the file is there no more."""
-        if not self.reader.path.exists():
-            self.reader.close()
-            self.entries.clear()
-
-    def _clear_if_anew(self) -> bool:
-        anew = self.reader.generation != self._generation
-        if anew:
-            self._generation = self.reader.generation
-            self.entries.clear()
-        return anew

@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from expkit.plots.curve import Curve
 
 __all__ = ["Index", "load_index", "save_index"]
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +34,7 @@ class Index:
         records: how many entries.
         broken: how many lines could not be read.
         last: metric -> its last value.
+        recent: (step, time) of the last entries.
         curves: metric -> its curve.
     """
 
@@ -42,23 +42,30 @@ class Index:
     records: int
     broken: int
     last: Mapping[str, float]
+    recent: Sequence[tuple[int, float]]
     curves: Mapping[str, Curve]
 
 
 def load_index(journal: Path) -> Index | None:
     """Return the index of a journal, or None if there is none that can be used."""
     for path in _places(journal):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
-            with np.load(path, allow_pickle=False) as file:
-                plain = orjson.loads(file["plain"].tobytes())
-                if plain["version"] != _VERSION:
-                    continue
-                curves = {
-                    name: Curve.from_state(state, np.array(file[str(number)], float).reshape(6, -1))
-                    for number, (name, state) in enumerate(plain["curves"].items())
-                }
-            return Index(plain["place"], plain["records"], plain["broken"], plain["last"], curves)
+        with contextlib.suppress(Exception):  # it is a copy: whatever is wrong with it, the journal is read
+            return _load(path)
     return None
+
+
+def _load(path: Path) -> Index:
+    with np.load(path, allow_pickle=False) as file:
+        plain = orjson.loads(file["plain"].tobytes())
+        if plain["version"] != _VERSION:
+            raise ValueError("of another version")
+        curves = {
+            name: Curve.from_state(state, np.array(file[str(number)], float).reshape(6, -1))
+            for number, (name, state) in enumerate(plain["curves"].items())
+        }
+    place = {"offset": int(plain["place"]["offset"]), "before": str(plain["place"]["before"])}
+    recent = [(int(step), float(moment)) for step, moment in plain["recent"]]
+    return Index(place, int(plain["records"]), int(plain["broken"]), dict(plain["last"]), recent, curves)
 
 
 def save_index(journal: Path, index: Index) -> bool:
@@ -70,6 +77,7 @@ def save_index(journal: Path, index: Index) -> bool:
         "records": index.records,
         "broken": index.broken,
         "last": index.last,
+        "recent": index.recent,
         "curves": {name: state for name, (state, _) in states.items()},
     }
     arrays: dict[str, Any] = {str(number): table for number, (_, table) in enumerate(states.values())}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import operator
+import statistics
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -183,17 +185,16 @@ def _rate(feed: RunFeed) -> float | None:
 
 
 def _usual_gap(feed: RunFeed) -> float:
-    """Return the seconds from one record to the next, lately."""
-    if len(feed.recent) < 2:
-        return 0.0
-    return (feed.recent[-1][1] - feed.recent[0][1]) / (len(feed.recent) - 1)
+    """Return the seconds from one record to the next, lately: the median, as a resume may have come after days."""
+    moments = [moment for _, moment in feed.recent]
+    return statistics.median(map(operator.sub, moments[1:], moments)) if len(moments) > 1 else 0.0
 
 
 def _gauges(last: Mapping[str, float]) -> list[Gauge]:
     """Return the gauges that the last values of the machine's metrics make, GPU by GPU, then the host."""
     gauges = []
     gpus = sorted(
-        {int(name.split("/")[1]) for name in last if name.startswith("gpu/") and name.split("/")[1].isdigit()}
+        {int(name.split("/")[1]) for name in last if name.startswith("gpu/") and name.split("/")[1].isdecimal()}
     )
     for gpu in gpus:
         used = {name.split("/", 2)[2]: value for name, value in last.items() if name.startswith(f"gpu/{gpu}/")}

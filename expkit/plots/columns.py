@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,8 +14,9 @@ from expkit.record import RESERVED
 
 __all__ = ["add_entries"]
 
-_NO_METRIC = RESERVED - {"time", "epoch"}
+_NO_METRIC = RESERVED - {"time", "epoch"} | {""}
 _NUMBERS = {int, float}
+_OF_SERIES = {*_NUMBERS, type(None)}
 
 #: Places of entries, steps and values.
 _Part = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]
@@ -57,37 +59,63 @@ def _columns(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, _Part]]:
     found = []
     for names, chosen in tables.items():
         rows = [entries[place] for place in chosen]
-        places, steps = np.array(chosen), np.array([row["step"] for row in rows], float)
+        places, steps = np.array(chosen), _floats([row["step"] for row in rows])
+        series = [_series_in(row) for row in rows] if "series" in names else None
         columns = zip(*(row.values() for row in rows), strict=True)
         for name, column in zip(names, columns, strict=True):
             if name == "series":
-                found += [each for place, row in zip(chosen, rows, strict=True) for each in _series(place, row)]
+                for place, row, held in zip(chosen, rows, series or (), strict=True):
+                    found += _of_series(place, float(row["step"]), held)
             elif name not in _NO_METRIC:
-                keep = _kept(name, column, rows if "series" in names else None)
+                keep = _kept(name, column, series)
                 if keep is None:
-                    found.append((name, (places, steps, np.array(column, float))))
+                    found.append((name, (places, steps, _floats(column))))
                 elif keep:
-                    values = np.array([column[index] for index in keep], float)
+                    values = _floats([column[index] for index in keep])
                     found.append((name, (places[keep], steps[keep], values)))
     return found
 
 
-def _kept(name: str, column: Sequence[Any], rows: Sequence[Mapping[str, Any]] | None) -> list[int] | None:
+def _kept(name: str, column: Sequence[Any], series: Sequence[Mapping[str, Any]] | None) -> list[int] | None:
     """Return which places of a column are drawn, None for all: numbers, and no single value of a series."""
     numbers = set(map(type, column)) <= _NUMBERS
-    if numbers and rows is None:
+    if numbers and series is None:
         return None
     return [
         index
         for index, value in enumerate(column)
-        if type(value) in _NUMBERS and (rows is None or name not in rows[index]["series"])
+        if type(value) in _NUMBERS and (series is None or name not in series[index])
     ]
 
 
-def _series(place: int, row: Mapping[str, Any]) -> list[tuple[str, _Part]]:
-    step, found = row["step"], []
-    for name, values in row["series"].items():
-        if values:
-            steps = np.arange(step - len(values) + 1, step + 1, dtype=float)
-            found.append((name, (np.full(len(values), place), steps, np.array(values, float))))
+def _of_series(place: int, step: float, series: Mapping[str, Sequence[Any]]) -> list[tuple[str, _Part]]:
+    found = []
+    for name, values in series.items():
+        steps = step + np.arange(1 - len(values), 1, dtype=float)
+        found.append((name, (np.full(len(values), place), steps, _floats(values))))
     return found
+
+
+def _series_in(row: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return the series of an entry, as far as they are any: somebody else's journal may mean something else by it."""
+    series = row["series"]
+    return {
+        name: values
+        for name, values in (series.items() if isinstance(series, dict) else ())
+        if isinstance(values, list) and values and set(map(type, values)) <= _OF_SERIES
+    }
+
+
+def _floats(values: Sequence[Any]) -> NDArray[np.float64]:
+    """Return numbers as floats; None is NaN, and an integer beyond all floats infinite."""
+    try:
+        return np.array(values, float)
+    except OverflowError:
+        return np.array([_float(value) for value in values])
+
+
+def _float(value: Any) -> float:
+    try:
+        return math.nan if value is None else float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf

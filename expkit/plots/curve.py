@@ -209,7 +209,14 @@ class Curve:
 
     @classmethod
     def from_state(cls, plain: Mapping[str, Any], table: _Array) -> Curve:
-        """Return the curve whose `state` this is."""
+        """Return the curve whose `state` this is.
+
+        Raises:
+            ValueError, KeyError, TypeError: it is none.
+        """
+        waiting = len(plain["values"])
+        if not (len(plain["steps"]) == waiting < plain["width"] and table.shape[1] < plain["bins"]):
+            raise ValueError("a curve does not fit together")
         made = cls(plain["steps"], plain["values"], bins=plain["bins"])
         made._width, made._in_bins, made._table = plain["width"], plain["in_bins"], table
         made._seen = len(made._values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import shutil
@@ -197,6 +198,86 @@ def test_a_directory_that_has_only_a_results_json_is_read_from_that(run: Path, f
     assert points(feed, "train_loss") == [(1, 3.0), (2, 2.0)]
 
 
+def test_a_results_json_of_a_run_that_diverged_is_read_and_what_is_undefined_marked(run: Path, feed: RunFeed) -> None:
+    """Python's json writes NaN, which is no JSON."""
+    history = [
+        {"epoch": epoch, "train": {"loss": loss}, "diagnostics": {"silhouette_score": score, "centers": [1]}}
+        for epoch, loss, score in ((1, 3.0, None), (2, math.nan, 0.5), (10**400, math.inf, None))
+    ]
+    (run / "results.json").write_text(json.dumps({"training_history": history}))
+    feed.refresh()
+    assert points(feed, "train_loss") == [(1, 3.0)] and feed.curves["train_loss"].nonfinite_steps == [2, 3]
+    assert points(feed, "silhouette_score") == [(2, 0.5)]
+    assert feed.curves["silhouette_score"].nonfinite_steps == [1, 3]
+
+
+def test_a_journal_takes_the_place_of_what_a_results_json_told(run: Path, feed: RunFeed) -> None:
+    (run / "results.json").write_bytes(orjson.dumps({"training_history": [{"epoch": 50, "loss": 9.0}]}))
+    feed.refresh()
+    assert points(feed, "loss") == [(50, 9.0)]
+    write(run, range(3))
+    feed.refresh()
+    assert "loss" not in feed.curves and len(points(feed)) == 3
+
+
+#: Lines that another program may have written, or nobody: name -> the line.
+ODD = {
+    "series that are a number": b'{"step": 30, "series": 3.5, "train_loss": 1}',
+    "series that are nothing": b'{"step": 30, "series": null, "train_loss": 1}',
+    "series of words": b'{"step": 30, "series": {"a": ["x"], "b": "xyz", "c": 5, "d": [[1], [2, 3]]}, "train_loss": 1}',
+    "a time in words": b'{"step": 30, "time": "2026-11-22", "train_loss": 1}',
+    "no time": b'{"step": 30, "time": null, "train_loss": 1}',
+    "an endless integer": b'{"step": 30, "train_loss": 1, "big": [-1], "small": -1%s}' % (b"0" * 400),
+    "a name of nothing": b'{"step": 30, "": 3, "train_loss": 1}',
+    "a GPU of no number": '{"step": 30, "gpu/²/compute_util": 3, "gpu/": 4, "train_loss": 1}'.encode(),
+    "half a character": b'{"step": 30, "a\\ud800": 3, "train_loss": 1}',
+    "an endless step": b'{"step": 1%s, "train_loss": 1}' % (b"0" * 400),
+    "no end of brackets": b'{"step": 30, "x": %s}' % (b"[" * 5000 + b"]" * 5000),
+}
+
+
+@pytest.mark.parametrize("line", ODD.values(), ids=ODD)
+def test_no_line_of_a_journal_stops_it(run: Path, line: bytes) -> None:
+    from expkit.monitor import TrainingMonitor
+    from expkit.monitor.terminal.controls import Controls
+    from expkit.monitor.terminal.dashboard import draw_frame
+    from expkit.monitor.terminal.look import Look
+
+    write(run, range(20))
+    with (run / "logs" / "metrics.jsonl").open("ab") as file:
+        file.write(line + b"\n")
+    write(run, range(40, 45))
+    with TrainingMonitor(run, index=False) as monitor:
+        monitor.refresh()
+        (feed,) = monitor.feeds
+        assert feed.records + feed.broken == 26
+        assert [step for step, _ in points(feed) if step != 30] == [*range(20), *range(40, 45)]
+        orjson.dumps(monitor.to_json())
+        for page in range(3):
+            draw_frame(monitor, Controls(page=page), Look(), (80, 24))
+
+
+@pytest.mark.parametrize("moment", ["now", None, 1e300, -1e18, True, [1]])
+def test_an_event_whose_time_is_none_is_shown_without(run: Path, feed: RunFeed, moment: Any) -> None:
+    write(run, range(3))
+    usual = {"step": 5, "severity": "WARNING", "kind": "nan", "message": "m"}
+    lines = [orjson.dumps({**usual, "time": each}) for each in (7.0, moment)]
+    (run / "logs" / "events.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    feed.refresh()
+    assert [entry["time"] for entry in feed.events] == [0.0, 7.0]
+
+
+def test_lines_that_cannot_be_read_are_those_of_the_journal_that_is_there(run: Path, feed: RunFeed) -> None:
+    journal = run / "logs" / "metrics.jsonl"
+    write(run, range(5))
+    for number in (3, 1):
+        lines = journal.read_bytes()
+        journal.unlink()
+        journal.write_bytes(b"rubbish\n" * number + lines)
+        feed.refresh()
+        assert (feed.broken, feed.records) == (number if number == 3 else 4, 5)
+
+
 def test_reading_a_long_journal_can_be_done_bit_by_bit(run: Path, feed: RunFeed) -> None:
     write(run, range(20_000))
     looks = 0
@@ -249,6 +330,7 @@ class TestIndex:
         assert feed.curves["train_loss"].average() == fresh.curves["train_loss"].average()
         assert feed.curves["train_loss"].nonfinite_steps == list(range(6000, 6010))
         assert (feed.records, feed.last) == (fresh.records, fresh.last)
+        assert list(feed.recent) == list(fresh.recent), "by these a stalled run is told from one whose records are rare"
 
     def test_a_journal_that_was_cut_back_is_read_anew(self, indexed: Path) -> None:
         cut_journal(indexed / "logs" / "metrics.jsonl", 2999)
@@ -269,6 +351,23 @@ class TestIndex:
         assert feed.records == 6010
         feed.close()
         assert load_index(indexed / "logs" / "metrics.jsonl") is not None
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"place": None}, {"place": {"offset": "x", "before": 5}}, {"last": 5}, {"recent": [[1]]}, {"records": None},
+            {"curves": [1]}, {"curves": {"train_loss": {"bins": 8192, "width": 0, "steps": [1], "values": []}}},
+        ],
+    )  # fmt: skip
+    def test_one_that_does_not_fit_together_is_made_anew(self, indexed: Path, wrong: dict[str, Any]) -> None:
+        path = indexed / "logs" / "metrics.index.npz"
+        with np.load(path) as file:
+            arrays = dict(file)
+        plain = orjson.loads(arrays.pop("plain").tobytes()) | wrong
+        np.savez(path, plain=np.frombuffer(orjson.dumps(plain), np.uint8), **arrays)
+        feed = RunFeed(RunDir(indexed))
+        feed.refresh()
+        assert feed.records == 6010 and feed.curves["train_loss"].count == 6000
 
     def test_what_it_holds_is_never_unpickled(self, indexed: Path) -> None:
         path = indexed / "logs" / "metrics.index.npz"
