@@ -26,7 +26,7 @@ from expkit.plots.themes import THEMES, Theme, find_theme
 __all__ = ["Query", "memory", "metrics", "panels", "state_of"]
 
 _POINTS = 500
-_MOST_POINTS = 20_000
+_LEAST_POINTS, _MOST_POINTS = 4, 20_000
 _MOST_PANELS = 40
 _MACHINE = ("gpu/", "cpu/", "memory/", "process/", "memory_allocated_mb")
 _BINS = 300
@@ -69,8 +69,8 @@ def metrics(monitor: TrainingMonitor, query: Query) -> dict[str, Any]:
         raise UserError(f"run={query['run'][0]}: choose from {', '.join(known)}")
     if "name" not in query:
         return {"metrics": [_metric(name, chosen) for name in metric_names(chosen)]}
-    points = _number(query, "points", _POINTS, 2, _MOST_POINTS)
-    view = View(bins=max(2, int(points) // 2), between=_between(query))
+    points = _number(query, "points", _POINTS, _LEAST_POINTS, _MOST_POINTS)
+    view = View(bins=int(points) // 2, between=_between(query))
     notes: list[str] = []
     names = [name for wanted in query["name"] for name in find_group(wanted, chosen, notes)[1]]
     if not names:
@@ -130,16 +130,17 @@ def _metric(name: str, feeds: Sequence[RunFeed]) -> dict[str, Any]:
 
 def _values(feed: RunFeed, name: str, view: View) -> dict[str, Any]:
     curve = curve_seen(feed, name, view, axis_of([feed], "step"))
-    steps, values = curve.line()
+    first, last = view.between or (-math.inf, math.inf)  # a curve has a neighbour on each side, for its line
+    points = [point for point in zip(*curve.line(), strict=True) if first <= point[0] <= last]
     return {
         "run": feed.name,
         "name": name,
-        "points": len(values),
+        "points": len(points),
         "of": curve.count,
         "nonfinite": curve.nonfinite,
-        "nonfinite_steps": curve.nonfinite_steps,
-        "steps": steps,
-        "values": values,
+        "nonfinite_steps": [step for step in curve.nonfinite_steps if first <= step <= last],
+        "steps": [step for step, _ in points],
+        "values": [value for _, value in points],
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import math
@@ -66,6 +67,7 @@ class Hub:
 
     def start(self) -> None:
         """Begin to read, once somebody asks."""
+        self._state = self._say()
         self._thread.start()
 
     def close(self) -> None:
@@ -142,7 +144,7 @@ class Hub:
             failure = describe(error)
             if failure != self._failure:
                 log.warning("the runs cannot be read now: %s", failure)
-            with self.lock:
+            with self.lock, contextlib.suppress(Exception):  # what cannot be said is not the end of the thread
                 self._failure = failure
                 self._state = self._say()
             return True

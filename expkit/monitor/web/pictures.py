@@ -42,7 +42,7 @@ def list_pictures(runs: Sequence[RunDir]) -> dict[str, Any]:
 
 def read_picture(runs: Sequence[RunDir], number: str, name: str) -> tuple[bytes, str] | None:
     """Return a picture and its media type; None unless it is one that is listed."""
-    if not (number.isascii() and number.isdigit() and int(number) < len(runs)):
+    if number not in map(str, range(len(runs))):
         return None
     run = runs[int(number)]
     if not any(entry.name == name for entry in _entries(run)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import socket
 import sys
 import zlib
@@ -16,13 +17,15 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import orjson
 
-from expkit.errors import UserError
+from expkit.errors import UserError, describe
 from expkit.monitor.web import answers
 from expkit.monitor.web.hub import Answer, Hub
 from expkit.monitor.web.pictures import list_pictures, read_picture
 from expkit.plots.interactive import library
 
 __all__ = ["Server", "open_server"]
+
+log = logging.getLogger("expkit")
 
 _PORT = 8765
 _TRIED = 100
@@ -92,7 +95,10 @@ class Server(ThreadingHTTPServer):
 
     def knows_host(self, host: str | None) -> bool:
         """Whether a request was meant for this server: a name that somebody else has pointed here is refused."""
-        name = urlsplit(f"//{host or ''}").hostname if _is_host(host) else None
+        try:
+            name = urlsplit(f"//{host or ''}").hostname if _is_host(host) else None
+        except ValueError:  # half an IPv6 address
+            return False
         if name is None:
             return False
         if name in ("localhost", self.host):
@@ -115,11 +121,16 @@ class _Handler(BaseHTTPRequestHandler):
         if not self.server.knows_host(self.headers.get("Host")):
             self._send(HTTPStatus.FORBIDDEN, b"this name is not this server's\n", "text/plain")
             return
-        parts = urlsplit(self.path)
         try:
+            parts = urlsplit(self.path)
             self._answer(unquote(parts.path).removeprefix("/"), parts.query)
-        except UserError as error:
+        except ValueError as error:
             self._send(HTTPStatus.BAD_REQUEST, orjson.dumps({"error": str(error)}), _JSON)
+        except OSError:  # the browser has hung up
+            raise
+        except Exception as error:  # noqa: BLE001 - one question that cannot be answered is not the end of the page
+            log.warning("%s could not be answered: %s", parts.path, describe(error))
+            self._send(HTTPStatus.INTERNAL_SERVER_ERROR, orjson.dumps({"error": describe(error)}), _JSON)
 
     def _answer(self, path: str, question: str) -> None:
         hub = self.server.hub
@@ -134,10 +145,9 @@ class _Handler(BaseHTTPRequestHandler):
             hub.look()
             with hub.lock:
                 said = answers.memory(hub.monitor)
-            self._send(HTTPStatus.OK, orjson.dumps(said, option=orjson.OPT_INDENT_2), _JSON)
+            self._send_answer(_tagged(orjson.dumps(said, option=orjson.OPT_INDENT_2)))
         elif path == "api/pictures":
-            body = orjson.dumps(list_pictures(runs))
-            self._send_answer(Answer(body, f'"{zlib.crc32(body):x}"'))
+            self._send_answer(_tagged(orjson.dumps(list_pictures(runs))))
         elif path.startswith("pictures/") and path.count("/") == 2:
             found = read_picture(runs, *path.split("/")[1:])
             if found is None:
@@ -151,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_answer(self, answer: Answer | None) -> None:
         known = self.headers.get("If-None-Match", "")
-        if answer is None or answer.tag == known:
+        if answer is None or (known and answer.tag == known):
             self._send(HTTPStatus.NOT_MODIFIED, b"", _JSON, tag=known)
         else:
             self._send(HTTPStatus.OK, answer.body, _JSON, tag=answer.tag)
@@ -217,6 +227,10 @@ def open_server(hub: Hub, host: str, port: int | None) -> Server:
             if port is not None or "in use" not in reason.lower():
                 raise UserError(f"--host {host} --port {each}: cannot listen there ({reason})") from None
     raise UserError(f"--port: of {tried[0]} to {tried[-1]} none is free: name another")
+
+
+def _tagged(body: bytes) -> Answer:
+    return Answer(body, f'"{zlib.crc32(body):x}"')
 
 
 def _is_host(host: str | None) -> bool:

@@ -94,6 +94,9 @@ def test_values_are_thinned_and_it_is_said(server: Server) -> None:
     assert {step: value for step, value in zip(part["steps"], part["values"], strict=True) if 100 <= step <= 120} == {
         step: 1 / step for step in range(100, 121)
     }
+    assert part["steps"][0] == 100 and part["steps"][-1] == 120 and part["nonfinite_steps"] == []
+    for points in (4, 5, 7):
+        assert said(server, "/api/metrics", name="loss", points=points)["values"][0]["points"] <= points
     names = {metric["name"] for metric in said(server, "/api/metrics")["metrics"]}
     assert names == {"loss", SCRIPT, "a+b[0]*", "gpu/0/memory_used_pct", "memory/percent"}
     [odd] = said(server, "/api/metrics", name="a+b[0]*")["values"]
@@ -103,6 +106,7 @@ def test_values_are_thinned_and_it_is_said(server: Server) -> None:
 def test_memory_is_that_of_the_run_and_of_the_monitor(server: Server) -> None:
     memory = said(server, "/api/memory")
     assert memory["runs"][0]["metrics"] == {"gpu/0/memory_used_pct": 50.0, "memory/percent": 40.0}
+    assert ask(server, "/api/memory")[1]["ETag"]
     assert memory["monitor"]["rss_mb"] > 1 and memory["monitor"]["pid"] == os.getpid()
 
 
@@ -120,8 +124,9 @@ def test_panels_are_figures_with_names_that_are_no_html(server: Server) -> None:
     [
         ("/api/metrics?name=lost", "there is no metric lost (yet): loss"),
         ("/api/metrics?run=b", "run=b: choose from a"),
-        ("/api/metrics?name=loss&points=x", "points=x: give a number from 2 to"),
+        ("/api/metrics?name=loss&points=x", "points=x: give a number from 4 to"),
         ("/api/metrics?name=loss&from=9&to=3", "from=9: it is behind to=3"),
+        (f"/api/metrics?{'name=loss&' * 300}", "Max number of fields exceeded"),
         ("/api/panels?x=hour", "x=hour: choose step or time or epoch"),
         ("/api/panels?theme=pink", "theme=pink: choose dark or light"),
         ("/api/panels?smooth=nan", "smooth=nan: give a number from 0 to 0.5"),
@@ -130,6 +135,41 @@ def test_panels_are_figures_with_names_that_are_no_html(server: Server) -> None:
 def test_a_wrong_question_is_told_what_is_wrong(server: Server, path: str, reason: str) -> None:
     status, _, body = ask(server, path)
     assert status == 400 and reason in orjson.loads(body)["error"]
+
+
+def test_a_question_that_cannot_be_answered_is_not_the_end_of_it(
+    server: Server, run: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said(server, "/api/state")
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("a mistake of ours")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("expkit.monitor.web.answers.state_of", fail)  # also in the thread that reads
+        broken.setattr("expkit.monitor.web.answers.memory", fail)
+        status, _, body = ask(server, "/api/memory")
+        assert status == 500 and "a mistake of ours" in orjson.loads(body)["error"]
+        write(run, range(2002, 2003), loss=1.0)
+        time.sleep(0.3)
+    deadline = time.monotonic() + 20
+    while said(server, "/api/state")["runs"][0]["step"] != 2002:
+        assert time.monotonic() < deadline
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_client_that_knows_nothing_yet_gets_all_before_the_first_reading(run: Path) -> None:
+    with TrainingMonitor(run, index=False) as monitor, contextlib.ExitStack() as stack:
+        hub = Hub(monitor, interval=0.1)
+        hub.look = lambda: None  # type: ignore[method-assign]  # nothing is read
+        stack.callback(hub.close)
+        server = open_server(hub, "127.0.0.1", 0)
+        stack.callback(server.server_close)
+        hub.start()
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        assert said(server, "/api/state")["reading"] is True
+        thread.join()
 
 
 @pytest.mark.parametrize("path", ["/api/state", "/api/panels?panel=loss", "/api/metrics?name=loss", "/api/pictures"])
@@ -211,7 +251,9 @@ def test_every_answer_allows_nothing_from_elsewhere(server: Server) -> None:
         assert headers["X-Content-Type-Options"] == "nosniff" and "Access-Control-Allow-Origin" not in headers
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8765", "127.0.0.1.evil.example", "", "localhost@evil"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8765", "127.0.0.1.evil.example", "", "localhost@evil", "[", "[::1"]
+)
 def test_a_name_that_somebody_pointed_here_is_refused(server: Server, host: str) -> None:
     assert ask(server, "/api/state", Host=host)[0] == 403
 
@@ -249,6 +291,7 @@ def test_pictures_are_served_and_no_other_file(server: Server, run: Path, tmp_pa
         "/pictures/1/a.png",
         "/pictures/-1/a.png",
         "/pictures/x/a.png",
+        f"/pictures/{'9' * 5000}/a.png",
         "/static/../server.py",
         "/static/%2e%2e/hub.py",
     ):
