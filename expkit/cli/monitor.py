@@ -45,7 +45,12 @@ class MonitorCommand:
         logarithmic = True if options.log_y else None
         view = View(metrics=metrics, along=options.x, logarithmic=logarithmic)
         with TrainingMonitor([run.root for run in runs], view) as monitor:
-            return _show(monitor, options)
+            try:
+                return _show(monitor, options)
+            except OSError as error:
+                if error.filename is None:  # nobody looks at what we write any more, say
+                    raise
+                raise UserError(f"{error.filename}: it cannot be read: {error.strerror}") from None
 
 
 def _parser(summary: str) -> argparse.ArgumentParser:

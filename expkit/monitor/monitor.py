@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,13 +41,29 @@ class TrainingMonitor:
             if not path.is_dir():
                 raise UserError(f"{path}: there is no such run directory")
         self.view = view or View()
-        self.feeds = [RunFeed(RunDir(path), index) for path in paths]
+        self.feeds = [RunFeed(RunDir(path), index, name) for path, name in zip(paths, _names(paths), strict=True)]
         self._states = [StateReader(feed) for feed in self.feeds]
+        self._first = 0  # which one is read first
 
     def refresh(self, within: float = math.inf) -> bool:
-        """Read what is new, for about so many seconds at most. Return whether there was anything."""
-        share = within / len(self.feeds)
-        return any([feed.refresh(share) for feed in self.feeds])
+        """Read what is new, for about so many seconds at most. Return whether there was anything.
+
+        Raises:
+            OSError: files of a run are there, and cannot be read now. The other runs are read all the same.
+        """
+        until = time.monotonic() + within
+        changed, failures = False, []
+        for feed in (*self.feeds[self._first :], *self.feeds[: self._first]):
+            try:
+                changed |= feed.refresh(max(0.0, until - time.monotonic()))
+            except OSError as error:
+                failures.append(error)
+            if time.monotonic() >= until:  # whose turn it is now comes first the next time
+                self._first = (self.feeds.index(feed) + 1) % len(self.feeds)
+                break
+        if failures:
+            raise failures[0]
+        return changed
 
     def states(self) -> list[RunState]:
         """Return how each run stands."""
@@ -65,6 +82,7 @@ class TrainingMonitor:
 
         Raises:
             UserError: (a ValueError) there is nothing to draw yet, or the file cannot be written.
+            OSError: files of a run are there, and cannot be read.
         """
         from expkit.monitor.static import save_screen
 
@@ -95,3 +113,16 @@ class TrainingMonitor:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Return what to call runs: by their ids; by the ends of their paths, where several have the same."""
+    parts = [path.resolve().parts for path in paths]
+    different = len(set(parts))
+    length = next(length for length in range(1, 1 + max(map(len, parts))) if _count(parts, length) == different)
+    return ["/".join(each[-length:]) for each in parts] if length > 1 else ["" for _ in paths]
+
+
+def _count(parts: Sequence[tuple[str, ...]], length: int) -> int:
+    """Return how many different ends of so many parts there are."""
+    return len({each[-length:] for each in parts})

@@ -84,11 +84,12 @@ def _line_by_line(monitor: TrainingMonitor, interval: float, look: Look) -> None
     from expkit.monitor.text import state_line
 
     alerts_said = [0.0] * len(monitor.feeds)
-    said: dict[str, str] = {}
+    said: dict[int, str] = {}
+    trouble = ""
     while True:
-        trouble = _refresh(monitor)
-        if trouble:
-            print(look.written(trouble), flush=True)
+        before, trouble = trouble, _refresh(monitor)
+        if trouble not in ("", before):
+            print(look.written(plain(trouble)), flush=True)
         for number, state in enumerate(monitor.states()):
             for alert in state.alerts:
                 if alert.time > alerts_said[number]:
@@ -96,10 +97,10 @@ def _line_by_line(monitor: TrainingMonitor, interval: float, look: Look) -> None
                     line = f"{state.name}: {alert.severity} at step {alert.step:,}: {alert.rule}: {alert.message}"
                     print(look.written(plain(line)), flush=True)
             line = f"{state.name}: {state_line(state)}"
-            if said.get(state.name) != line:
-                said[state.name] = line
+            if said.get(number) != line:
+                said[number] = line
                 print(look.written(plain(line)), flush=True)
-        time.sleep(interval if all(feed.caught_up for feed in monitor.feeds) else 0.0)
+        time.sleep(interval if trouble or all(feed.caught_up for feed in monitor.feeds) else 0.0)
 
 
 def _refresh(monitor: TrainingMonitor) -> str:

@@ -90,7 +90,8 @@ def draw_panel(
     ticks = _vertical_ticks(panel, low, high, rows, logarithmic) if bounds is not None else {}
     gutter = max((len(label) for label in ticks.values()), default=2)
     columns = max(4, width - gutter - 1)
-    cells = _canvas(shown, axis, (low, high), columns, rows)
+    with np.errstate(all="ignore"):  # at the ends of what floats hold, say: a warning would tear the screen
+        cells = _canvas(shown, axis, (low, high), columns, rows)
     _overlay_marks(cells, panel, axis, look)
     if not shown:
         _write_centred(cells, plain(panel.remark), look.muted)

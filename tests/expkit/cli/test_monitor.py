@@ -94,6 +94,17 @@ def test_a_run_without_a_record_has_no_picture(outputs: Path, capsys: pytest.Cap
     assert "there is nothing to draw (no record yet" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("face", ["--once", "--json", "--static"])
+def test_a_journal_that_cannot_be_read_is_one_line(
+    outputs: Path, face: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (outputs / "a_1" / "logs" / "metrics.jsonl").unlink()
+    (outputs / "a_1" / "logs" / "metrics.jsonl").mkdir()
+    assert main(["monitor", "a_1", face]) == 1
+    said = capsys.readouterr().err
+    assert said == "error: outputs/a_1/logs/metrics.jsonl: it cannot be read: Is a directory\n"
+
+
 def test_two_faces_are_too_many(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["monitor", "--web", "--once"])

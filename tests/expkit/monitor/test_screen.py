@@ -191,6 +191,12 @@ class TestState:
         say(run)
         assert look(run).runs[0].state == "running"
 
+    def test_the_days_before_a_resume_do_not_make_its_records_rare(self, make: Callable[..., Path]) -> None:
+        run = make(began=time.time() - 86_400)
+        write(run, range(10, 20), began=time.time() - 52, train_loss=1.0)
+        say(run)
+        assert look(run).runs[0].state == "stalled"
+
     def test_one_whose_process_is_gone_has_crashed(self, make: Callable[..., Path]) -> None:
         run = make()
         say(run, pid=2**22 + 5)
@@ -238,6 +244,33 @@ class TestState:
         say(run)
         state = orjson.loads(orjson.dumps(look(run).runs[0].to_json()))
         assert state["last"] == {"train_loss": None}
+
+
+def test_runs_with_the_same_id_are_told_apart(make: Callable[..., Path], tmp_path: Path) -> None:
+    paths = [tmp_path / sweep / seed for sweep in ("a", "b") for seed in ("0", "1")]
+    for path in paths:
+        write(path, range(3), train_loss=1.0)
+    assert [state.name for state in look(paths).runs] == ["a/0", "a/1", "b/0", "b/1"]
+    assert [state.name for state in look([paths[0], paths[3]]).runs] == ["0", "1"]
+
+
+def test_a_run_that_cannot_be_read_does_not_hide_the_others(make: Callable[..., Path]) -> None:
+    runs = [make(name) for name in ("one", "two", "three")]
+    for run in runs[:2]:
+        (run / "logs" / "metrics.jsonl").unlink()
+        (run / "logs" / "metrics.jsonl").mkdir()
+    with TrainingMonitor(runs, index=False) as monitor:
+        with pytest.raises(IsADirectoryError, match="one"):
+            monitor.refresh()
+        assert [state.records for state in monitor.states()] == [0, 0, 10]
+
+
+def test_of_many_runs_each_has_its_turn_in_little_time(make: Callable[..., Path]) -> None:
+    with TrainingMonitor([make(f"run_{number}") for number in range(5)], index=False) as monitor:
+        for looks in range(1, 6):
+            monitor.refresh(within=0.0)
+            assert [state.records > 0 for state in monitor.states()].count(True) == looks
+        assert not monitor.refresh()
 
 
 def test_a_directory_that_is_not_there_is_refused(tmp_path: Path) -> None:
