@@ -91,8 +91,11 @@ def save_index(journal: Path, index: Index) -> bool:
     return False
 
 
-def _places(journal: Path) -> tuple[Path, Path]:
+def _places(journal: Path) -> list[Path]:
     """Return where an index may be."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    name = hashlib.blake2b(os.fsencode(journal.resolve()), digest_size=12).hexdigest()
-    return journal.with_name(f"{journal.stem}.index.npz"), cache / "expkit" / "monitor" / f"{name}.npz"
+    places = [journal.with_name(f"{journal.stem}.index.npz")]
+    with contextlib.suppress(RuntimeError):  # nobody's home: a container's user, say
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+        name = hashlib.blake2b(os.fsencode(journal.resolve()), digest_size=12).hexdigest()
+        places.append(cache / "expkit" / "monitor" / f"{name}.npz")
+    return places

@@ -387,6 +387,22 @@ class TestIndex:
         assert RunFeed(RunDir(run)).records == 5000
 
 
+    def test_a_user_without_a_home_reads_without_one(self, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As in a container with a user of its own, in a run directory of somebody else."""
+
+        def nowhere(_: Path) -> Path:
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        monkeypatch.setattr(Path, "expanduser", nowhere)
+        write(run, range(5000))
+        (run / "logs" / "metrics.index.npz").mkdir()  # nothing can be put in its place
+        feed = RunFeed(RunDir(run))
+        feed.refresh()
+        feed.close()
+        assert feed.records == 5000
+
+
 def test_a_short_journal_needs_no_index(run: Path, feed: RunFeed) -> None:
     write(run, range(50))
     feed.refresh()
