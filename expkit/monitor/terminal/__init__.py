@@ -28,7 +28,7 @@ def show_once(monitor: TrainingMonitor) -> None:
     monitor.refresh()
     look = detect_look(sys.stdout)
     columns, rows = shutil.get_terminal_size()
-    controls = Controls(along=monitor.view.along)
+    controls = Controls.of(monitor.view)
     lines = draw_frame(monitor, controls, look, (columns, max(rows - 1, 1)), keys=False)
     print("\n".join(look.render(lines, columns)))
 
@@ -49,7 +49,7 @@ def show_live(monitor: TrainingMonitor, interval: float) -> None:
     look = detect_look(sys.stdout)
     with contextlib.suppress(KeyboardInterrupt):
         if look.movable and _has_termios():
-            _live(monitor, interval, look, Controls(along=monitor.view.along))
+            _live(monitor, interval, look, Controls.of(monitor.view))
         else:
             _line_by_line(monitor, interval, look)
 

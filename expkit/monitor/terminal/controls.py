@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from expkit.monitor.axis import ALONG, Along
+from expkit.monitor.screen import View
 from expkit.monitor.terminal.chart import CONSTANTS
 
 __all__ = ["HELP", "Controls"]
@@ -65,6 +66,11 @@ class Controls:
     flipped: bool = False
     light: bool = False
     ended: bool = False
+
+    @classmethod
+    def of(cls, view: View) -> Controls:
+        """Return what is to be seen at first."""
+        return cls(along=view.along, logarithmic=view.logarithmic)
 
     def press(self, key: str, runs: int) -> None:
         """Do what a key does.

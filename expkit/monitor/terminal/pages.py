@@ -62,14 +62,12 @@ def turn_to(
 
     Args:
         feeds, states: of the runs that are shown.
-        view: what the command line asks for.
+        view: what the command line asks for; axes are as `controls` says.
         controls: what somebody has chosen since.
         room: columns and rows of cells for the panels.
     """
     capacity = min(_MOST, max(1, room[0] // _NARROWEST) * max(1, room[1] // _LOWEST))
-    view = replace(view, along=controls.along, bins=_BINS)
-    if controls.logarithmic is not None:
-        view = replace(view, logarithmic=controls.logarithmic)
+    view = replace(view, along=controls.along, logarithmic=controls.logarithmic, bins=_BINS)
     names = metric_names(feeds)
     if controls.filter:
         first: Screen | None = None

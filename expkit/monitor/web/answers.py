@@ -43,6 +43,8 @@ def state_of(monitor: TrainingMonitor, version: str, interval: float, failure: s
     return {
         "version": version,
         "interval": interval,
+        "along": monitor.view.along,
+        "logarithmic": monitor.view.logarithmic,
         "heading": screen.heading,
         "notes": [*screen.notes, *([f"the runs cannot be read now: {failure}"] if failure else [])],
         "reading": not all(feed.caught_up for feed in monitor.feeds),

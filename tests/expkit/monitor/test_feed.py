@@ -386,7 +386,6 @@ class TestIndex:
         assert len(list((tmp_path / "cache" / "expkit" / "monitor").iterdir())) == 1
         assert RunFeed(RunDir(run)).records == 5000
 
-
     def test_a_user_without_a_home_reads_without_one(self, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """As in a container with a user of its own, in a run directory of somebody else."""
 

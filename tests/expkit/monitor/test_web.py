@@ -22,7 +22,7 @@ import pytest
 
 from expkit.cli.main import main
 from expkit.errors import UserError
-from expkit.monitor import TrainingMonitor
+from expkit.monitor import TrainingMonitor, View
 from expkit.monitor.web.hub import Hub
 from expkit.monitor.web.server import Server, open_server
 from tests.conftest import ended
@@ -48,8 +48,8 @@ def server(run: Path) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def serving(*runs: Path) -> Iterator[Server]:
-    with TrainingMonitor(list(runs), index=False) as monitor:
+def serving(*runs: Path, **view: Any) -> Iterator[Server]:
+    with TrainingMonitor(list(runs), View(**view), index=False) as monitor:
         hub = Hub(monitor, interval=0.1)
         server = open_server(hub, "127.0.0.1", 0)
         hub.start()

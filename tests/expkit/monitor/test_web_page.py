@@ -143,6 +143,24 @@ def test_two_runs_overlay_one_is_hidden_and_the_tools_choose_how_they_look(brows
         browser.run("document.getElementById('theme').click()")
 
 
+def test_the_page_begins_with_the_axes_that_the_command_line_asks_for(browser: Browser, tmp_path: Path) -> None:
+    journal(tmp_path / "a", range(1, 400))
+    with serving(tmp_path / "a", along="time", logarithmic=True) as server:
+        shown(browser, server)
+        browser.wait(f"{PLOT}.layout.xaxis.title.text.includes('since the first record')")
+        browser.wait(f"{PLOT}.layout.yaxis.type === 'log'")
+        chosen = "['along', 'log'].map((id) => document.getElementById(id).value)"
+        assert browser.run(chosen) == ["time", "1"]
+        browser.run(
+            "((tool) => { tool.value = 'step'; tool.dispatchEvent(new Event('change')); return 1; })"
+            "(document.getElementById('along'))"
+        )
+        browser.wait(f"{PLOT}.layout.xaxis.title.text === 'step'")
+        journal(tmp_path / "a", range(400, 500))
+        browser.wait(f"{ENDS} >= 490 && {PLOT}.layout.xaxis.title.text === 'step'")
+        assert browser.errors == []
+
+
 @pytest.mark.slow
 def test_hundreds_of_metrics_are_drawn_only_in_view_and_long_names_fit_a_phone(
     browser: Browser, tmp_path: Path

@@ -46,7 +46,14 @@ async function poll() {
   if (!document.hidden) timer = setTimeout(poll, POLL);
 }
 
+/** Show curves as the command line asks for, until somebody chooses otherwise. */
+function beginAs({ along, logarithmic }) {
+  settings.along = $("along").value = along;
+  settings.log = $("log").value = logarithmic === null ? "" : String(Number(logarithmic));
+}
+
 function show(said) {
+  if (state === null) beginAs(said);
   state = said;
   showHeading(said);
   showRuns(said, settings, toggleRun);

@@ -28,7 +28,7 @@ class Watched:
 
     def __init__(self, runs: list[Path], **view: Any) -> None:
         self.monitor = TrainingMonitor(runs, View(**view), index=False)
-        self.controls = Controls()
+        self.controls = Controls.of(self.monitor.view)
         self.look = Look(colours="truecolor")
 
     def frame(self, width: int = 80, height: int = 24) -> str:
@@ -151,6 +151,13 @@ def test_axes_smoothing_pause_and_help(watch: Callable[..., Watched]) -> None:
     assert "PAUSED" in shown.press("p") and shown.controls.paused and "PAUSED" not in shown.press("p")
     described = shown.press("?")
     assert all(keys in described for keys in HELP) and "q quit" in shown.press("?")
+
+
+def test_the_axes_are_at_first_what_the_command_line_asks_for(watch: Callable[..., Watched]) -> None:
+    shown = watch({"train_loss": lambda step: 5.0 + step / 100}, along="epoch", logarithmic=True)
+    assert "x epoch" in shown.frame() and " l log " in shown.frame()
+    assert shown.monitor.screen().panels[0].is_logarithmic()
+    assert " l linear " in shown.press("l") and " l log:auto " in shown.press("l")
 
 
 def test_one_run_after_the_other_and_all_of_them(watch: Callable[..., Watched]) -> None:
