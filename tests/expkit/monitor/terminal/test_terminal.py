@@ -18,6 +18,8 @@ from pathlib import Path
 import pyte
 import pytest
 
+from expkit.monitor import TrainingMonitor
+from expkit.monitor.terminal import show_live
 from expkit.monitor.terminal.terminal import split_keys
 from tests.expkit.monitor.terminal.test_frame import write
 from tests.expkit.trackers.conftest import REPOSITORY, clean_environment, takes_ctrl_c
@@ -193,3 +195,22 @@ def test_one_look_in_a_file_is_one_plain_frame(run: Path) -> None:
 def test_keys_are_read_from_what_terminals_send() -> None:
     assert split_keys("q\x1b[A\x1bOB\x1b[5~\x1b[Z") == ["q", "up", "down", "pageup", "backtab"]
     assert split_keys("\x1b[1;5C\x1b[200~ö\r\x7f\x1b") == ["ö", "enter", "backspace", "escape"]
+
+
+def test_a_run_that_cannot_be_read_is_said_once_where_there_are_only_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "logs" / "metrics.jsonl").mkdir(parents=True)
+    waited: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr("expkit.monitor.terminal.time.sleep", sleep)
+    with TrainingMonitor(tmp_path, index=False) as monitor:
+        show_live(monitor, 5.0)
+    assert waited == [5.0] * 4
+    assert capsys.readouterr().out.count("cannot be read now") == 1
