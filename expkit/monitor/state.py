@@ -187,6 +187,9 @@ def _rate(feed: RunFeed) -> float | None:
 def _usual_gap(feed: RunFeed) -> float:
     """Return the seconds from one record to the next, lately: the median, as a resume may have come after days."""
     moments = [moment for _, moment in feed.recent]
+    began = _number(feed.status.get("started"))
+    if len(moments) == 1 and began is not None:
+        moments = [began, max(began, *moments)]  # nothing is known yet but how long the first one took
     return statistics.median(map(operator.sub, moments[1:], moments)) if len(moments) > 1 else 0.0
 
 

@@ -191,6 +191,13 @@ class TestState:
         say(run)
         assert look(run).runs[0].state == "running"
 
+    def test_one_that_has_a_single_record_is_not_if_that_took_long(self, make: Callable[..., Path]) -> None:
+        run = make(count=1, began=time.time() - 40)
+        say(run, started=time.time() - 400)
+        assert look(run).runs[0].state == "running"
+        say(run, started=time.time() - 41)
+        assert look(run).runs[0].state == "stalled"
+
     def test_the_days_before_a_resume_do_not_make_its_records_rare(self, make: Callable[..., Path]) -> None:
         run = make(began=time.time() - 86_400)
         write(run, range(10, 20), began=time.time() - 52, train_loss=1.0)
