@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import Any
 
 from expkit.detectors.base import Severity
@@ -187,10 +188,18 @@ def _rate(feed: RunFeed) -> float | None:
 def _usual_gap(feed: RunFeed) -> float:
     """Return the seconds from one record to the next, lately: the median, as a resume may have come after days."""
     moments = [moment for _, moment in feed.recent]
-    began = _number(feed.status.get("started"))
+    began = _moment(feed.status.get("started"))
     if len(moments) == 1 and began is not None:
         moments = [began, max(began, *moments)]  # nothing is known yet but how long the first one took
     return statistics.median(map(operator.sub, moments[1:], moments)) if len(moments) > 1 else 0.0
+
+
+def _moment(text: Any) -> float | None:
+    """Return the seconds since 1970 of a time as a status.json has it, or None."""
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def _gauges(last: Mapping[str, float]) -> list[Gauge]:

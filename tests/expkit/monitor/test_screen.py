@@ -7,6 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,11 @@ def say(run: Path, **status: Any) -> None:
         "machine": {"boot_id": boot_id()},
     }
     (run / "status.json").write_bytes(orjson.dumps(usual | status))
+
+
+def ago(seconds: float) -> str:
+    """Return a time as a status.json has it."""
+    return (datetime.now().astimezone() - timedelta(seconds=seconds)).isoformat(timespec="seconds")
 
 
 @pytest.fixture
@@ -193,9 +199,9 @@ class TestState:
 
     def test_one_that_has_a_single_record_is_not_if_that_took_long(self, make: Callable[..., Path]) -> None:
         run = make(count=1, began=time.time() - 40)
-        say(run, started=time.time() - 400)
+        say(run, started=ago(400))
         assert look(run).runs[0].state == "running"
-        say(run, started=time.time() - 41)
+        say(run, started=ago(41))
         assert look(run).runs[0].state == "stalled"
 
     def test_the_days_before_a_resume_do_not_make_its_records_rare(self, make: Callable[..., Path]) -> None:
