@@ -103,9 +103,11 @@ def test_one_that_does_not_fit_together_is_made_anew(indexed: Path, wrong: dict[
     curve = plain["curves"]["train_loss"]
     (curve if wrong.keys() <= curve.keys() else plain).update(wrong)
     np.savez(path, plain=np.frombuffer(orjson.dumps(plain), np.uint8), **arrays)
-    feed = RunFeed(RunDir(indexed))
+    write(indexed, range(6010, 7000))
+    feed, fresh = RunFeed(RunDir(indexed)), RunFeed(RunDir(indexed), index=False)
     feed.refresh()
-    assert feed.records == 6010 and feed.curves["train_loss"].count == 6000
+    fresh.refresh()
+    assert feed.records == 7000 and points(feed) == points(fresh)
 
 
 def test_what_it_holds_is_never_unpickled(indexed: Path) -> None:
