@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 import orjson
 
 from expkit.cli.finding import find_runs
+from expkit.cli.parser import Parser
 from expkit.errors import UserError
 
 if TYPE_CHECKING:
     from expkit.monitor import TrainingMonitor
+    from expkit.plots.themes import ThemeName
 
 __all__ = ["MonitorCommand"]
 
@@ -40,9 +42,11 @@ class MonitorCommand:
         _check(options)
         runs = find_runs(options.run, Path("outputs"))
         from expkit.monitor import TrainingMonitor, View
+        from expkit.monitor.screen import check_names
 
-        metrics = [each for each in options.metrics.split(",") if each.strip()] if options.metrics else None
+        metrics = [each.strip() for each in options.metrics.split(",")] if options.metrics is not None else None
         logarithmic = True if options.log_y else None
+        check_names(metrics or [])
         view = View(metrics=metrics, along=options.x, logarithmic=logarithmic)
         with TrainingMonitor([run.root for run in runs], view) as monitor:
             try:
@@ -54,7 +58,7 @@ class MonitorCommand:
 
 
 def _parser(summary: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="expkit monitor",
         description=summary,
         epilog=_EXAMPLES,
@@ -76,7 +80,9 @@ def _parser(summary: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--x", choices=("step", "time", "epoch"), default="step", help="the horizontal axis (step)")
     parser.add_argument("--log-y", action="store_true", help="logarithmic vertical axes (default: where it is telling)")
-    parser.add_argument("--theme", default="dark", help="of window and picture: dark (default), light or print")
+    parser.add_argument(
+        "--theme", help="of window, picture and terminal: dark (default) or light; of window and picture: print"
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help="the picture (.png, .svg, .pdf); means --static")
     parser.add_argument("--port", type=int, metavar="N", help="of --web (8765, or the next one that is free)")
     parser.add_argument("--host", default="127.0.0.1", help="of --web: the address to listen on (127.0.0.1)")
@@ -100,30 +106,57 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError("--port and --host belong to --web")
     if options.port is not None and not 0 <= options.port < 65536:
         raise UserError(f"--port {options.port}: give a number from 0 (any that is free) to 65535")
-    find_theme(options.theme)
+    if options.theme is not None:
+        find_theme(options.theme)
+        if options.web or options.json:
+            has = "the page has a button for it" if options.web else "JSON has none"
+            raise UserError(f"--theme {options.theme}: leave it out, {has}")
 
 
 def _show(monitor: TrainingMonitor, options: argparse.Namespace) -> int:
+    theme: ThemeName = options.theme or "dark"
     if options.json:
-        monitor.refresh()
+        _read_once(monitor)
         sys.stdout.buffer.write(orjson.dumps(monitor.to_json(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     elif options.static or options.output is not None:
-        print(monitor.generate_static_plot(options.output or _default_output(monitor), options.theme))
+        _read_once(monitor)
+        print(monitor.generate_static_plot(options.output or _default_output(monitor), theme))
     elif options.web:
         from expkit.monitor.web import serve
 
         serve(monitor, options.interval, options.host, options.port)
     elif options.window or _has_window(options):
-        monitor.start_live_plot(options.interval, options.theme)
-    elif options.once or not sys.stdout.isatty():
-        from expkit.monitor.terminal import show_once
-
-        show_once(monitor)
+        monitor.start_live_plot(options.interval, theme)
     else:
-        from expkit.monitor.terminal import show_live
-
-        show_live(monitor, options.interval)
+        _show_in_terminal(monitor, options)
     return 0
+
+
+def _show_in_terminal(monitor: TrainingMonitor, options: argparse.Namespace) -> None:
+    from expkit.monitor.terminal import show_live, show_once
+
+    if options.theme == "print":
+        raise UserError("--theme print: a terminal has dark or light; print is for --static and --window")
+    light = None if options.theme is None else options.theme == "light"
+    if options.once or not sys.stdout.isatty():
+        _read_once(monitor)
+        show_once(monitor, light)
+    else:
+        show_live(monitor, options.interval, light)
+
+
+def _read_once(monitor: TrainingMonitor) -> None:
+    """Read the runs, for a face that does not wait for what may come; say which metrics there are not.
+
+    Raises:
+        UserError: none of those that are wanted is there.
+    """
+    monitor.refresh()
+    notes, none = monitor.missing()
+    if none:
+        raise UserError(f"--metrics: {'; '.join(notes)}")
+    for note in notes:
+        print(f"Warning: --metrics: {note}", file=sys.stderr)
 
 
 def _default_output(monitor: TrainingMonitor) -> Path:

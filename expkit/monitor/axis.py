@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 from expkit.monitor.feed import RunFeed
 from expkit.plots.curve import Curve
 
-__all__ = ["ALONG", "Along", "Axis", "axis_of"]
+__all__ = ["ALONG", "UNITS", "Along", "Axis", "axis_of"]
 
 Along = Literal["step", "time", "epoch", "samples"]
 #: Those that every run has.
 ALONG: tuple[Along, ...] = ("step", "time", "epoch")
 
 _UNITS = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
+#: Units of time as somebody asks for them: in seconds.
+UNITS = ("1", "60", "3600")
 
 _Places = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
@@ -62,10 +64,18 @@ class Axis:
         return first, last
 
 
-def axis_of(feeds: Sequence[RunFeed], along: Along) -> Axis:
-    """Return the axis for runs; time is in the largest unit of which the longest has two."""
+def axis_of(feeds: Sequence[RunFeed], along: Along, unit: float | None = None) -> Axis:
+    """Return the axis for runs.
+
+    Args:
+        feeds: the runs.
+        along: what it goes along.
+        unit: of time, in seconds (1, 60, 3600): for whoever shows a part of an axis that grows. None: the largest of
+            which the longest run has two.
+    """
     if along != "time":
         return Axis(along, along)
     longest = max((feed.duration for feed in feeds), default=0.0)
-    unit, seconds = next((each for each in _UNITS if longest >= 2 * each[1]), _UNITS[-1])
-    return Axis(along, f"{unit} since the first record", seconds)
+    fitting = next((each for each in _UNITS if longest >= 2 * each[1]), _UNITS[-1])
+    name, seconds = next((each for each in _UNITS if each[1] == unit), fitting)
+    return Axis(along, f"{name} since the first record", seconds)

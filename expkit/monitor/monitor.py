@@ -12,7 +12,7 @@ from typing import Any
 from expkit.errors import UserError
 from expkit.experiment import RunDir
 from expkit.monitor.feed import RunFeed
-from expkit.monitor.screen import Screen, View, compose
+from expkit.monitor.screen import Screen, View, compose, find_group, missing_metrics
 from expkit.monitor.state import RunState, StateReader
 from expkit.plots.themes import ThemeName
 
@@ -73,9 +73,25 @@ class TrainingMonitor:
         """Return what is to be seen now."""
         return compose(self.feeds, self.states(), view or self.view)
 
+    def missing(self) -> tuple[list[str], bool]:
+        """Return what there is to say of names in `view.metrics` that no metric has; whether none has a metric."""
+        wanted = self.view.metrics or []
+        notes = missing_metrics(self.feeds, wanted)
+        return notes, bool(wanted) and not any(find_group(each, self.feeds, [])[1] for each in wanted)
+
     def to_json(self) -> dict[str, Any]:
-        """Return how the runs stand as plain JSON values, as `expkit monitor --json` prints them."""
-        return {"runs": [state.to_json() for state in self.states()]}
+        """Return how the runs stand as plain JSON values, as `expkit monitor --json` prints them.
+
+        Of last values there are those in `view.metrics`, if any is named there.
+        """
+        states = self.states()
+        if self.view.metrics:
+            wanted = {name for each in self.view.metrics for name in find_group(each, self.feeds, [])[1]}
+            states = [
+                replace(state, last={name: value for name, value in state.last.items() if name in wanted})
+                for state in states
+            ]
+        return {"runs": [state.to_json() for state in states]}
 
     def generate_static_plot(self, path: Path | str, theme: ThemeName = "dark") -> Path:
         """Draw what is to be seen now into a file: PNG, or SVG or PDF by its name. Return its path.

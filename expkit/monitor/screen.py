@@ -13,21 +13,24 @@ from expkit.monitor.feed import RunFeed
 from expkit.monitor.state import RunState
 from expkit.plots.choosing import telling_groups
 from expkit.plots.curve import Curve
-from expkit.plots.panels import LOSSES, Line, Panel, make_panels
+from expkit.plots.panels import COLOURS, LOSSES, RUN_STYLES, STYLES, Line, Panel, line_of_run, make_panels
 from expkit.record import RESERVED
 
 __all__ = [
     "Screen",
     "View",
+    "check_names",
     "compose",
     "curve_seen",
     "find_group",
     "make_panel",
     "metric_names",
+    "missing_metrics",
 ]
 
 _MOST_PANELS = 4
 _MOST_MARKS = 50
+_TOLD_APART = COLOURS * STYLES // RUN_STYLES  # runs
 
 #: The guide's panels: title -> the names of their metrics, in journals and in histories.
 _BLOB = {
@@ -53,6 +56,8 @@ class View:
         bins: points of a line, for faces that can show only so many; None for all that are kept.
         between: the part of the horizontal axis that is seen, in its unit; None for all. Where it has few bins, it is
             read from the journal again.
+        unit: of time on a horizontal axis, in seconds (1, 60 or 3600), so that `between` means the same while a run
+            goes on; None: what fits the longest run.
     """
 
     metrics: Sequence[str] | None = None
@@ -60,6 +65,7 @@ class View:
     logarithmic: bool | None = None
     bins: int | None = None
     between: tuple[float, float] | None = None
+    unit: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +96,8 @@ def compose(feeds: Sequence[RunFeed], states: Sequence[RunState], view: View) ->
     notes: list[str] = []
     groups = _wanted(feeds, view.metrics, notes) if view.metrics else _usual(feeds, notes)
     panels = [make_panel(title, names, feeds, view, place) for place, (title, names) in enumerate(groups.items())]
+    if len(feeds) > _TOLD_APART:
+        notes.append(f"more than {_TOLD_APART} runs: from there on lines look like those of earlier runs")
     notes += _remarks(feeds, states)
     heading = feeds[0].name if len(feeds) == 1 else f"{len(feeds)} runs: {', '.join(feed.name for feed in feeds)}"
     return Screen(heading, states, panels, notes)
@@ -111,19 +119,28 @@ def _usual(feeds: Sequence[RunFeed], notes: list[str]) -> dict[str, list[str]]:
     for feed in feeds:
         for title, members in telling_groups(feed.curves).items():
             telling[title] = sorted({*telling.get(title, ()), *members}, key=lambda name: (name not in LOSSES, name))
-    if any(feed.curves for feed in feeds):
+    if any(feed.curves for feed in feeds) and not any(feed.config.get("diagnostics") for feed in feeds):
         notes.append(
-            "No diagnostics available: python -m train ... diagnostics=blob turns on silhouette, clusters and weight "
-            "correlation; these panels show what the run has (--metrics chooses others)"
+            "No diagnostics available: diagnostics=gradients,activations (any model) or diagnostics=blob (two-layer "
+            "networks: silhouette, clusters, weight correlation) turns them on"
         )
     return dict(list(telling.items())[:_MOST_PANELS])
 
 
 def _wanted(feeds: Sequence[RunFeed], metrics: Sequence[str], notes: list[str]) -> dict[str, list[str]]:
     """Return title -> metrics of the panels that somebody has named."""
-    if not all(wanted.strip("+ ") for wanted in metrics):
-        raise UserError(f"--metrics {','.join(metrics)}: a name is empty; write train_loss+val_loss,blob/*")
+    check_names(metrics)
     return dict(find_group(wanted, feeds, notes) for wanted in metrics)
+
+
+def check_names(metrics: Sequence[str]) -> None:
+    """Refuse what names no metric at all.
+
+    Raises:
+        UserError: a name is empty.
+    """
+    if not all(name.strip() for wanted in metrics for name in wanted.split("+")):
+        raise UserError(f"--metrics {','.join(metrics)}: a name is empty; write train_loss+val_loss,blob/*")
 
 
 def find_group(wanted: str, feeds: Sequence[RunFeed], notes: list[str]) -> tuple[str, list[str]]:
@@ -137,30 +154,59 @@ def find_group(wanted: str, feeds: Sequence[RunFeed], notes: list[str]) -> tuple
     patterns = [pattern.strip() for pattern in wanted.split("+") if pattern.strip()]
     found = [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
     if not found:
-        notes.append(f"there is no metric {wanted} (yet){_similar(patterns[0] if patterns else wanted, names)}")
+        notes.append(_no_metric(wanted, patterns, names))
     return wanted if len(found) != 1 else found[0], found
 
 
-def _similar(pattern: str, names: Sequence[str]) -> str:
+def missing_metrics(feeds: Sequence[RunFeed], metrics: Sequence[str]) -> list[str]:
+    """Return a line for each name, of those between `+` too, that is none of a metric, as far as is known yet.
+
+    Args:
+        feeds: the runs, read.
+        metrics: as in `View.metrics`.
+    """
+    notes: list[str] = []
+    for wanted in metrics:
+        whole: list[str] = []
+        find_group(wanted, feeds, whole)
+        parts = [part.strip() for part in wanted.split("+")]
+        if whole or len(parts) == 1:
+            notes += whole
+        elif wanted not in metric_names(feeds):
+            for part in parts:
+                find_group(part, feeds, notes)
+    return notes
+
+
+def _no_metric(wanted: str, patterns: Sequence[str], names: Sequence[str]) -> str:
+    """Return the line that says so, with what is close."""
     from difflib import get_close_matches
 
-    close = get_close_matches(pattern, names, n=3, cutoff=0.5) or list(names[:3])
-    return f": {', '.join(close)} are some that there are" if close else ""
+    close = [name for pattern in patterns for name in get_close_matches(pattern, names, n=3, cutoff=0.6)]
+    close = list(dict.fromkeys(close or [name for name in names for part in patterns if _holds(name, part)]))[:3]
+    if close:
+        return f"there is no metric {wanted} (yet): did you mean {' or '.join(close)}?"
+    some = f": there are {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+    return f"there is no metric {wanted} (yet){some if names else ''}"
+
+
+def _holds(name: str, pattern: str) -> bool:
+    return bool(pattern.strip("*?")) and pattern.strip("*?").lower() in name.lower()
 
 
 def make_panel(title: str, names: Sequence[str], feeds: Sequence[RunFeed], view: View, place: int) -> Panel:
     """Return the panel of some metrics of runs; `place` chooses colours, for metrics that have none of their own."""
-    axis = axis_of(feeds, view.along)
+    axis = axis_of(feeds, view.along, view.unit)
     if len(feeds) == 1:
         curves = {name: curve_seen(feeds[0], name, view, axis) for name in names}
         lines: Sequence[Line] = make_panels({title: names}, curves)[0].lines
         if not any(name.startswith(("train_", "val_")) or name in LOSSES for name in names):
-            lines = [replace(line, colour=2 + (place + index) % 6) for index, line in enumerate(lines)]
+            lines = [replace(line, colour=2 + (place + index) % 6, dash=index // 6) for index, line in enumerate(lines)]
     else:
         lines = [
-            Line(_label(feed, name, names), curve_seen(feed, name, view, axis), number, dash)
+            line_of_run(_label(feed, name, names), curve_seen(feed, name, view, axis), number, name, at, len(names))
             for number, feed in enumerate(feeds)
-            for dash, name in enumerate(names)
+            for at, name in enumerate(names)
             if name in feed.curves
         ]
     return Panel(

@@ -15,12 +15,31 @@ from expkit.record import to_number
 if TYPE_CHECKING:
     from expkit.plots.curve import Curve
 
-__all__ = ["LOSSES", "Band", "Line", "Panel", "evenly", "group", "make_panels", "numbers"]
+__all__ = [
+    "COLOURS",
+    "LOSSES",
+    "RUN_STYLES",
+    "STYLES",
+    "Band",
+    "Line",
+    "Panel",
+    "evenly",
+    "group",
+    "line_of_run",
+    "make_panels",
+    "numbers",
+    "style_of_run",
+]
 
 #: What is drawn in the first panel, together.
 LOSSES = ("train_loss", "loss", "val_loss")
 
 _LOGARITHMIC = ("loss", "perplexity", "norm")
+
+#: Colours of a theme for screens, and line styles.
+COLOURS, STYLES = 8, 4
+#: Line styles that a run has, for training and validation; runs beyond the last colour have the next ones.
+RUN_STYLES = 2
 
 _OTHERS = 6  # colours of a theme's cycle that are neither training's nor validation's
 
@@ -37,6 +56,7 @@ class Line:
         curve: its values.
         colour: place of its colour in the theme's cycle; beyond the cycle's end they begin again, dashed.
         dash: place of its line style: runs that share a panel have a colour each, and their metrics a style each.
+        metric: what it shows, where the label names a run too.
         band: places, lower and upper ends of what surrounds it, (p,) each: the confidence interval of a mean.
     """
 
@@ -44,7 +64,33 @@ class Line:
     curve: Curve
     colour: int
     dash: int = 0
+    metric: str = ""
     band: Band | None = None
+
+    @property
+    def style(self) -> int:
+        """Place of its line style, with what colours that begin again add to it."""
+        return self.colour // COLOURS + self.dash
+
+
+def line_of_run(label: str, curve: Curve, number: int, metric: str = "", place: int = 0, of: int = 1) -> Line:
+    """Return the line of a run where several share a panel: 16 runs with two metrics each are told apart.
+
+    Args:
+        label: its name.
+        curve: its values.
+        number: of the run.
+        metric: what it shows.
+        place: of the metric, among those of the panel.
+        of: how many these are.
+    """
+    again = number // COLOURS
+    return Line(label, curve, number, place + again * (max(of, RUN_STYLES) - 1), metric)
+
+
+def style_of_run(number: int) -> int:
+    """Return the line style (`Line.style`) of a run's first metric."""
+    return number // COLOURS * RUN_STYLES
 
 
 @dataclass(frozen=True, slots=True)

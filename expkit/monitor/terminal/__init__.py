@@ -19,39 +19,52 @@ __all__ = ["show_live", "show_once"]
 _SLICE = 0.4  # seconds of reading at a time: keys are answered in between
 
 
-def show_once(monitor: TrainingMonitor) -> None:
-    """Print one look: without any escape code, unless it is a terminal that it goes to."""
+def show_once(monitor: TrainingMonitor, light: bool | None = None) -> None:
+    """Print one look: without any escape code, unless it is a terminal that it goes to.
+
+    Args:
+        monitor: the runs.
+        light: whether the background is; None: as the terminal says.
+    """
     from expkit.monitor.terminal.controls import Controls
     from expkit.monitor.terminal.dashboard import draw_frame
-    from expkit.monitor.terminal.look import detect_look
 
     monitor.refresh()
-    look = detect_look(sys.stdout)
+    look = _look(light)
     columns, rows = shutil.get_terminal_size()
     controls = Controls.of(monitor.view)
     lines = draw_frame(monitor, controls, look, (columns, max(rows - 1, 1)), keys=False)
     print("\n".join(look.render(lines, columns)))
 
 
-def show_live(monitor: TrainingMonitor, interval: float) -> None:
+def show_live(monitor: TrainingMonitor, interval: float, light: bool | None = None) -> None:
     """Follow the runs until q or Ctrl-C.
 
     Args:
         monitor: the runs.
         interval: seconds between two looks.
+        light: whether the background is; None: as the terminal says.
 
     Raises:
         SystemExit: SIGTERM or SIGHUP has come; the terminal is as it was.
     """
     from expkit.monitor.terminal.controls import Controls
+
+    look = _look(light)
+    with contextlib.suppress(KeyboardInterrupt):
+        if look.movable and _has_termios():
+            controls = Controls.of(monitor.view)
+            _live(monitor, interval, look, controls)
+        else:
+            _line_by_line(monitor, interval, look)
+
+
+def _look(light: bool | None) -> Look:
+    """Return what the terminal can show."""
     from expkit.monitor.terminal.look import detect_look
 
     look = detect_look(sys.stdout)
-    with contextlib.suppress(KeyboardInterrupt):
-        if look.movable and _has_termios():
-            _live(monitor, interval, look, Controls.of(monitor.view))
-        else:
-            _line_by_line(monitor, interval, look)
+    return look if light is None else replace(look, light=light)
 
 
 def _live(monitor: TrainingMonitor, interval: float, look: Look, controls: Controls) -> None:

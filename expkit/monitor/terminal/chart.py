@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from textwrap import wrap
 
@@ -26,6 +26,8 @@ CONSTANTS = (0.0, 0.005, 0.015, 0.05, 0.15)
 _USUAL = 2
 
 _VALUES = "."
+#: Line styles: which cells of a line are drawn.
+_DASHES = ("", "1110", "10", "111010")
 _CROWDED = 8  # lines
 _FEW = 5  # values, which get a sign each
 _LARGEST = 1e300
@@ -52,12 +54,13 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class _Drawn:
-    """One line on the canvas: where it is, how it looks."""
+    """One line on the canvas: where it is, how it looks, which of its cells are drawn (all, if none are named)."""
 
     x: _Array
     y: _Array
     style: Style
     sign: str
+    dash: str = ""
 
 
 def horizontal_axis(panels: Sequence[Panel]) -> Axis:
@@ -126,7 +129,8 @@ def _lines(panel: Panel, look: Look, smoothing: int, logarithmic: bool) -> tuple
             if len(lines) <= _CROWDED:
                 back.append(_drawn(x, y, look.faint(line.colour), _VALUES, logarithmic))
             x, y = line.curve.average(CONSTANTS[smoothing])
-        front.append(_drawn(x, y, style, sign, logarithmic))
+        dash = "" if signs else _DASHES[line.style % len(_DASHES)]
+        front.append(replace(_drawn(x, y, style, sign, logarithmic), dash=dash))
     return [each for each in (*back, *front) if len(each.x)], points, total
 
 
@@ -193,15 +197,36 @@ def _canvas(
         character_set="ascii" if signs else "braille",
         force_ascii_characters=[each.sign or _VALUES for each in shown],
     )
-    cells: list[list[tuple[str, Style | None]]] = []
+    owned: list[list[tuple[str, _Drawn | None]]] = []
     for row in drawn.split("\n")[1 : rows + 1]:  # without its frame
-        found = [(sign, shown[int(whose)].style if whose else None) for whose, sign in _CELL.findall(row)]
-        cells.append(found[1 : columns + 1])
+        found = [(sign, shown[int(whose)] if whose else None) for whose, sign in _CELL.findall(row)]
+        owned.append(found[1 : columns + 1])
+    cells = _dashed(owned)
     for each in shown:
         if len(each.x) <= _FEW:
             for x, y in zip(each.x.tolist(), each.y.tolist(), strict=True):
                 place = rows - 1 - _cell(y, *vertical, rows)
                 cells[place][_cell(x, axis.low, axis.high, columns)] = (each.sign or "•", each.style)
+    return cells
+
+
+def _dashed(owned: Sequence[Sequence[tuple[str, _Drawn | None]]]) -> list[list[tuple[str, Style | None]]]:
+    """Return signs and styles of cells, of which it is known whose they are: lines that are not whole have gaps.
+
+    Gaps go along the columns; in a column where a line goes up or down along the rows, so that no spike is lost.
+    """
+    cells = [[(sign, line.style if line is not None else None) for sign, line in row] for row in owned]
+    for column in range(len(owned[0])):
+        rows: dict[int, list[int]] = {}
+        for row, made in enumerate(owned):
+            line = made[column][1]
+            if line is not None and line.dash:
+                rows.setdefault(id(line), []).append(row)
+        for found in rows.values():
+            line = owned[found[0]][column][1]
+            for row in found:
+                if line is not None and line.dash[(row if len(found) > 2 else column) % len(line.dash)] == "0":
+                    cells[row][column] = (" ", None)
     return cells
 
 

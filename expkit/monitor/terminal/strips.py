@@ -13,6 +13,8 @@ from expkit.detectors.base import Severity
 from expkit.monitor.state import AlertLine, Gauge, RunState
 from expkit.monitor.terminal.controls import HELP
 from expkit.monitor.terminal.look import Look, plain, shortened, styled
+from expkit.monitor.terminal.title import swatch
+from expkit.plots.panels import COLOURS, style_of_run
 
 __all__ = ["alert_lines", "gauge_lines", "header", "help_lines", "run_lines"]
 
@@ -31,7 +33,7 @@ def header(state: RunState, width: int, look: Look, colour: int | None = None) -
     first = styled(f" {state.state.upper()} ", _badge(state, look))
     first.append(" ● " if colour is not None else " ", look.line(colour or 0))
     first.append(plain(state.name), Style(bold=True))
-    lines = [first, Text("  ").join([part for part in _progress(state, look, width) if part])]
+    lines = [first, _progress(state, look, width)]
     if state.text:
         style = look.warning if state.state in ("stalled", "crashed", "failed", "gone") else look.muted
         said = plain(state.text)
@@ -50,7 +52,7 @@ def run_lines(states: Sequence[RunState], chosen: int | None, most: int, width: 
     lines = []
     for number, state in shown:
         line = styled("▸" if number == chosen else " ")
-        line.append("● ", look.line(number))
+        line.append(f"{swatch(style_of_run(number)):<{2 if len(states) > COLOURS else 1}} ", look.line(number))
         name = styled(shortened(plain(state.name), widest), Style(bold=number == chosen))
         name.truncate(widest, overflow="ellipsis", pad=True)
         line.append_text(name)
@@ -143,7 +145,8 @@ def help_lines(notes: Sequence[str], width: int, look: Look) -> list[Text]:
     return lines
 
 
-def _progress(state: RunState, look: Look, width: int) -> list[Text]:
+def _progress(state: RunState, look: Look, width: int) -> Text:
+    """Return how far a run is; when it ends twice, as a span and in words, only where there is room."""
     parts = []
     if state.step is not None and state.total_steps:
         fraction = min(state.step / state.total_steps, 1.0)
@@ -157,9 +160,12 @@ def _progress(state: RunState, look: Look, width: int) -> list[Text]:
         f"epoch {state.epoch:,.4g}" if state.epoch is not None else "",
         f"{state.steps_per_sec:,.3g} it/s" if state.steps_per_sec is not None else "",
         f"ETA {timedelta(seconds=round(state.eta_seconds))}" if state.eta_seconds is not None else "",
-        state.eta,
     ]
-    return [*parts, *(Text(part) for part in said)]
+    line = Text("  ").join([part for part in (*parts, *map(Text, said)) if part])
+    words = f"  {state.eta}" if state.eta else ""
+    if line.cell_len + len(words) > width and words.count(";") == 0:
+        words = ""
+    return line.append(words)
 
 
 def _badge(state: RunState, look: Look) -> Style:

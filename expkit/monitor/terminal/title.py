@@ -10,10 +10,12 @@ from rich.text import Text
 from expkit.monitor.terminal.look import Look, plain, shortened, styled
 from expkit.plots.panels import Line, Panel
 
-__all__ = ["SIGNS", "signed", "title_line"]
+__all__ = ["SIGNS", "signed", "swatch", "title_line"]
 
 #: Of lines that neither dots nor colours tell apart.
-SIGNS = "ox+*#@%&"
+SIGNS = "ox+*#@%&ABCDEFGHIJKLMNPQRSTUVWYZ"
+#: What stands in a legend for a line: whole, dashed, dotted, both; where each line has a sign, that.
+_SWATCHES = ("●", "--", "··", "-·")
 
 _SHORTEST = 8  # cells
 
@@ -22,7 +24,7 @@ def title_line(panel: Panel, width: int, look: Look, last: Mapping[str, float] |
     """Return the first line: what it shows, which line is which, the last values, how many were not finite."""
     title = styled(plain(panel.title), Style(bold=True))
     missing = sum(line.curve.nonfinite for line in panel.lines)
-    legends = _legends(panel.lines, look, last) if last is not None else [Text()]
+    legends = _legends(panel.lines, look, last) if last is not None else _legend_of_metrics(panel.lines, look)
     counts = (
         [styled(said, look.alert) for said in (f"✕ {missing:,} {panel.missing}", f"✕ {missing:,}")]
         if missing
@@ -56,7 +58,8 @@ def _legends(lines: Sequence[Line], look: Look, last: Mapping[str, float]) -> li
     values = [f"{last[label]:.4g}" if label in last else "" for label in labels]
     if len(known) < 2:
         return [Text(value, look.line(line.colour)) for line, value in zip(known, values, strict=True)] or [Text()]
-    signs = [SIGNS[number % len(SIGNS)] if signed(look, len(known)) else "●" for number in range(len(known))]
+    alike = signed(look, len(known))
+    signs = [SIGNS[at % len(SIGNS)] if alike else swatch(line.style) for at, line in enumerate(known)]
     short = _without_common_end(labels)
     made = []
     for names, shown in ((labels, values), (short, values), (labels, []), (short, [])):
@@ -69,10 +72,31 @@ def _legends(lines: Sequence[Line], look: Look, last: Mapping[str, float]) -> li
     return made
 
 
+def _legend_of_metrics(lines: Sequence[Line], look: Look) -> list[Text]:
+    """Return which style which metric of several runs has; the runs' colours stand above the panels."""
+    styles: dict[str, list[str]] = {}
+    for line in lines:
+        found = styles.setdefault(line.metric, [])
+        if swatch(line.style) not in found:
+            found.append(swatch(line.style))
+    if len(styles) < 2 or signed(look, len(lines)):
+        return [Text()]
+    made = []
+    for names in (list(styles), _without_common_end(list(styles))):
+        parts = [f"{' '.join(signs)} {plain(name)}" for name, signs in zip(names, styles.values(), strict=True)]
+        made.append(styled("  ".join(parts), look.muted))
+    return made
+
+
 def _without_common_end(labels: Sequence[str]) -> list[str]:
     """Return train and val of train_loss and val_loss."""
     ends = {label.partition("_")[2] for label in labels}
     return [label.partition("_")[0] for label in labels] if len(ends) == 1 and "" not in ends else list(labels)
+
+
+def swatch(style: int) -> str:
+    """Return what stands in a legend for lines of a style (`Line.style`)."""
+    return _SWATCHES[style % len(_SWATCHES)]
 
 
 def signed(look: Look, lines: int) -> bool:

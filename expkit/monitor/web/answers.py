@@ -14,13 +14,13 @@ import numpy as np
 
 from expkit.errors import UserError
 from expkit.journal import is_volatile
-from expkit.monitor.axis import ALONG, Along, axis_of
+from expkit.monitor.axis import ALONG, UNITS, Along, Axis, axis_of
 from expkit.monitor.feed import RunFeed
 from expkit.monitor.monitor import TrainingMonitor
 from expkit.monitor.screen import View, curve_seen, find_group, make_panel, metric_names
 from expkit.plots.curve import Curve
 from expkit.plots.interactive import look_of, make_figure, said_of
-from expkit.plots.panels import Line, Panel
+from expkit.plots.panels import Panel, line_of_run
 from expkit.plots.themes import THEMES, Theme, find_theme
 
 __all__ = ["Query", "memory", "metrics", "panels", "state_of"]
@@ -97,8 +97,9 @@ def panels(monitor: TrainingMonitor, query: Query) -> dict[str, Any]:
     Args:
         monitor: of the runs.
         query: panel (the title of a usual one, a metric, or patterns joined by +; given once for each), x (step, time,
-            epoch), from and to (in its unit), bins (of a line; 300), log (1 or 0), smooth (the moving average's time
-            constant as a fraction of what is seen, from 0 to 0.5), theme (dark, light).
+            epoch), from and to (in its unit), unit (of time: 1, 60 or 3600 seconds; usually what fits), bins (of a
+            line; 300), log (1 or 0), smooth (time constant of the moving average, a fraction of what is seen: 0 to
+            0.5), theme (dark, light).
 
     Raises:
         UserError: a parameter is wrong.
@@ -109,20 +110,28 @@ def panels(monitor: TrainingMonitor, query: Query) -> dict[str, Any]:
     along = _text(query, "x", list(ALONG)) or monitor.view.along
     logarithmic = {"1": True, "0": False, None: monitor.view.logarithmic}[_text(query, "log", ["1", "0"])]
     bins = int(_number(query, "bins", _BINS, 10, _MOST_POINTS))
-    view = View(along=cast(Along, along), logarithmic=logarithmic, bins=bins, between=_between(query))
+    unit = _text(query, "unit", UNITS)
+    view = View(
+        along=cast(Along, along),
+        logarithmic=logarithmic,
+        bins=bins,
+        between=_between(query),
+        unit=float(unit) if unit else None,
+    )
     found = []
     usual = [panel.title for panel in monitor.screen().panels]
     for key in wanted:
         title, names = find_group(key, monitor.feeds, [])
         place = usual.index(key) if key in usual else zlib.crc32(key.encode())
         panel = make_panel(title, names, monitor.feeds, view, place)
-        found.append({"key": key, **_panel(panel, names, theme, smoothing, monitor.feeds)})
-    return {"panels": found, "limits": _limits(monitor.feeds, view.along)}
+        found.append({"key": key, **_panel(panel, theme, smoothing, monitor.feeds)})
+    axis = axis_of(monitor.feeds, view.along, view.unit)
+    return {"panels": found, "limits": _limits(monitor.feeds, axis), "unit": axis.unit}
 
 
 def _looks(runs: int, theme: Theme) -> list[tuple[str, str]]:
     """Return colour and dash of each run, where several share a panel."""
-    return [look_of(Line("", Curve(), number), theme) for number in range(runs)]
+    return [look_of(line_of_run("", Curve(), number), theme) for number in range(runs)]
 
 
 def _metric(name: str, feeds: Sequence[RunFeed]) -> dict[str, Any]:
@@ -146,23 +155,20 @@ def _values(feed: RunFeed, name: str, view: View) -> dict[str, Any]:
     }
 
 
-def _panel(
-    panel: Panel, names: Sequence[str], theme: Theme, smoothing: float | None, feeds: Sequence[RunFeed]
-) -> dict[str, Any]:
+def _panel(panel: Panel, theme: Theme, smoothing: float | None, feeds: Sequence[RunFeed]) -> dict[str, Any]:
     lines = []
     for line in panel.lines:
         colour, dash = look_of(line, theme)
         run = line.colour if len(feeds) > 1 else None  # runs have a colour each
-        metric = line.label if run is None else names[line.dash]
+        metric = line.metric or line.label
         lines.append({"label": line.label, "metric": metric, "run": run, "colour": colour, "dash": dash})
     figure = make_figure(panel, theme, smoothing, legend=False)
     return {"title": panel.title, "said": said_of(panel), "lines": lines, "figure": figure}
 
 
-def _limits(feeds: Sequence[RunFeed], along: Along) -> tuple[float, float] | None:
+def _limits(feeds: Sequence[RunFeed], axis: Axis) -> tuple[float, float] | None:
     """Return where the horizontal axes begin and end: what happened at one step is seen at one place."""
     found: list[float] = []
-    axis = axis_of(feeds, along)
     for feed in feeds:
         steps = [step for curve in feed.curves.values() for step in curve.ends() or ()]
         if steps:

@@ -225,7 +225,8 @@ def open_server(hub: Hub, host: str, port: int | None) -> Server:
             if isinstance(error, socket.gaierror):
                 raise UserError(f"--host {host}: it is no address of this machine ({reason})") from None
             if port is not None or "in use" not in reason.lower():
-                raise UserError(f"--host {host} --port {each}: cannot listen there ({reason})") from None
+                other = ": choose another --port, or leave it out" if "in use" in reason.lower() else ""
+                raise UserError(f"--host {host} --port {each}: cannot listen there ({reason}){other}") from None
     raise UserError(f"--port: of {tried[0]} to {tried[-1]} none is free: name another")
 
 

@@ -12,6 +12,7 @@ import pytest
 from expkit import TrainingMonitor
 from expkit.cli.main import main
 from expkit.journal import Journal
+from expkit.monitor.terminal.look import Look
 from expkit.record import Record
 
 
@@ -79,6 +80,13 @@ def test_without_a_terminal_it_is_one_look(capsys: pytest.CaptureFixture[str]) -
         (["--theme", "blue", "--static"], "theme=blue: choose"),
         (["--static", "--output", "outputs/a_1/config.json/plot.png"], "it cannot be written"),
         (["--static", "--metrics", "+"], "--metrics +: a name is empty"),
+        (["--json", "--metrics", "train_loss+"], "--metrics train_loss+: a name is empty"),
+        (["--once", "--metrics", ""], "a name is empty"),
+        (["--static", "--metrics", "train_los"], "no metric train_los (yet): did you mean train_loss?"),
+        (["--once", "--metrics", "zzz"], "--metrics: there is no metric zzz (yet)"),
+        (["--json", "--metrics", "zzz"], "--metrics: there is no metric zzz (yet)"),
+        (["--once", "--theme", "print"], "--theme print: a terminal has dark or light"),
+        (["--web", "--theme", "light"], "--theme light: leave it out, the page has a button"),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,6 +94,32 @@ def test_mistakes_are_one_line(arguments: list[str], message: str, capsys: pytes
     said = capsys.readouterr().err
     assert message in said
     assert said.startswith("error: ") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("face", ["--static", "--once", "--json"])
+def test_of_several_metrics_one_that_is_not_there_is_a_warning(face: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["monitor", "a_1", face, "--metrics", "train_loss+val_los,zzz"]) == 0
+    said = capsys.readouterr()
+    assert said.out
+    assert [line.startswith("Warning: --metrics: there is no metric ") for line in said.err.splitlines()] == [True] * 2
+
+
+def test_a_wrong_option_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["monitor", "--metrcs", "loss"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "error: there is no --metrcs: did you mean --metrics?\n"
+
+
+def test_the_terminal_has_the_theme_of_the_command_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("expkit.monitor.terminal.look.detect_look", lambda _: Look(colours="truecolor"))
+    said = []
+    for arguments in ([], ["--theme", "light"]):
+        assert main(["monitor", "a_1", "--once", *arguments]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] != said[1], "the colours of another background"
 
 
 def test_a_run_without_a_record_has_no_picture(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:

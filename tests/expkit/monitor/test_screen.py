@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -18,6 +19,7 @@ from expkit.errors import UserError
 from expkit.journal import Journal
 from expkit.machine.vitals import boot_id
 from expkit.monitor import TrainingMonitor, View
+from expkit.plots.panels import COLOURS, STYLES
 from expkit.record import Record
 
 
@@ -103,6 +105,12 @@ def test_without_diagnostics_the_panels_are_what_the_run_has_and_a_line_says_how
     assert "diagnostics=blob" in note
 
 
+def test_nobody_who_has_diagnostics_is_told_to_turn_them_on(make: Callable[..., Path]) -> None:
+    run = make(**{"train_loss": 1.0, "gradients/norm": float})
+    (run / "config.json").write_bytes(orjson.dumps({"config": {"diagnostics": {"gradients": {"per_layer": True}}}}))
+    assert look(run).notes == []
+
+
 def test_the_guides_results_json_gives_the_guides_panels(make: Callable[..., Path]) -> None:
     run = make(count=0)
     diagnostics = {"silhouette_score": 0.5, "n_clusters_dbscan": 3, "weight_correlation": 0.1}
@@ -131,6 +139,52 @@ def test_runs_that_share_a_panel_have_a_colour_each_and_their_metrics_a_style(ma
     lines = screen.panels[0].lines
     assert [line.label for line in lines] == ["one: train_loss", "one: val_loss", "two: train_loss", "two: val_loss"]
     assert [(line.colour, line.dash) for line in lines] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+
+def test_sixteen_runs_are_told_apart_and_of_more_a_line_says_that_they_are_not(make: Callable[..., Path]) -> None:
+    runs = [make(f"run_{number:02}", count=3, **BLOB) for number in range(17)]
+    screen = look(runs[:16], metrics=["train_loss+val_loss", "train_loss"])
+    for panel in screen.panels:
+        looks = {(line.colour % COLOURS, line.style % STYLES) for line in panel.lines}
+        assert len(looks) == len(panel.lines)
+    both, alone = ({line.label.partition(":")[0]: line.style for line in panel.lines[::-1]} for panel in screen.panels)
+    assert both == alone, "a run looks the same in all panels"
+    assert not any("16 runs" in note for note in screen.notes)
+    assert any("more than 16 runs" in note for note in look(runs, metrics=["train_loss"]).notes)
+
+
+def test_many_metrics_of_a_run_are_told_apart(make: Callable[..., Path]) -> None:
+    (panel,) = look(make(**{f"norm/{layer}": float(layer) for layer in range(20)}), metrics=["norm/*"]).panels
+    assert len({(line.colour % COLOURS, line.style % STYLES) for line in panel.lines}) == 20
+
+
+def test_what_is_wanted_and_not_there_is_said_by_name(make: Callable[..., Path]) -> None:
+    def missing(*metrics: str) -> tuple[list[str], bool]:
+        with TrainingMonitor(run, View(metrics=metrics), index=False) as monitor:
+            monitor.refresh()
+            return monitor.missing()
+
+    run = make(**BLOB)
+    assert missing("train_loss", "loss", "blob/*", "val_loss+train_loss") == ([], False)
+    notes, none = missing("train_loss+val_los")
+    assert (len(notes), none) == (1, False)
+    assert notes[0].startswith("there is no metric val_los (yet): did you mean val_loss")
+    notes, none = missing("CORRELATION", "zzz")
+    assert none and "did you mean blob/weight_correlation" in notes[0] and " more" in notes[1]
+
+
+def test_json_has_the_last_values_of_what_is_wanted(make: Callable[..., Path]) -> None:
+    with TrainingMonitor(make(**BLOB), View(metrics=["loss"]), index=False) as monitor:
+        monitor.refresh()
+        assert set(monitor.to_json()["runs"][0]["last"]) == {"train_loss", "val_loss"}
+
+
+def test_a_unit_of_time_stays_for_whoever_wants_it(make: Callable[..., Path]) -> None:
+    run = make(count=0)
+    write(run, range(0, 7300), train_loss=1.0)
+    (hours,), (minutes,) = (look(run, along="time", metrics=["train_loss"], unit=unit).panels for unit in (None, 60.0))
+    assert (hours.along, minutes.along) == ("hours since the first record", "minutes since the first record")
+    assert minutes.lines[0].curve.line()[0][-1] == pytest.approx(7299 / 60)
 
 
 @pytest.mark.parametrize(("along", "last"), [("step", 3600), ("time", 60.0), ("epoch", 1.0)])
@@ -216,6 +270,17 @@ class TestState:
         (state,) = look(run).runs
         assert state.state == "crashed"
         assert "SIGKILL" in state.text
+
+    def test_a_crash_is_seen_at_the_next_look(self, make: Callable[..., Path]) -> None:
+        run = make()
+        with subprocess.Popen(["sleep", "60"]) as process, TrainingMonitor(run, index=False) as monitor:
+            say(run, pid=process.pid)
+            monitor.refresh()
+            assert monitor.states()[0].state == "running"
+            process.kill()
+            process.wait()
+            assert not monitor.refresh()
+            assert monitor.states()[0].state == "crashed"
 
     @pytest.mark.parametrize("said", ["finished", "failed", "interrupted", "preempted"])
     def test_what_it_said_at_its_end(self, make: Callable[..., Path], said: str) -> None:

@@ -55,11 +55,13 @@ def serving(*runs: Path, **view: Any) -> Iterator[Server]:
         hub.start()
         thread = threading.Thread(target=lambda: server.serve_forever(poll_interval=0.02))
         thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
-        server.server_close()
-        hub.close()
+        try:
+            yield server
+        finally:  # a test that fails must not leave a thread that pytest waits for
+            server.shutdown()
+            thread.join()
+            server.server_close()
+            hub.close()
 
 
 def ask(server: Server, path: str, method: str = "GET", **headers: str) -> tuple[int, http.client.HTTPMessage, bytes]:
@@ -122,13 +124,14 @@ def test_panels_are_figures_with_names_that_are_no_html(server: Server) -> None:
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
-        ("/api/metrics?name=lost", "there is no metric lost (yet): loss"),
+        ("/api/metrics?name=lost", "there is no metric lost (yet): did you mean loss?"),
         ("/api/metrics?run=b", "run=b: choose from a"),
         ("/api/metrics?name=loss&points=x", "points=x: give a number from 4 to"),
         ("/api/metrics?name=loss&from=9&to=3", "from=9: it is behind to=3"),
         (f"/api/metrics?{'name=loss&' * 300}", "Max number of fields exceeded"),
         ("/api/panels?x=hour", "x=hour: choose step or time or epoch"),
         ("/api/panels?theme=pink", "theme=pink: choose dark or light"),
+        ("/api/panels?unit=5", "unit=5: choose 1 or 60 or 3600"),
         ("/api/panels?smooth=nan", "smooth=nan: give a number from 0 to 0.5"),
     ],
 )
@@ -241,6 +244,20 @@ def test_two_runs_share_a_panel_with_a_colour_each(tmp_path: Path) -> None:
         assert len({line["colour"] for line in panel["lines"]}) == 2
         one = said(server, "/api/metrics", name="val_loss", run="b")["values"]
         assert [found["run"] for found in one] == ["b"]
+
+
+def test_runs_beyond_the_last_colour_have_styles_and_time_has_the_unit_that_was_asked_for(tmp_path: Path) -> None:
+    runs = [tmp_path / f"run_{number}" for number in range(9)]
+    for folder in runs:
+        write(folder, range(1, 150), train_loss=2.0, val_loss=3.0)
+    with serving(*runs) as server:
+        looks = said(server, "/api/state")["looks"]["dark"]
+        assert looks[0] == [looks[8][0], "solid"] and looks[8][1] == "dot"
+        answer = said(server, "/api/panels", panel="loss", x="time", unit="1")
+        last = answer["panels"][0]["lines"][-2:]
+        assert [(line["metric"], line["dash"]) for line in last] == [("train_loss", "dot"), ("val_loss", "dashdot")]
+        assert answer["unit"] == 1 and answer["limits"][1] > 148
+        assert said(server, "/api/panels", panel="loss", x="time")["unit"] == 60
 
 
 def test_the_next_free_port_is_taken_and_a_taken_one_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

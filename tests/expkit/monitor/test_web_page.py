@@ -142,6 +142,18 @@ def test_two_runs_overlay_one_is_hidden_and_the_tools_choose_how_they_look(brows
         browser.wait(f"{PLOT}.layout.paper_bgcolor === '#ffffff'")
         browser.run("document.getElementById('theme').click()")
 
+        # who has zoomed into minutes goes on seeing these minutes, though all of it is hours by now
+        browser.run(f"{choose}('from', '1', 'change') && {choose}('to', '3', 'change')")
+        browser.wait(f"{PLOT}.layout.xaxis.range.join() === '1,3'")
+        journal(tmp_path / "a", range(20_000, 20_001))
+        browser.wait("document.querySelector('#runs .run').textContent.includes('400 records')")
+        browser.run(f"{choose}('smooth', '1', 'input')")
+        browser.wait(f"{visible}.length === 1")  # drawn anew
+        assert browser.run(f"{PLOT}.layout.xaxis.title.text").startswith("minutes")
+        assert browser.run(f"{PLOT}.layout.xaxis.range.join()") == "1,3"
+        browser.run("document.getElementById('whole').click()")
+        browser.wait(f"{PLOT}.layout.xaxis.title.text.startsWith('hours')")
+
 
 def test_the_page_begins_with_the_axes_that_the_command_line_asks_for(browser: Browser, tmp_path: Path) -> None:
     journal(tmp_path / "a", range(1, 400))

@@ -1,6 +1,6 @@
 // The panels with curves: which are in view, asking for them, drawing them. Only what is in view is drawn.
 
-import { element } from "./elements.js";
+import { element, newSwatch, paintSwatch } from "./elements.js";
 
 const AT_ONCE = 8; // panels in a question
 const FEW_STEPS = 8; // no ticks between whole ones
@@ -17,6 +17,7 @@ export class Board {
     this.settings = settings;
     this.zoomed = zoomed;
     this.limits = null;
+    this.unit = null; // of time, in seconds
     this.runs = 1;
     this.panels = new Map(); // element -> panel
     this.asked = 0;
@@ -81,12 +82,14 @@ export class Board {
     if (log !== "") query.set("log", log);
     if (smooth !== null) query.set("smooth", smooth.toFixed(5));
     if (zoom !== null) for (const [place, name] of ["from", "to"].entries()) query.set(name, String(zoom[place]));
+    if (zoom !== null && along === "time" && this.unit) query.set("unit", String(this.unit)); // what zoom is in
     for (const panel of panels) query.append("panel", panel.key);
     const answer = await fetch(`api/panels?${query}`, { cache: "no-store", signal: AbortSignal.timeout(20000) });
     const said = await answer.json();
     if (!answer.ok) throw new Error(said.error ?? `HTTP ${answer.status}`);
     if (!wanted()) return;
     this.limits = said.limits;
+    this.unit = said.unit;
     for (const [place, panel] of panels.entries()) {
       panel.answer = said.panels[place];
       if (this.panels.has(panel.root)) this.#draw(panel);
@@ -125,16 +128,20 @@ export class Board {
 
   /** Legends are buttons: plotly's own cannot be reached with a keyboard. Of several runs the page has one for all. */
   #showLegend(panel) {
-    const entries = new Map(panel.answer.lines.map((line) => [line.metric, line]));
+    const entries = new Map(); // metric -> colour and styles: more than eight runs have more than one of these
+    for (const { metric, run, colour, dash } of panel.answer.lines) {
+      const entry = entries.get(metric) ?? { colour: run === null ? colour : "", dashes: [] };
+      if (!entry.dashes.includes(dash)) entry.dashes.push(dash);
+      entries.set(metric, entry);
+    }
     const [only] = entries.keys();
     const needed = entries.size > 1 || (entries.size === 1 && only !== panel.answer.title);
     const mark = JSON.stringify([[...entries], [...panel.hidden]]);
     if (panel.legend.dataset.mark === mark) return;
     panel.legend.dataset.mark = mark;
-    const buttons = [...(needed ? entries : [])].map(([metric, line]) => {
-      const swatch = element("span", { className: "swatch" });
-      if (line.run === null) swatch.style.borderTopColor = line.colour;
-      swatch.style.borderTopStyle = { solid: "solid", dash: "dashed" }[line.dash] ?? "dotted";
+    const buttons = [...(needed ? entries : [])].map(([metric, { colour, dashes }]) => {
+      const swatch = newSwatch();
+      paintSwatch(swatch, dashes, colour);
       const button = element("button", { type: "button", ariaPressed: String(!panel.hidden.has(metric)) });
       button.append(swatch, metric);
       button.addEventListener("click", () => {

@@ -11,6 +11,17 @@ export function element(tag, properties = {}, ...children) {
   return made;
 }
 
+/** Return a sample of a line for a legend, to be painted. */
+export function newSwatch() {
+  return element("span", { className: "swatch" });
+}
+
+/** Show a line of each of some styles (solid, dash, dot, dashdot), one below the other. */
+export function paintSwatch(swatch, dashes, colour) {
+  swatch.style.color = colour;
+  swatch.replaceChildren(...dashes.map((dash) => element("span", { className: dash })));
+}
+
 /** Return a number with thousands separated, and few digits. */
 export function digits(value, most = 4) {
   if (!Number.isFinite(value)) return String(value);

@@ -1,6 +1,6 @@
 // How the runs stand: badges, progress, and what their machines are filled to.
 
-import { digits, element, reconcile, span } from "./elements.js";
+import { digits, element, newSwatch, paintSwatch, reconcile, span } from "./elements.js";
 
 const $ = (id) => document.getElementById(id);
 
@@ -31,8 +31,7 @@ export function showRuns(said, settings, toggle) {
     if (several) {
       const [colour, dash] = said.looks[settings.theme][number];
       name.setAttribute("aria-pressed", String(!settings.hiddenRuns.has(number)));
-      name.firstChild.style.borderTopColor = colour;
-      name.firstChild.style.borderTopStyle = { solid: "solid", dash: "dashed" }[dash] ?? "dotted";
+      paintSwatch(name.firstChild, [dash], colour);
       name.lastChild.textContent = run.name;
     } else {
       name.textContent = run.path;
@@ -48,7 +47,7 @@ export function showRuns(said, settings, toggle) {
 }
 
 function newRun(number, several, toggle) {
-  const swatch = element("span", { className: "swatch" });
+  const swatch = newSwatch();
   const name = several
     ? element("button", { type: "button", className: "name", title: "show or hide" }, swatch, element("span"))
     : element("span", { className: "name" });

@@ -91,6 +91,27 @@ def test_without_colours_lines_are_told_apart_though_there_is_braille() -> None:
     assert set(alone) - {" "} and all(0x2800 <= ord(sign) < 0x2900 for sign in alone if sign != " ")
 
 
+def test_lines_of_one_colour_are_told_apart_by_their_gaps() -> None:
+    styles = []
+    for dash in range(4):
+        line = Line("loss", Curve(range(200), [1.0 + step for step in range(200)]), 0, dash)
+        styles.append("".join(dots(drawn(Panel("loss", [line])))))
+    assert len({style.replace(" ", "") for style in styles}) == 4
+    whole, dashed, dotted, both = (sum(sign != " " for sign in style) for style in styles)
+    assert dotted < both < whole and dotted < dashed < whole
+    assert styles[0] == "".join(dots(drawn(Panel("loss", [Line("loss", line.curve, 7)]))))
+    beyond = Line("loss", line.curve, 8)
+    assert "".join(dots(drawn(Panel("loss", [beyond])))) == styles[1], "after the last colour they begin again"
+
+
+@pytest.mark.parametrize("place", range(0, 400, 37))
+def test_no_spike_is_lost_in_a_gap(place: int) -> None:
+    values = [1.0] * 400
+    values[place] = 50.0
+    rows = dots(drawn(Panel("loss", [Line("loss", Curve(range(400), values), 0, 2)]), smoothing=0))
+    assert sum(row.strip() != "" for row in rows[:-1]) >= len(rows) // 2 - 1
+
+
 def test_an_average_over_noise_and_more_or_less_of_it() -> None:
     values = [10 + (-1) ** step * 5.0 for step in range(400)]
     shown = panel(values, title="noise")

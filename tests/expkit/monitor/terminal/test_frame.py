@@ -129,6 +129,26 @@ def test_pages_hold_every_metric_once(watch: Callable[..., Watched]) -> None:
     assert shown.press("b") == frames[-1] and shown.press("home") == first
 
 
+def test_beyond_eight_runs_the_styles_say_which_is_which(watch: Callable[..., Watched]) -> None:
+    losses = {"train_loss": lambda step: 1 / step, "val_loss": lambda step: 2 / step}
+    lines = watch(*[losses] * 10, count=5).frame(120, 50).split("\n")
+    assert lines[0].startswith(" ●  run_0") and lines[8].startswith(" ·· run_8")
+    assert any("loss  ● ·· train_loss  -- -· val_loss" in line for line in lines)
+
+
+def test_of_two_runs_a_panel_says_which_line_is_which_metric(watch: Callable[..., Watched]) -> None:
+    losses = {"train_loss": 1.0, "val_loss": 2.0}
+    assert "loss  ● train_loss  -- val_loss" in watch(losses, losses).frame()
+
+
+def test_an_end_is_said_twice_only_where_there_is_room(watch: Callable[..., Watched]) -> None:
+    shown = watch({"train_loss": 1.0})
+    say(shown.monitor.feeds[0].run.root, forecast={"remaining_seconds": 300.0, "end_time": time.time() + 300})
+    narrow, wide = (shown.frame(width, 24).split("\n")[1] for width in (70, 120))
+    assert "ETA 0:0" in narrow and "…" not in narrow and "ends in" not in narrow
+    assert "ETA 0:0" in wide and "ends in" in wide
+
+
 def test_a_filter_narrows_while_it_is_typed(watch: Callable[..., Watched]) -> None:
     shown = watch({"train_loss": 1.0, "val_loss": 2.0, "speed": 3.0, "a+b[0]": 4.0})
     typed = shown.press("/", "s", "p", "q")
