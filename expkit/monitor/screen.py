@@ -13,7 +13,8 @@ from expkit.monitor.feed import RunFeed
 from expkit.monitor.state import RunState
 from expkit.plots.choosing import telling_groups
 from expkit.plots.curve import Curve
-from expkit.plots.panels import COLOURS, LOSSES, RUN_STYLES, STYLES, Line, Panel, line_of_run, make_panels
+from expkit.plots.panels import COLOURS, LOSSES, RUN_STYLES, Line, Panel, line_of_run, make_panels
+from expkit.plots.themes import STYLES
 from expkit.record import RESERVED
 
 __all__ = [

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from expkit.errors import UserError
-from expkit.monitor.axis import ALONG
+from expkit.monitor.axis import ALONG, axis_of
 from expkit.monitor.text import heading_line
 from expkit.plots.drawing import LiveGrid, columns_of
 from expkit.plots.themes import ThemeName, find_theme
@@ -22,7 +22,7 @@ __all__ = ["can_open", "show_window"]
 _SIZE = (13.0, 8.4)  # inches
 _TICK = 0.25  # seconds
 _OTHERS = "--terminal, --web or --static"
-_HELP = "l: logarithmic   x: steps, time or epochs   o: zoom   r: whole   s: save   q: close"
+_HELP = "l: logarithmic, linear, either   x: steps, time or epochs   o: zoom   r: whole   s: save   q: close"
 
 #: In the order in which matplotlib itself tries them.
 _BACKENDS = ("macosx", "qtagg", "gtk4agg", "gtk3agg", "tkagg", "wxagg")
@@ -74,6 +74,7 @@ class _Window:
         self._view = monitor.view
         self._every = max(1, round(interval / _TICK))
         self._ticks = 0
+        self._unit = 1.0
         self._said = ""
         self._held = False
         self._whole: list[_Limits] = []
@@ -102,10 +103,17 @@ class _Window:
 
     def _look(self, always: bool = False) -> None:
         """Read what is new, a little at a time so that the window answers, and draw if there is anything."""
-        changed = self._monitor.refresh(within=0.3)
+        changed, trouble = False, ""
+        try:
+            changed = self._monitor.refresh(within=0.3)
+        except OSError as error:  # it may be there again at the next look
+            trouble = f"cannot be read now: {error}   "
         pixels = round(self._figure.bbox.width / columns_of(len(self._whole)))
-        screen = self._monitor.screen(replace(self._view, bins=self._view.bins or pixels))
-        said = heading_line(screen)
+        unit = axis_of(self._monitor.feeds, self._view.along, self._unit if self._is_zoomed() else None).unit
+        if unit != self._unit:
+            self._unit, self._whole = unit, []
+        screen = self._monitor.screen(replace(self._view, bins=self._view.bins or pixels, unit=unit))
+        said = trouble + heading_line(screen)
         if changed or always or said != self._said:
             self._said = said
             self._draw(screen)
@@ -120,6 +128,11 @@ class _Window:
         self._figure.supxlabel(_HELP, x=0.01, ha="left", fontsize=8, color=self._theme.muted)
         self._restore_zoom()
         self._figure.canvas.draw_idle()
+
+    def _is_zoomed(self) -> bool:
+        """Whether somebody looks at a part: the unit of time stays what it is then."""
+        seen = [_limits(axes) for axes in self._figure.axes]
+        return len(seen) == len(self._whole) and seen != self._whole
 
     def _note_zoom(self) -> None:
         """Remember which panels show another part than they were drawn with."""
@@ -145,7 +158,7 @@ class _Window:
 
     def _on_key(self, event: Any) -> None:
         if event.key == "l":
-            self._view = replace(self._view, logarithmic=None if self._view.logarithmic else True)
+            self._view = replace(self._view, logarithmic={None: True, True: False, False: None}[self._view.logarithmic])
         elif event.key == "x":
             following = ALONG[(ALONG.index(self._view.along) + 1) % len(ALONG)]
             self._view = replace(self._view, along=following)

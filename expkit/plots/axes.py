@@ -21,6 +21,8 @@ __all__ = ["PanelAxes", "look_of", "shown_text"]
 
 _FEW = 30  # values that are shown one by one
 _CROWDED = 8  # lines
+_IN_LEGEND = 16
+_LARGEST = 1e300  # what matplotlib finds ticks for
 _LABEL = 48
 _WHOLE = ("step", "epoch")
 _Dashes = Literal["-", "--", ":", "-."]
@@ -65,7 +67,7 @@ class PanelAxes:
             style: dict[str, Any] = {"ha": "center", "color": theme.muted, "fontsize": 9.5}
             axes.text(0.5, 0.5, shown_text(panel.remark), transform=axes.transAxes, **style)
         elif legend and (len(panel.lines) > 1 or lines[0].label != panel.title):
-            axes.legend(frameon=False, fontsize=9, labelcolor=theme.text, loc="best")
+            self._legend()
         self._remark(panel, strokes)
 
     def update(self, panel: Panel) -> bool:
@@ -74,17 +76,30 @@ class PanelAxes:
         if self._kind_of(panel, strokes) != self._kind or any(line.band is not None for line in panel.lines):
             return False
         for line, stroke in zip(self._lines, strokes, strict=True):
-            line.set_data(stroke.x, stroke.y)
+            line.set_data(stroke.x, np.clip(stroke.y, -_LARGEST, _LARGEST))
         self._remark(panel, strokes)
         self.axes.relim()
         self.axes.autoscale(axis="y")
         return True
 
+    def _legend(self) -> None:
+        """Say which line is which: of very many, those that there is room for."""
+        drawn = [line for line in self._lines if not line.get_label().startswith("_")]
+        shown = drawn[:_IN_LEGEND]
+        labels = [line.get_label() for line in shown]
+        if len(drawn) > len(shown):
+            labels[-1] += f"  (and {len(drawn) - len(shown)} more)"
+        crowded = len(drawn) > _CROWDED
+        self.axes.legend(
+            shown, labels, frameon=False, fontsize=7.5 if crowded else 9, ncols=2 if crowded else 1,
+            labelcolor=self._theme.text, loc="best",
+        )  # fmt: skip
+
     def _plot(self, stroke: _Stroke) -> Any:
         style = dict(stroke.style)
         if stroke.upper:
             style["transform"] = self.axes.get_xaxis_transform()
-        return self.axes.plot(stroke.x, stroke.y, **style)[0]
+        return self.axes.plot(stroke.x, np.clip(stroke.y, -_LARGEST, _LARGEST), **style)[0]
 
     def _strokes(self, panel: Panel) -> list[_Stroke]:
         mark = {"color": self._theme.alert, "linewidth": 0.9, "alpha": 0.5, "zorder": 1}
@@ -153,10 +168,8 @@ class PanelAxes:
 
 def look_of(line: Line, theme: Theme) -> tuple[str, _Dashes]:
     """Return colour and line style: after the last colour they begin again, dashed differently."""
-    turn, place = divmod(line.colour, len(theme.cycle))
-    if theme.dashed:
-        turn = line.colour
-    return theme.cycle[place], _DASHES[(turn + line.dash) % len(_DASHES)]
+    colour, style = theme.look(line.colour, line.dash)
+    return colour, _DASHES[style]
 
 
 def _missing(panel: Panel) -> str:
@@ -183,5 +196,6 @@ def _subs(panel: Panel) -> tuple[int, ...]:
 
 def shown_text(name: str, longest: int = _LABEL) -> str:
     """Return a name as it is shown: no formula, not left out of the legend, and not longer than there is room for."""
+    name = "".join(character if character.isprintable() else "\ufffd" for character in name)
     name = name if len(name) <= longest else f"{name[: longest - 16]}…{name[-15:]}"
     return (" " if name.startswith("_") else "") + name.replace("$", r"\$")

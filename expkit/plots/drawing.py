@@ -116,7 +116,7 @@ class LiveGrid:
         from matplotlib.transforms import ScaledTranslation
 
         figure, theme = self._figure, self._theme
-        title = shown_text(heading, 110) + "\n" * bool(note)
+        title = shown_text(heading, 90) + "\n" * bool(note)
         figure.suptitle(title, x=0.012, ha="left", color=theme.text, fontsize=14).set_fontweight("bold")
         if self._note is None:
             down = figure.transFigure + ScaledTranslation(0, -21 / 72, figure.dpi_scale_trans)  # points

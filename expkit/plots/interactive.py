@@ -64,8 +64,8 @@ def make_figure(panel: Panel, theme: Theme, smoothing: float | None = None, lege
 
 def look_of(line: Line, theme: Theme) -> tuple[str, str]:
     """Return colour and dash: after the last colour they begin again, dashed differently."""
-    turn, place = divmod(line.colour, len(theme.cycle))
-    return theme.cycle[place], _DASHES[(turn + line.dash) % len(_DASHES)]
+    colour, style = theme.look(line.colour, line.dash)
+    return colour, _DASHES[style]
 
 
 def said_of(panel: Panel) -> list[str]:

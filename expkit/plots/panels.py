@@ -19,7 +19,6 @@ __all__ = [
     "COLOURS",
     "LOSSES",
     "RUN_STYLES",
-    "STYLES",
     "Band",
     "Line",
     "Panel",
@@ -36,8 +35,8 @@ LOSSES = ("train_loss", "loss", "val_loss")
 
 _LOGARITHMIC = ("loss", "perplexity", "norm")
 
-#: Colours of a theme for screens, and line styles.
-COLOURS, STYLES = 8, 4
+#: Colours of a theme for screens.
+COLOURS = 8
 #: Line styles that a run has, for training and validation; runs beyond the last colour have the next ones.
 RUN_STYLES = 2
 

@@ -7,9 +7,13 @@ from typing import Literal
 
 from expkit.errors import UserError
 
-__all__ = ["THEMES", "Theme", "ThemeName", "find_theme"]
+__all__ = ["STYLES", "THEMES", "Theme", "ThemeName", "find_theme"]
 
 ThemeName = Literal["dark", "light", "print"]
+
+
+#: Line styles.
+STYLES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,16 @@ class Theme:
     alert: str
     cycle: tuple[str, ...]
     dashed: bool = False
+
+    def look(self, colour: int, dash: int) -> tuple[str, int]:
+        """Return the colour and the place of the line style of a line (`Line.colour`, `Line.dash`).
+
+        After the last colour they begin again in another style; on paper the styles change first.
+        """
+        if self.dashed:
+            return self.cycle[colour // STYLES % len(self.cycle)], (colour + dash) % STYLES
+        turn, place = divmod(colour, len(self.cycle))
+        return self.cycle[place], (turn + dash) % STYLES
 
 
 THEMES: dict[str, Theme] = {

@@ -106,7 +106,7 @@ class Server(ThreadingHTTPServer):
         try:
             address = ipaddress.ip_address(name)
         except ValueError:
-            return not _is_loopback(self.host) and name.split(".")[0] == socket.gethostname().split(".")[0].lower()
+            return not _is_loopback(self.host) and _is_own(name)
         return address.is_loopback or not _is_loopback(self.host)
 
 
@@ -236,6 +236,13 @@ def _tagged(body: bytes) -> Answer:
 
 def _is_host(host: str | None) -> bool:
     return bool(host) and not set(host or "") & set("/@?#\\ ")
+
+
+def _is_own(name: str) -> bool:
+    """Whether a name is this host's: the short one, or the whole one, which may take a question to a name server."""
+    own = socket.gethostname().lower()
+    short = own.partition(".")[0]
+    return name in (own, short) or (name.startswith(f"{short}.") and name == socket.getfqdn().lower())
 
 
 def _is_loopback(host: str) -> bool:

@@ -19,7 +19,8 @@ from expkit.errors import UserError
 from expkit.journal import Journal
 from expkit.machine.vitals import boot_id
 from expkit.monitor import TrainingMonitor, View
-from expkit.plots.panels import COLOURS, STYLES
+from expkit.plots.panels import COLOURS
+from expkit.plots.themes import STYLES
 from expkit.record import Record
 
 

@@ -179,3 +179,31 @@ def test_a_display_that_is_none_is_one_line(run: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("error: --window: ")
     assert done.stderr.count("\n") == 1
+
+
+@needs_display
+def test_a_journal_that_cannot_be_read_now_is_said_and_time_keeps_its_unit_while_zoomed(
+    display: str, run: Path
+) -> None:
+    code = """
+        press("x")
+        assert figure.axes[0].get_xlabel() == "seconds since the first record"
+        figure.axes[0].set(xlim=(20, 30))
+        write(range(100, 9000, 10))
+        look()
+        assert figure.axes[0].get_xlabel() == "seconds since the first record"
+        assert figure.axes[0].get_xlim() == (20, 30)
+        figure.canvas.manager.toolbar.home()
+        look()
+        write([9000])
+        look()
+        assert figure.axes[0].get_xlabel() == "hours since the first record", figure.axes[0].get_xlabel()
+        assert figure.axes[0].get_xlim()[1] < 4
+        from pathlib import Path
+        journal = Path(monitor.feeds[0].run.metrics)
+        journal.rename(journal.with_name("x"))
+        journal.mkdir()
+        look()
+        assert "cannot be read now" in window._said
+        """
+    in_a_window(display, run, code)

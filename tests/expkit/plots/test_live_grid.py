@@ -96,3 +96,27 @@ def test_texts_are_measured_only_when_their_room_changes(monkeypatch: pytest.Mon
     live.figure.set_size_inches(6, 4)
     live.pixels(panel([*NOISY, 1e7]), lay_out=True)
     assert len(measured) == 3
+
+
+def test_what_cannot_be_drawn_as_it_is_is_drawn_all_the_same() -> None:
+    live = Canvas()
+    live.pixels(panel([-1.7e308, 1.7e308], title="a\x1b[31m\n$x"))
+    assert live.figure.axes[0].get_title("left") == "a\ufffd[31m\ufffd\\$x"
+    live.pixels(panel([-1.7e308, 1.7e308, 1.0], title="a\x1b[31m\n$x"))
+
+
+def test_of_very_many_lines_the_legend_has_those_that_there_is_room_for() -> None:
+    lines = [Line(f"run {number}", Curve([1, 2], [number, 1.0]), number) for number in range(24)]
+    live = Canvas()
+    live.pixels(Panel("loss", lines))
+    legend = live.figure.axes[0].get_legend()
+    assert legend is not None
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert len(texts) == 16 and texts[-1] == "run 15  (and 8 more)"
+
+
+@pytest.mark.parametrize(("theme", "least"), [("dark", 32), ("light", 32), ("print", 8)])
+def test_lines_look_different_as_long_as_they_can(theme: str, least: int) -> None:
+    looks = [THEMES[theme].look(colour, 0) for colour in range(least)]
+    assert len(set(looks)) == least
+    assert len({style for _, style in looks[:2]}) == (2 if theme == "print" else 1), "paper has no colours"
