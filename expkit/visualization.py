@@ -2,49 +2,79 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import operator
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from expkit.errors import UserError
+from expkit.errors import UserError, describe
 from expkit.files import remove_stale_temporaries
+from expkit.plots.base import PlotContext
+from expkit.plots.comparing import MOST_PANELS, compare, name_experiments, read_metrics
 from expkit.plots.curve import Curve
-from expkit.plots.drawing import draw_panels, save_figure
-from expkit.plots.panels import LOSSES, Line, Panel, evenly, group, make_panels, numbers
+from expkit.plots.gallery import Gallery, Words
+from expkit.plots.panel_pictures import PanelPicture, PanelPlot
+from expkit.plots.panels import LOSSES, evenly, group, make_panels, numbers
 from expkit.plots.themes import ThemeName, find_theme
-from expkit.plots.wave import collect_waves, draw_waves
+from expkit.plots.wave import WAVE_PICTURES, WavePlot, collect_waves
 from expkit.schedule import Every, Progress
+
+if TYPE_CHECKING:
+    from expkit.plots.gallery import TakesImages
 
 __all__ = ["VisualizationManager"]
 
 log = logging.getLogger("expkit")
 
-_MOST_PANELS = 9
+#: Drawings of each kind that wait at most. A short script draws them all; one that asks for more than can be drawn
+#: keeps the newest.
+_WAITING = 8
+#: Seconds that `close` and the end of a script wait for pictures; and after a Ctrl-C.
+_PATIENCE, _HASTE = 60.0, 5.0
+_WORDS = Words("generate_{name}_plots", "Failed to generate {name} plots: {error}", "viz_interval")
 
 
 class VisualizationManager:
-    """Draws pictures into `viz_dir`. A picture that cannot be drawn is one warning, and training goes on.
+    """Draws pictures into `viz_dir`, in a process beside training. One that cannot be drawn is one warning.
 
-    Its methods may be called from a thread, and need neither a display nor a matplotlib backend. A picture is there
-    whole or not at all, whenever the process is killed.
+    Its methods take a copy of what is to be drawn and return at once. Pictures come in the order asked for, each whole
+    or not at all, whenever the process is killed. `with` and `close` wait for them, and so does the end of the script,
+    for a minute at most. Methods may be called from a thread, and need neither a display nor a matplotlib backend.
 
     Args:
         viz_dir: folder of the pictures; made if it is not there.
         viz_interval: steps between two drawings, for `should_visualize`.
         theme: dark, light, or print (black on white).
+        trackers: get every picture too, once it is drawn: a `expkit.trackers.Delivery` that has been started, or what
+            else has its `image(name, path, step)`, called from a thread. Close this before them.
 
     Raises:
         UserError: (a ValueError) an argument is wrong, or the folder cannot be made.
     """
 
-    def __init__(self, viz_dir: Path | str, viz_interval: int = 1000, theme: ThemeName = "dark") -> None:
+    def __init__(
+        self,
+        viz_dir: Path | str,
+        viz_interval: int = 1000,
+        theme: ThemeName = "dark",
+        trackers: TakesImages | None = None,
+    ) -> None:
         self.viz_dir = Path(viz_dir)
         self.viz_interval = _interval(viz_interval)
-        self._theme = find_theme(theme)
+        find_theme(theme)
+        if trackers is not None and not callable(getattr(trackers, "image", None)):
+            raise UserError(f"trackers={trackers!r} take no pictures: give a Delivery, or something with image()")
+        self._theme, self._trackers = theme, trackers
         self._said: set[str] = set()
+        self._lock = threading.Lock()
+        self._gallery: Gallery | None = None
+        self._process = 0
         try:
             self.viz_dir.mkdir(parents=True, exist_ok=True)
             remove_stale_temporaries(self.viz_dir)
@@ -74,9 +104,9 @@ class VisualizationManager:
                 number is written under the title.
 
         Returns:
-            The pictures made: one, or none if there is nothing to draw or it failed, which is said in one line.
+            The picture that will be there: one, or none if there is nothing to draw or it failed: said in one line.
         """
-        return self._attempt("training", lambda: self._draw_training(int(step), loss_history, metrics or {}))
+        return self._attempt("training", lambda: self._training(int(step), loss_history, metrics or {}))
 
     def generate_model_plots(self, step: int, model: Any) -> list[Path]:
         """Draw the wave tensors of a model that has them: frequencies, phases, harmonics and wave_packets.
@@ -87,37 +117,62 @@ class VisualizationManager:
                 waves), and amplitudes, (tokens, waves, harmonics).
 
         Returns:
-            The pictures made. Without wave tensors there are none, which is said once.
+            The pictures that will be there. Without wave tensors there are none, which is said once.
         """
-        return self._attempt("model", lambda: self._draw_model(int(step), model))
+        return self._attempt("model", lambda: self._model(int(step), model))
 
-    def generate_comparison_plots(self, experiments: Sequence[Mapping[str, Any]]) -> list[Path]:
-        """Draw `experiment_comparison.png`: the losses of all in one panel, then each metric that two or more have.
+    def generate_comparison_plots(self, experiments: Any) -> list[Path]:
+        """Draw several experiments in the same panels. What one of them lacks is left out.
 
         Args:
-            experiments: for each its `name`, `loss_history` and `metrics` (name -> list of values; a single number
-                is a point at the end). What one of them lacks is left out. At most nine metrics are drawn.
+            experiments: a list of experiments, or a dict of them by name. An experiment is one of:
+
+                - `{"name": str, "loss_history": list, "metrics": {name: list of values}}`; a single number is a point
+                  at the end. One picture, `experiment_comparison.png`: the losses of all in one panel, then each
+                  metric that two or more have, nine at most.
+                - what `ResultsParser(path).parse()` returns: `{"name": str, "metrics": {name: list of (step, value)}}`
+                  with whatever else. A picture, `experiment_comparison_{metric}.png`, for each metric that two or more
+                  have, over their steps: 40 at most.
 
         Returns:
-            The pictures made: one, or none if there is nothing to draw or it failed, which is said in one line.
+            The pictures that will be there; none if there is nothing to draw or it failed, which is said in one line.
         """
-        return self._attempt("comparison", lambda: self._draw_comparison(list(experiments)))
+        return self._attempt("comparison", lambda: self._comparison(experiments))
 
-    def _attempt(self, what: str, draw: Callable[[], list[Path]]) -> list[Path]:
+    def wait(self, timeout: float = _PATIENCE) -> None:
+        """Wait until the pictures asked for are there, but not longer than `timeout` seconds."""
+        gallery = self._gallery
+        if gallery is not None and self._process == os.getpid():
+            gallery.wait(timeout)
+
+    def close(self, timeout: float = _PATIENCE) -> None:
+        """Wait as `wait` does, and end the process that draws. What is asked for later starts another."""
+        with self._lock:
+            gallery, self._gallery = self._gallery, None
+        if gallery is not None and self._process == os.getpid():
+            _finish(gallery, timeout)
+
+    def __enter__(self) -> VisualizationManager:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        self.close(_HASTE if kind is not None and issubclass(kind, KeyboardInterrupt) else _PATIENCE)
+
+    def _attempt(self, what: str, collect: Callable[[], list[Path]]) -> list[Path]:
         try:
-            return draw()
+            return collect()
         except Exception as error:  # noqa: BLE001 - a picture, of whatever kind, is never worth a run
-            reason = (str(error).splitlines() or [""])[0]
-            log.warning("Failed to generate %s plots: %s: %s", what, type(error).__name__, reason)
+            reason = str(error) if isinstance(error, UserError) else describe(error)
+            log.warning("Failed to generate %s plots: %s", what, reason)
             return []
 
-    def _draw_training(self, step: int, loss_history: Any, metrics: Mapping[str, Any]) -> list[Path]:
+    def _training(self, step: int, loss_history: Any, metrics: Mapping[str, Any]) -> list[Path]:
         curves: dict[str, Curve] = {}
         shown: list[str] = []
         losses = numbers("loss_history", loss_history)
         if isinstance(losses, list) and losses:
             curves["loss"] = Curve(evenly(len(losses), step), losses)
-        for name, values in self._readable(metrics).items():
+        for name, values in read_metrics(metrics, self._say_once).items():
             if not isinstance(values, list):
                 shown.append(f"{name} {values:.5g}")
             elif name not in curves:
@@ -128,69 +183,85 @@ class VisualizationManager:
             return []
         shown += [f"{name}: not one finite value" for name in curves if name not in drawn]
         groups = group(sorted(drawn, key=lambda name: name not in LOSSES))
-        kept = dict(list(groups.items())[:_MOST_PANELS])
-        self._say_left_out([name for title in groups if title not in kept for name in groups[title]])
+        kept = dict(list(groups.items())[:MOST_PANELS])
+        if left := [name for title in groups if title not in kept for name in groups[title]]:
+            self._say_once(f"not drawn, as there are {MOST_PANELS} panels already: {', '.join(left)}")
         panels = make_panels(kept, drawn)
-        figure = draw_panels(f"{self._title()}: step {step:,}", panels, self._theme, "   ".join(shown))
-        return [save_figure(figure, self.viz_dir / f"training_dynamics_step_{step}.png")]
+        file, heading = f"training_dynamics_step_{step}.png", f"{self._title()}: step {step:,}"
+        return self._draw("training", step, [PanelPicture(file, heading, panels, "   ".join(shown))], [file])
 
-    def _draw_model(self, step: int, model: Any) -> list[Path]:
+    def _model(self, step: int, model: Any) -> list[Path]:
         found = collect_waves(model)
         if isinstance(found, str):
             self._say_once(found)
             return []
-        return draw_waves(found, self.viz_dir, step, self._theme, self._title())
+        return self._draw("model", step, found, [f"{which}_step_{step}.png" for which in WAVE_PICTURES])
 
-    def _draw_comparison(self, experiments: list[Mapping[str, Any]]) -> list[Path]:
-        names = _told_apart([str(each.get("name") or f"experiment {n}") for n, each in enumerate(experiments, 1)])
-        losses: list[Line] = []
-        others: dict[str, list[Line]] = {}
-        for place, (label, experiment) in enumerate(zip(names, experiments, strict=True)):
-            found = self._readable({"loss_history": experiment.get("loss_history")}).get("loss_history", [])
-            history = found if isinstance(found, list) else [found]
-            curve = Curve(evenly(len(history), len(history)), history)
-            if curve.bounds() is not None:
-                losses.append(Line(label, curve, place))
-            for name, values in self._readable(experiment.get("metrics") or {}).items():
-                values = values if isinstance(values, list) else [values]
-                curve = Curve(evenly(len(values), len(history) or len(values)), values)
-                if curve.bounds() is not None:
-                    others.setdefault(name, []).append(Line(label, curve, place))
-        shared = [Panel(name, lines) for name, lines in others.items() if len(lines) > 1]
-        panels = [*([Panel("loss", losses)] if losses else []), *shared[:_MOST_PANELS]]
-        self._say_left_out([panel.title for panel in shared[_MOST_PANELS:]])
-        if not panels:
-            log.warning("no comparison plots: %d experiments with nothing to draw in common", len(experiments))
+    def _comparison(self, experiments: Any) -> list[Path]:
+        named = name_experiments(experiments)
+        pictures, last = compare(named, self._say_once)
+        if not pictures:
+            log.warning("no comparison plots: %d experiments with nothing to draw in common", len(named))
             return []
-        heading = f"Comparison of {len(experiments)} experiment{'s' if len(experiments) > 1 else ''}"
-        figure = draw_panels(heading, panels, self._theme, shared_legend=True)
-        return [save_figure(figure, self.viz_dir / "experiment_comparison.png")]
+        return self._draw("comparison", last, pictures, [each.file for each in pictures])
 
-    def _readable(self, metrics: Mapping[str, Any]) -> dict[str, list[float] | float]:
-        """Return the metrics that are numbers; what is not is said once."""
-        found: dict[str, list[float] | float] = {}
-        for name, values in metrics.items():
-            try:
-                made = numbers(str(name), values)
-            except TypeError as error:
-                self._say_once(f"left out of the plots: {error}")
-                continue
-            if made is not None:
-                found[str(name)] = made
-        return found
+    def _draw(self, what: str, step: int, collected: Any, files: list[str]) -> list[Path]:
+        """Hand over what has been collected, and return where the pictures will be."""
+        context = PlotContext(step, self.viz_dir.absolute(), self.viz_dir.absolute() / "metrics.jsonl", self._title())
+        with self._lock:
+            if self._gallery is None or self._process != os.getpid():  # a fork has no thread that draws
+                self._gallery, self._process = self._open(), os.getpid()
+            self._gallery.submit(what, context, collected)
+        return [self.viz_dir / file for file in files]
+
+    def _open(self) -> Gallery:
+        plots = {
+            "training": PanelPlot(theme=self._theme),
+            "model": WavePlot(theme=self._theme),
+            "comparison": PanelPlot(theme=self._theme),
+        }
+        gallery = Gallery(plots, self._trackers, _WORDS, _WAITING)
+        _galleries[gallery] = os.getpid()
+        # Whoever drops the manager still gets what was asked for, and waits for it at the end of the script.
+        weakref.finalize(self, _end, gallery).atexit = False
+        return gallery
 
     def _title(self) -> str:
         folder = self.viz_dir.resolve()
         return folder.parent.name if folder.name == "visualizations" else "Training"
 
-    def _say_left_out(self, names: list[str]) -> None:
-        if names:
-            self._say_once(f"not drawn, as there are {_MOST_PANELS} panels already: {', '.join(names)}")
-
     def _say_once(self, message: str) -> None:
         if message not in self._said:
             self._said.add(message)
             log.warning(message)
+
+
+#: Those that may still have something to draw, and in which process.
+_galleries: dict[Gallery, int] = {}
+
+
+def _end(gallery: Gallery) -> None:
+    if _galleries.get(gallery) == os.getpid():
+        gallery.end()
+
+
+def _finish(gallery: Gallery, timeout: float) -> None:
+    try:
+        gallery.finish(timeout)
+    finally:
+        _galleries.pop(gallery, None)
+
+
+@atexit.register
+def _finish_all() -> None:
+    """Wait for pictures at the end of the script; a Ctrl-C ends that, too."""
+    interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt
+    for gallery, process in list(_galleries.items()):
+        if process == os.getpid():
+            try:
+                _finish(gallery, _HASTE if interrupted else _PATIENCE)
+            except KeyboardInterrupt:
+                interrupted = True
 
 
 def _interval(value: Any) -> int:
@@ -201,13 +272,3 @@ def _interval(value: Any) -> int:
     if number < 1 or isinstance(value, bool):
         raise UserError(f"viz_interval must be a whole number of at least 1, not {value!r}")
     return number
-
-
-def _told_apart(names: list[str]) -> list[str]:
-    """Number the names that occur more than once."""
-    count, seen = Counter(names), Counter[str]()
-    made = []
-    for name in names:
-        seen[name] += 1
-        made.append(f"{name} ({seen[name]})" if count[name] > 1 else name)
-    return made

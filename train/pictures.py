@@ -1,9 +1,8 @@
-"""When a run's plots are drawn. A plot that fails is said once, and once more when it works again."""
+"""When a run's plots are drawn."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -13,18 +12,15 @@ from torch import nn
 
 from expkit.detectors import Detector
 from expkit.diagnostics import Diagnostic
-from expkit.errors import describe
 from expkit.experiment import RunDir
 from expkit.files import remove_stale_temporaries
 from expkit.plots import NOTHING, Plot, PlotContext, PlotSource
-from expkit.plots.drawer import Drawer, Drawn
+from expkit.plots.gallery import Gallery
 from expkit.schedule import Every, Progress, auto_intervals
 from expkit.trackers import Delivery
 from train.runner import Runner
 
 __all__ = ["Pictures"]
-
-log = logging.getLogger("expkit")
 
 
 class Pictures:
@@ -59,16 +55,17 @@ class Pictures:
         ]
         self._files = files
         self._name = name
-        self._trackers = trackers
         self._diagnostics, self._detectors = diagnostics or {}, detectors or {}
-        self._failed: dict[str, int] = {}
-        self._left_out: dict[str, int] = {}
-        self._drawer = Drawer(plots, self._drawn)
-        self.latest: dict[str, list[Path]] = {}
+        self._gallery = Gallery(plots, trackers)
         if plots:
             with contextlib.suppress(OSError):
                 remove_stale_temporaries(files.visualizations)
-            self._drawer.start()
+            self._gallery.start()
+
+    @property
+    def latest(self) -> Mapping[str, list[Path]]:
+        """The last pictures of each plot."""
+        return self._gallery.latest
 
     @property
     def want_gradients(self) -> bool:
@@ -109,46 +106,19 @@ class Pictures:
 
     def finish(self, timeout: float) -> None:
         """Wait until everything is drawn, but not longer than `timeout` seconds."""
-        left = self._drawer.finish(timeout)
-        if left:
-            names = ", ".join(f"plots.{name}" for name in left)
-            log.warning("%s: not drawn within %g seconds, given up", names, timeout)
-        if self._left_out:
-            counts = ", ".join(f"{count} of plots.{name}" for name, count in self._left_out.items())
-            log.warning("pictures left out, as drawing takes longer than their intervals: %s", counts)
-        self._left_out = {}
+        self._gallery.finish(timeout)
 
     def abandon(self) -> None:
         """Draw nothing more."""
-        self._drawer.abandon()
+        self._gallery.abandon()
 
     def _submit(self, name: str, plot: Plot, source: PlotSource, context: PlotContext) -> None:
         collected = plot.collect(source)
-        if collected is NOTHING or not self._drawer.submit(name, context, collected):
-            return
-        if not self._left_out:
-            log.warning(
-                "plots.%s: the picture before that of step %d is left out, as drawing takes longer than its interval: "
-                "choose a longer plots.%s.viz_interval; how many of all are left out is said at the end",
-                name, context.step, name,
-            )  # fmt: skip
-        self._left_out[name] = self._left_out.get(name, 0) + 1
+        if collected is not NOTHING:
+            self._gallery.submit(name, context, collected)
 
     def _try(self, name: str, step: int, work: Callable[[], None]) -> None:
         try:
             work()
         except Exception as error:  # noqa: BLE001 - a picture, of whatever kind, is never worth a run
-            self._drawn(Drawn(name, step, [], describe(error)))
-
-    def _drawn(self, drawn: Drawn) -> None:
-        name = drawn.plot
-        if drawn.error is not None:
-            if name not in self._failed:
-                log.warning("plots.%s failed at step %d (%s): training goes on", name, drawn.step, drawn.error)
-            self._failed[name] = self._failed.get(name, 0) + 1
-            return
-        if name in self._failed:
-            log.warning("plots.%s works again: %d picture(s) were not drawn", name, self._failed.pop(name))
-        self.latest[name] = drawn.paths
-        for path in drawn.paths:
-            self._trackers.image(path.stem.rsplit("_step_", 1)[0], path, drawn.step)
+            self._gallery.fail(name, step, error)

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing import Pipe
@@ -56,9 +57,16 @@ class Drawer:
         plots: name -> plot. Those that cannot be pickled fail when they are drawn.
         done: called with each drawing that has ended, from a thread.
         patience: seconds that a drawing may take.
+        waiting: how many drawings of each plot wait at most.
     """
 
-    def __init__(self, plots: Mapping[str, Plot], done: Callable[[Drawn], object], patience: float = _PATIENCE) -> None:
+    def __init__(
+        self,
+        plots: Mapping[str, Plot],
+        done: Callable[[Drawn], object],
+        patience: float = _PATIENCE,
+        waiting: int = 1,
+    ) -> None:
         self._plots: dict[str, bytes] = {}
         self._unfit: dict[str, Exception] = {}
         for name, plot in plots.items():
@@ -66,16 +74,16 @@ class Drawer:
                 self._plots[name] = pickle.dumps(plot)
             except Exception as error:  # noqa: BLE001 - whatever a plot of somebody's own holds
                 self._unfit[name] = error
-        self._done, self._patience = done, patience
+        self._done, self._patience, self._most = done, patience, waiting
         self._changed = threading.Condition()
-        self._waiting: dict[str, tuple[int, bytes]] = {}
+        self._waiting: dict[str, deque[tuple[int, bytes]]] = {}
         self._busy: str | None = None
         self._closed = self._abandoned = False
         self._worker: _Worker | None = None
         self._thread: threading.Thread | None = None
 
     def submit(self, plot: str, context: PlotContext, collected: Any) -> bool:
-        """Have something drawn. Return whether it takes the place of an older drawing of this plot, which waited.
+        """Have something drawn. Return whether it takes the place of the oldest drawing of this plot that waited.
 
         Raises:
             Exception: whatever pickling raised.
@@ -85,8 +93,11 @@ class Drawer:
         message = pickle.dumps((plot, context, collected), protocol=pickle.HIGHEST_PROTOCOL)
         self.start()
         with self._changed:
-            replaced = plot in self._waiting
-            self._waiting[plot] = (context.step, message)
+            waiting = self._waiting.setdefault(plot, deque())
+            replaced = len(waiting) == self._most
+            if replaced:
+                waiting.popleft()
+            waiting.append((context.step, message))
             self._changed.notify_all()
         return replaced
 
@@ -97,15 +108,25 @@ class Drawer:
             self._thread = threading.Thread(target=self._work, name="pictures", daemon=True)
             self._thread.start()
 
-    def finish(self, timeout: float) -> list[str]:
-        """Draw what is waiting, and end the process. Return the plots that were not drawn in `timeout` seconds."""
+    def wait(self, timeout: float) -> list[str]:
+        """Wait until everything is drawn. Return the plots that were not drawn in `timeout` seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting and self._busy is None, timeout)
+            return list(dict.fromkeys([*([self._busy] if self._busy is not None else []), *self._waiting]))
+
+    def end(self) -> None:
+        """Let the process end once what is waiting has been drawn."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._waiting and self._busy is None, timeout)
-            left = [*([self._busy] if self._busy is not None else []), *self._waiting]
-        self.abandon()
-        return left
+
+    def finish(self, timeout: float) -> list[str]:
+        """Draw what is waiting, and end the process. Return the plots that were not drawn in `timeout` seconds."""
+        self.end()
+        try:
+            return self.wait(timeout)
+        finally:
+            self.abandon()
 
     def abandon(self) -> None:
         """End the process at once."""
@@ -143,7 +164,11 @@ class Drawer:
             if not self._waiting:
                 return None
             self._busy = next(iter(self._waiting))
-            return (self._busy, *self._waiting.pop(self._busy))
+            waiting = self._waiting.pop(self._busy)
+            piece = waiting.popleft()
+            if waiting:
+                self._waiting[self._busy] = waiting  # the others come first
+            return (self._busy, *piece)
 
     def _open(self) -> str | None:
         """Start the process if there is none. Return why it could not be, or None."""

@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import nn
 
-__all__ = ["WAVE_TENSORS", "WavePlot", "WaveTensors", "collect_waves", "draw_waves"]
+__all__ = ["WAVE_PICTURES", "WAVE_TENSORS", "WavePlot", "WaveTensors", "collect_waves", "draw_waves"]
 
 log = logging.getLogger("expkit")
 
 #: Attributes of the submodule that is drawn.
 WAVE_TENSORS = ("frequencies", "phases", "amplitudes")
+
+#: What is drawn of them.
+WAVE_PICTURES = ("frequencies", "phases", "harmonics", "wave_packets")
 
 _MOST_TOKENS = 256
 _MOST_WAVES = 64
@@ -83,12 +86,7 @@ def collect_waves(model: nn.Module) -> WaveTensors | str:
 
 def draw_waves(waves: WaveTensors, folder: Path, step: int, theme: Theme, name: str) -> list[Path]:
     """Draw frequencies, phases, harmonics and wave_packets, each `folder/{which}_step_{step}.png`."""
-    figures = {
-        "frequencies": _frequencies,
-        "phases": _phases,
-        "harmonics": _harmonics,
-        "wave_packets": _wave_packets,
-    }
+    figures = dict(zip(WAVE_PICTURES, (_frequencies, _phases, _harmonics, _wave_packets), strict=True))
     return [
         save_figure(draw(waves, theme, f"{name}: {which.replace('_', ' ')}, step {step:,}"),
                     folder / f"{which}_step_{step}.png")

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+import expkit.visualization
 from expkit import (
     CheckpointManager,
     ConfigTracker,
@@ -63,7 +64,7 @@ def page(_one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         patch.setattr("builtins.input", lambda question: print(question) or "y")
         for block in BLOCKS:
             run(block, names)
-        names["thread"].join()
+        expkit.visualization._finish_all()  # as the end of a script does
     yield outputs / "experiments", printed.getvalue()
 
 
@@ -80,7 +81,8 @@ def test_the_examples_say_what_they_should(page: tuple[Path, str]) -> None:
     assert "Go on from step 300? (y/n)" in said
     assert re.search(r"step 302: \d\.\d\d MB, 20\d\d-\S+ \S+, valid", said)
     assert "last logged step: 304" in said
-    assert "visualizations/experiment_comparison.png" in said
+    assert "visualizations/experiment_comparison.png True" in said
+    assert list((folder / "digits_again").rglob("events.out.tfevents*")), "pictures for trackers"
     assert "not to be seen" not in said
     assert "\ncheckpoints/checkpoint_step_30" in said, "the best one, relative to the run directory"
     assert said.endswith("{'loss': 0.25}\n")
@@ -235,6 +237,7 @@ def test_the_guides_loop_which_counts_from_0(folder: Path) -> None:
         if viz_manager.should_visualize(step):
             viz_manager.generate_training_plots(step, loss_history, {})
             viz_manager.generate_model_plots(step, model)
+    viz_manager.close()
     assert [entry["step"] for entry in metrics_logger.load_metrics()] == [0, 10, 20, 30, 40]
     assert [each["step"] for each in checkpoint_mgr.list_checkpoints()] == [20, 30, 40]
     assert {path.name for path in dirs["visualizations"].iterdir()} == {

@@ -13,11 +13,16 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-import expkit.visualization
+import expkit.plots.panel_pictures
 from expkit import VisualizationManager
-from tests.expkit.plots.helpers import is_whole_png, keep_figures, said, titles
+from tests.expkit.plots.helpers import draw_here, is_whole_png, keep_figures, said, titles
 
 NOISE = [math.exp(-step / 100) + 0.2 * random.Random(step).random() for step in range(1, 401)]
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_here(monkeypatch)
 
 
 @pytest.fixture
@@ -28,7 +33,7 @@ def viz(tmp_path: Path) -> VisualizationManager:
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """What is drawn; these tests look at it before it is a file."""
-    return keep_figures(monkeypatch, expkit.visualization)
+    return keep_figures(monkeypatch, expkit.plots.panel_pictures)
 
 
 def test_pictures_are_due_at_multiples_of_the_interval_but_not_at_0(viz: VisualizationManager) -> None:
@@ -101,7 +106,7 @@ def test_metrics_of_many_kinds(
     metrics: Any,
     panels: list[str] | None,
 ) -> None:
-    figures = keep_figures(monkeypatch, expkit.visualization, save=True)
+    figures = keep_figures(monkeypatch, expkit.plots.panel_pictures, save=True)
     (path,) = viz.generate_training_plots(4, [4.0, 3.0, 2.0, 1.0], metrics)
     assert is_whole_png(path)
     assert not caplog.records

@@ -16,15 +16,20 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-import expkit.visualization
+import expkit.plots.panel_pictures
 from expkit import VisualizationManager
 from expkit.plots.curve import Curve
 from expkit.plots.drawing import draw_grid, save_figure
 from expkit.plots.panels import Line, Panel
 from expkit.plots.themes import THEMES
-from tests.expkit.plots.helpers import is_whole_png, keep_figures, said
+from tests.expkit.plots.helpers import draw_here, is_whole_png, keep_figures, said
 
 NOISE = [math.exp(-step / 100) + 0.2 * random.Random(step).random() for step in range(1, 401)]
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_here(monkeypatch)
 
 
 @pytest.fixture
@@ -34,7 +39,7 @@ def viz(tmp_path: Path) -> VisualizationManager:
 
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    return keep_figures(monkeypatch, expkit.visualization)
+    return keep_figures(monkeypatch, expkit.plots.panel_pictures)
 
 
 @pytest.mark.parametrize(
@@ -63,8 +68,9 @@ def test_without_matplotlib_training_goes_on(
     viz: VisualizationManager, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert viz.generate_training_plots(1, [1.0], {}) == []
+    (path,) = viz.generate_training_plots(1, [1.0], {})
     assert said(caplog)[0].startswith("Failed to generate training plots: ModuleNotFoundError: ")
+    assert not path.exists()
 
 
 def test_a_picture_that_fails_half_way_leaves_the_old_one(
@@ -78,7 +84,7 @@ def test_a_picture_that_fails_half_way_leaves_the_old_one(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Figure, "savefig", half)
-    assert viz.generate_training_plots(1, [1.0], {}) == []
+    viz.generate_training_plots(1, [1.0], {})
     assert said(caplog) == ["Failed to generate training plots: OSError: [Errno 28] No space left on device"]
     assert path.read_bytes() == before
     assert list(viz.viz_dir.iterdir()) == [path]
@@ -114,16 +120,15 @@ def test_pictures_are_dark_unless_asked(tmp_path: Path, figures: list[Figure], t
     assert [to_hex(figure.get_facecolor()) for figure in figures] == [THEMES["dark"].figure, THEMES[theme].figure]
 
 
-def test_matplotlib_is_imported_late_and_its_backend_left_alone(tmp_path: Path) -> None:
+def test_matplotlib_is_not_imported_where_training_is(tmp_path: Path) -> None:
     code = f"""
 import sys
 from expkit import VisualizationManager
 viz = VisualizationManager({str(tmp_path)!r})
-assert "matplotlib" not in sys.modules and "torch" not in sys.modules, "before the first drawing"
+assert "matplotlib" not in sys.modules and "torch" not in sys.modules
 assert viz.generate_training_plots(1, [1.0], {{}})
-assert "matplotlib.pyplot" not in sys.modules
-import matplotlib
-assert dict.__getitem__(matplotlib.rcParams, "backend") == "tkagg"
+viz.close()
+assert "matplotlib" not in sys.modules
 """
     environment = {name: value for name, value in os.environ.items() if name != "DISPLAY"} | {"MPLBACKEND": "tkagg"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
