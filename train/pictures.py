@@ -15,6 +15,7 @@ from expkit.diagnostics import Diagnostic
 from expkit.experiment import RunDir
 from expkit.files import remove_stale_temporaries
 from expkit.plots import NOTHING, Plot, PlotContext, PlotSource
+from expkit.plots.earlier import forget_after
 from expkit.plots.gallery import Gallery
 from expkit.schedule import Every, Progress, auto_intervals
 from expkit.trackers import Delivery
@@ -57,6 +58,7 @@ class Pictures:
         self._name = name
         self._diagnostics, self._detectors = diagnostics or {}, detectors or {}
         self._gallery = Gallery(plots, trackers)
+        self._begun = False
         if plots:
             with contextlib.suppress(OSError):
                 remove_stale_temporaries(files.visualizations)
@@ -91,10 +93,13 @@ class Pictures:
 
     def __call__(self, runner: Runner, last: bool) -> None:
         """Have drawn what is due."""
+        step = runner.progress.step
+        if self._plots and runner.dist.is_main and not self._begun:
+            self._begun = True
+            forget_after(self._files.visualizations, step - 1)  # what was drawn before the run went back to there
         due = [(name, plot) for name, plot, every in self._plots if last or every.due(runner.progress)]
         if not due or not runner.dist.is_main:
             return
-        step = runner.progress.step
         context = PlotContext(step, self._files.visualizations, self._files.metrics, self._name)
         source = PlotSource(runner.model, runner.task, self._diagnostics, self._detectors)
         with runner.watch.paused():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from expkit.plots.base import NOTHING, Plot, PlotContext, PlotSource
 from expkit.plots.canvas import finish, new_figure, style_axes
 from expkit.plots.drawing import save_figure
+from expkit.plots.earlier import Earlier
 from expkit.plots.journal_curves import JournalCurves
 from expkit.plots.themes import Theme, ThemeName
 
@@ -52,11 +54,11 @@ class PairDensity:
     noise: int
     pairs: int
 
-    def coarser(self) -> PairDensity:
-        """Return the same in cells four times as wide."""
+    def coarser(self) -> dict[str, npt.NDArray[Any]]:
+        """Return counts in cells four times as wide, (6, cells / 4, cells / 4), and their extent."""
         side = self.counts.shape[1] // _SMALL
-        counts = self.counts.reshape(len(self.counts), side, _SMALL, side, _SMALL).sum(axis=(2, 4))
-        return PairDensity(counts, self.extent, self.centres, self.metrics, self.noise, self.pairs)
+        counts = self.counts.reshape(len(self.counts), side, _SMALL, side, _SMALL).sum(axis=(2, 4), dtype=np.int32)
+        return {"counts": counts, "extent": np.array(self.extent)}
 
 
 class BlobPlot(Plot):
@@ -72,7 +74,6 @@ class BlobPlot(Plot):
     def __init__(self, *, viz_interval: int | Literal["auto"] = "auto", theme: ThemeName = "dark") -> None:
         super().__init__(viz_interval=viz_interval, theme=theme)
         self._said = False
-        self._earlier: list[tuple[int, PairDensity]] = []
         self._journal: JournalCurves | None = None
 
     def collect(self, source: PlotSource) -> Any:
@@ -95,11 +96,10 @@ class BlobPlot(Plot):
         if self._journal is None or self._journal.path != context.journal:
             self._journal = JournalCurves(context.journal, wanted=lambda _: False, structured=_CENTRES)
         self._journal.read(context.step)
-        self._earlier = [(step, each) for step, each in self._earlier if step < context.step]
-        figure = _draw(context, collected, _spread(self._earlier), self._journal.found, self.theme)
-        self._earlier.append((context.step, collected.coarser()))
-        if len(self._earlier) > _KEPT:
-            del self._earlier[1::2]
+        earlier = Earlier(context.folder, "blob", _KEPT)
+        shown = [(step, each) for step in _spread(earlier.steps(context.step)) if (each := _fits(earlier.load(step)))]
+        figure = _draw(context, collected, shown, self._journal.found, self.theme)
+        earlier.keep(context.step, collected.coarser())
         return [save_figure(figure, context.folder / f"blob_step_{context.step}.png")]
 
 
@@ -133,7 +133,7 @@ def _density(model: Any, diagnostic: Any) -> PairDensity:
 def _draw(
     context: PlotContext,
     density: PairDensity,
-    earlier: list[tuple[int, PairDensity]],
+    earlier: Sequence[tuple[int, Mapping[str, npt.NDArray[Any]]]],
     centres: list[tuple[int, Any]],
     theme: Theme,
 ) -> Figure:
@@ -143,7 +143,7 @@ def _draw(
     top = grid[0].subgridspec(2, 2, width_ratios=[1.75, 1])
     axes = figure.add_subplot(top[:, 0])
     style_axes(axes, theme, "", "encoder weight W1[i, j]", "decoder weight W2[j, i]")
-    _paint(axes, density, theme)
+    _paint(axes, density.counts, density.extent, theme)
     _mark(axes, density, theme)
     _legend(axes, density, theme)
     for number, what in enumerate(("encoder", "decoder")):
@@ -154,14 +154,14 @@ def _draw(
             beside.set_ylim(density.extent[2 * number], density.extent[2 * number + 1])
     if earlier:
         strip = grid[1].subgridspec(1, _EARLIER)
-        extents = np.array([each.extent for _, each in earlier] + [density.extent])
+        extents = np.array([each["extent"] for _, each in earlier] + [density.extent])
         limits = extents[:, ::2].min(axis=0), extents[:, 1::2].max(axis=0)
         for place, (step, each) in enumerate(earlier):
             small = figure.add_subplot(strip[place])
             style_axes(small, theme, f"step {step:,}", grid=False)
             small.set(xlim=(limits[0][0], limits[1][0]), ylim=(limits[0][1], limits[1][1]))
             small.tick_params(labelsize=7, labelleft=place == 0)
-            _paint(small, each, theme)
+            _paint(small, each["counts"], each["extent"], theme)
     named = density.metrics
     silhouette = named["silhouette_score"]
     note = (
@@ -175,18 +175,18 @@ def _draw(
     return finish(figure, theme, f"{context.name}: weight pairs, step {context.step:,}", note)
 
 
-def _paint(axes: Any, density: PairDensity, theme: Theme) -> None:
+def _paint(axes: Any, by_kind: npt.NDArray[Any], extent: Sequence[float] | npt.NDArray[Any], theme: Theme) -> None:
     """Colour each cell as the kind that most of its pairs are of, the stronger the more there are."""
     from matplotlib.colors import to_rgb
 
-    counts = density.counts.sum(axis=0)
-    kind = np.where(counts > density.counts[0], density.counts[1:].argmax(axis=0) + 1, 0)
+    counts = by_kind.sum(axis=0)
+    kind = np.where(counts > by_kind[0], by_kind[1:].argmax(axis=0) + 1, 0)
     colours = np.array([to_rgb(colour) for colour in _colours(theme)])[kind]
     strength = (0.3 + 0.7 * np.log1p(counts) / np.log1p(max(1, counts.max())))[..., None]
     paint = strength * colours + (1 - strength) * np.array(to_rgb(theme.axes))
     shade = np.dstack([paint, (counts > 0).astype(float)])
     limits = axes.get_xlim(), axes.get_ylim()
-    axes.imshow(shade, origin="lower", extent=density.extent, aspect="auto", interpolation="nearest", zorder=2)
+    axes.imshow(shade, origin="lower", extent=tuple(extent), aspect="auto", interpolation="nearest", zorder=2)
     axes.set(xlim=limits[0], ylim=limits[1]) if limits != ((0, 1), (0, 1)) else None
 
 
@@ -249,7 +249,13 @@ def _share(count: int, of: int) -> str:
     return f"{100 * count / max(1, of):.3g} %"
 
 
-def _spread(earlier: list[tuple[int, PairDensity]]) -> list[tuple[int, PairDensity]]:
+def _fits(kept: dict[str, npt.NDArray[Any]] | None) -> dict[str, npt.NDArray[Any]] | None:
+    """Return what was kept of an earlier drawing, unless it is damaged."""
+    shapes = {name: each.shape for name, each in (kept or {}).items()}
+    return kept if shapes == {"counts": (_KINDS, *(_CELLS // _SMALL,) * 2), "extent": (4,)} else None
+
+
+def _spread(earlier: list[int]) -> list[int]:
     """Return up to five, evenly spread, the first and the last among them."""
     if len(earlier) <= _EARLIER:
         return earlier

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from expkit.plots.base import Plot, PlotContext, PlotSource
 from expkit.plots.canvas import apart, colour_bar, finish, new_figure, sequential, style_axes
 from expkit.plots.drawing import save_figure
+from expkit.plots.earlier import Earlier
 from expkit.plots.themes import Theme, ThemeName
 
 if TYPE_CHECKING:
@@ -54,7 +55,6 @@ class ModelPlot(Plot):
     def __init__(self, *, viz_interval: int | Literal["auto"] = "auto", theme: ThemeName = "dark") -> None:
         super().__init__(viz_interval=viz_interval, theme=theme)
         self._gradients: dict[str, npt.NDArray[np.float32]] = {}
-        self._first: tuple[int, dict[str, float], dict[str, float]] | None = None
 
     def before_update(self, model: nn.Module) -> None:
         """Keep a sample of each gradient: after the update there are none."""
@@ -73,23 +73,26 @@ class ModelPlot(Plot):
         gradients = {name: _distribution(values) for name, values in collected["gradients"].items()}
         if not weights:
             return []
-        now = ({name: one.rms for name, one in weights.items()}, {name: one.rms for name, one in gradients.items()})
-        if self._first is None or self._first[0] >= context.step:
-            self._first = (context.step, *now)
+        now = {
+            f"{what}/{name}": np.array(one.rms)
+            for what, found in (("weights", weights), ("gradients", gradients))
+            for name, one in found.items()
+        }
+        first_step, first = Earlier(context.folder, "model", 1).first(context.step, now)
         names = list(weights)
         figure = new_figure(self.theme, 11, 2.3 + 0.19 * max(8, len(names)))
-        parts = [("weights", weights, self._first[1]), ("gradients", gradients, self._first[2])]
+        parts = [("weights", weights), ("gradients", gradients)]
         parts = [part for part in parts if part[1]]
-        for axes, (what, found, first) in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
+        for axes, (what, found) in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
             image = _heat_map(axes, names, found, first, self.theme, what)
             if axes is figure.axes[0]:
                 axes.set_yticks(range(len(names)), labels=apart(names, 34), fontsize=7.5)
             else:
                 axes.set_yticks([])
         colour_bar(figure, image, figure.axes[: len(parts)], self.theme, "share of the row's largest bin", shrink=0.8)
-        note = f"Dots: root mean square; rings: at step {self._first[0]:,}, the first drawn. Zeros have no place here: "
+        note = f"Dots: root mean square; rings: at step {first_step:,}, the first drawn. Zeros have no place here: "
         note += "their share, and that of values that are not finite, stands on the right."
-        if "gradients" not in {what for what, *_ in parts}:
+        if "gradients" not in dict(parts):
             note += " No gradients were seen."
         if len(names) < collected["of"]:
             note += f" Rows: {len(names)} of {collected['of']} tensors"
@@ -136,9 +139,13 @@ def _distribution(values: npt.NDArray[np.float32]) -> Distribution:
 
 
 def _heat_map(
-    axes: Any, names: Sequence[str], found: Mapping[str, Distribution], first: Mapping[str, float], theme: Theme,
+    axes: Any,
+    names: Sequence[str],
+    found: Mapping[str, Distribution],
+    first: Mapping[str, npt.NDArray[Any]],
+    theme: Theme,
     what: str,
-) -> Any:  # fmt: skip
+) -> Any:
     """Draw a row for each of `names`, and return the image."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -155,7 +162,8 @@ def _heat_map(
         remarks = [f"{share:.2g} % {kind}" for share, kind in _remarks(one)]
         axes.text(high, row, " " + ", ".join(remarks), color=theme.muted, fontsize=7, va="center")
         mark = theme.axes if theme.dashed else theme.cycle[1]
-        for value, face in ((first.get(name, 0), "none"), (one.rms, mark)):
+        before = first.get(f"{what}/{name}", np.zeros(1))
+        for value, face in ((float(before.flat[0]), "none"), (one.rms, mark)):
             if value > 0:
                 axes.plot(
                     np.clip(np.log10(value), low, high), row, "o", markersize=5, markerfacecolor=face,

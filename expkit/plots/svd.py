@@ -16,6 +16,7 @@ from expkit.plots.base import Plot, PlotContext, PlotSource
 from expkit.plots.canvas import DASHES, apart, finish, in_depth, new_figure, shown, style_axes
 from expkit.plots.curve import Curve
 from expkit.plots.drawing import save_figure
+from expkit.plots.earlier import Earlier
 from expkit.plots.journal_curves import JournalCurves
 from expkit.plots.themes import Theme, ThemeName
 from expkit.svd.thresholds import SwitchThresholds
@@ -53,7 +54,6 @@ class SVDPlot(Plot):
     def __init__(self, *, viz_interval: int | Literal["auto"] = "auto", theme: ThemeName = "dark") -> None:
         super().__init__(viz_interval=viz_interval, theme=theme)
         self._journal: JournalCurves | None = None
-        self._first: tuple[int, dict[str, npt.NDArray[np.float64]]] | None = None
         self._said = False
 
     def collect(self, source: PlotSource) -> dict[str, Any]:
@@ -80,9 +80,9 @@ class SVDPlot(Plot):
             made.append(save_figure(figure, context.folder / f"svd_step_{context.step}.png"))
         spectra = {name: values for name, each in collected["matrices"].items() if len(values := _spectrum(each))}
         if spectra:
-            if self._first is None or self._first[0] >= context.step:
-                self._first = (context.step, spectra)
-            figure = _spectra(context, spectra, collected, self._first, self.theme)
+            kept = {f"values/{name}": values for name, values in spectra.items()}
+            first = Earlier(context.folder, "svd", 1).first(context.step, kept)
+            figure = _spectra(context, spectra, collected, first, self.theme)
             made.append(save_figure(figure, context.folder / f"svd_spectrum_step_{context.step}.png"))
         return made
 
@@ -231,8 +231,8 @@ def _spectra(
         style_axes(axes, theme, shown(layer), "number, largest first", "singular value")
         axes.set_title(f"{shape[0]} x {shape[1]}", loc="right", color=theme.muted, fontsize=8.5)
         number = np.arange(1, len(values) + 1)
-        before = first[1].get(layer)
-        if before is not None and first[0] < context.step:
+        before = first[1].get(f"values/{layer}")
+        if before is not None and before.shape == values.shape and first[0] < context.step:
             axes.plot(number, before, color=theme.muted, linewidth=1, linestyle=DASHES[2], label=f"step {first[0]:,}")
         axes.plot(number, values, color=theme.cycle[0], linewidth=1.6, label=f"step {context.step:,}",
                   marker="o" if len(values) <= 16 else "", markersize=3)  # fmt: skip

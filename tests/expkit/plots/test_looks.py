@@ -63,6 +63,19 @@ def test_many_layers_are_thinned_and_what_cannot_be_on_the_axis_is_said(
     assert "No gradients were seen." in texts(figures[1])
 
 
+def test_rings_are_those_of_the_first_drawing_whatever_process_made_it(
+    context: PlotContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures, model = keep_figures(monkeypatch, expkit.plots.model), nn.Linear(4, 4)
+    for step, value in ((10, 1.0), (20, 0.01), (10, 0.1), (30, 0.01)):
+        nn.init.constant_(model.weight, value)
+        plot = ModelPlot()
+        plot.draw(PlotContext(step, context.folder, context.journal, "toy"), plot.collect(PlotSource(model)))
+    rings = [[line.get_xdata()[0] for line in figure.axes[0].lines[:2]] for figure in figures]
+    assert rings == [pytest.approx(each, abs=1e-6) for each in ([0, 0], [0, -2], [-1, -1], [-1, -2])]
+    assert "rings: at step 10" in texts(figures[3]).replace("\n", " ")
+
+
 def test_a_sample_of_a_large_tensor_is_small_and_from_all_of_it() -> None:
     layer = nn.Linear(1000, 1000)
     with torch.no_grad():
@@ -92,8 +105,8 @@ def test_blobs_are_those_of_the_diagnostic(context: PlotContext, monkeypatch: py
     collected = plot.collect(PlotSource(model))
     assert measured["n_clusters_dbscan"] == 3 and collected.counts.sum() == 64 * 64
     assert collected.counts.sum(axis=(1, 2)).tolist()[0] == measured["n_noise_points"]
-    for step in (20, 30, 40):
-        plot.draw(PlotContext(step, context.folder, context.journal, "toy"), collected)
+    for step in (20, 30, 40):  # each in a process of its own, for all the plot knows
+        BlobPlot().draw(PlotContext(step, context.folder, context.journal, "toy"), collected)
     said = texts(figures[2])
     assert "step 20" in said and "step 30" in said and "cluster 3: " in said and "noise: " in said
     assert len(figures[2].axes[1].lines) == 3, "the centres over training"
