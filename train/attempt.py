@@ -48,10 +48,10 @@ __all__ = ["Attempt"]
 log = logging.getLogger("expkit")
 
 #: Seconds that trackers get when somebody has pressed Ctrl-C twice (a resume sends them what they lack), and pictures
-#: when a run is stopped from outside, or has failed.
+#: when a run has failed.
 _PATIENCE = 2.0
-#: Seconds that the end of a run waits for its last pictures.
-_DRAWING = 60.0
+#: Seconds that the end of a run waits for its last pictures; and one that is stopped from outside, all else being saved.
+_DRAWING, _GRACE = 60.0, 10.0
 
 
 class Attempt:
@@ -251,8 +251,10 @@ class Attempt:
             if self.manager is not None:
                 self.manager.wait()
             self.snapshotter.finish()
+            if self.signals.received is not None:  # what stops it may not wait for pictures
+                self.status.stop("finished" if finished else self.signals.state)
             if self.report.pictures is not None:
-                self.report.pictures.finish(_DRAWING if self.signals.received is None else _PATIENCE)
+                self.report.pictures.finish(_DRAWING if self.signals.received is None else _GRACE)
         if self.responder.rewind is not None and self.signals.received is None:
             self.parts.trackers.finish(self.report.summary(), failed=False)
             self.status.stop("running")

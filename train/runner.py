@@ -7,7 +7,7 @@
         diagnose  what is due of the diagnostics
         record    one for the step, if anything was said: journal, trackers, detectors
         save      a checkpoint, if the saver finds it due
-        plot      if due
+        plot      if due, at the end, and where it is stopped
         control   stop or save, if somebody asked
 
 Building the parts is `train.config.build`'s job, and choosing a run directory `train.job`'s.
@@ -60,7 +60,8 @@ class Runner:
         diagnostics: name -> what looks at the model, each on its own schedule.
         best: knows what makes a checkpoint the best.
         save: called as `save(runner, moment)` at each step boundary; it saves if a checkpoint is due.
-        plot: called as `plot(runner, last)` after each step that may have something to draw, or None.
+        plot: called as `plot(runner, last)` after each step that may have something to draw, or None; the `last` one
+            may be where the run is stopped.
         respond: does what detectors' events ask for, and returns what else `Control` has to do.
         on_record: called with each record, after the recorder's sinks.
         dist, control: the ranks, and what they must do together.
@@ -196,7 +197,7 @@ class Runner:
         if self.save is not None:
             self.save(self, Moment(progress, metrics, is_best, stop, last, bool(actions & Control.SAVE)))
         if self.plot is not None:
-            self.plot(self, last)
+            self.plot(self, last or stop)
         return stop
 
     def _log_training(self) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from expkit.journal import read_journal, stable
+from expkit.plots import PlotSource
 from expkit.trackers import Delivery
 from tests.conftest import Train
 from tests.expkit.plots.sleepy import Asleep, Counting
 from train import attempt, job
 from train.parts import Parts, assemble
+from train.pictures import Pictures
 
 FAST = ("debug=smoke", "tracker=[]", "checkpoint=none")
 
@@ -51,6 +55,36 @@ def test_the_last_picture_is_always_drawn_and_reaches_the_trackers(
     train(*FAST, "plots=[]", "run.id=run")
     assert sent[-1] == ("counting", "counting_step_20.png", 20)
     assert (outputs / "run" / "visualizations" / "counting_step_20.png").exists()
+
+
+class Stopping(Counting):
+    """Has the run preempted when it is drawn first."""
+
+    asked = False
+
+    def collect(self, source: PlotSource) -> None:
+        if not self.asked:
+            self.asked = True
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_where_a_run_is_stopped_it_is_drawn_once_everything_else_is_said(
+    train: Train, outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states: list[tuple[str, bool]] = []
+    finish, run = Pictures.finish, outputs / "run"
+
+    def noted(self: Pictures, timeout: float) -> None:
+        checkpoints = list((run / "checkpoints").glob("checkpoint_step_*"))
+        states.append((json.loads((run / "status.json").read_text())["state"], bool(checkpoints)))
+        finish(self, timeout)
+
+    monkeypatch.setattr(Pictures, "finish", noted)
+    with_plots(monkeypatch, counting=Stopping(viz_interval=7))
+    train("debug=smoke", "tracker=[]", "plots=[]", "run.id=run", check=False)
+    step = json.loads((run / "status.json").read_text())["step"]
+    assert states == [("preempted", True)] and 7 < step < 20
+    assert {path.name for path in (run / "visualizations").iterdir()} >= {f"counting_step_{step}.png"}
 
 
 def test_plots_change_nothing_in_training(train: Train, outputs: Path) -> None:
