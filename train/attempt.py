@@ -50,7 +50,7 @@ log = logging.getLogger("expkit")
 #: Seconds that trackers get when somebody has pressed Ctrl-C twice (a resume sends them what they lack), and pictures
 #: when a run has failed.
 _PATIENCE = 2.0
-#: Seconds that the end of a run waits for its last pictures; and one that is stopped from outside, all else being saved.
+#: Seconds that the end of a run waits for its last pictures; and one that is stopped from outside, when all is saved.
 _DRAWING, _GRACE = 60.0, 10.0
 
 
