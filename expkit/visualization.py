@@ -22,7 +22,8 @@ from expkit.plots.gallery import Gallery, Words
 from expkit.plots.panel_pictures import PanelPicture, PanelPlot
 from expkit.plots.panels import LOSSES, evenly, group, make_panels, numbers
 from expkit.plots.themes import ThemeName, find_theme
-from expkit.plots.wave import WAVE_PICTURES, WavePlot, collect_waves
+from expkit.plots.wave import WAVE_PICTURES, WavePlot
+from expkit.plots.wave_tensors import collect_waves
 from expkit.schedule import Every, Progress
 
 if TYPE_CHECKING:
