@@ -17,15 +17,19 @@ from expkit.files import remove_stale_temporaries
 from expkit.plots import NOTHING, Plot, PlotContext, PlotSource
 from expkit.plots.earlier import forget_after
 from expkit.plots.gallery import Gallery
-from expkit.schedule import Every, Progress, auto_intervals
+from expkit.schedule import Progress
 from expkit.trackers import Delivery
+from train.cadence import Cadence
 from train.runner import Runner
 
 __all__ = ["Pictures"]
 
+#: Seconds that looking at the model may take where a run is stopped.
+_AT_A_STOP = 5.0
+
 
 class Pictures:
-    """Draws each plot on its own interval and at the end, and hands the pictures to the trackers.
+    """Draws each plot on its own interval, at the end and where the run is stopped; trackers get the pictures too.
 
     What a plot needs of the model is taken in the training loop; it is drawn in another process. Where drawing takes
     longer than an interval, pictures are left out, but never the last.
@@ -49,11 +53,8 @@ class Pictures:
         diagnostics: Mapping[str, Diagnostic] | None = None,
         detectors: Mapping[str, Detector] | None = None,
     ) -> None:
-        auto = auto_intervals(total_steps)["plot"]
-        self._plots = [
-            (plot_name, plot, Every(steps=auto if plot.viz_interval == "auto" else plot.viz_interval))
-            for plot_name, plot in plots.items()
-        ]
+        self._plots = plots
+        self._cadence = Cadence(plots, total_steps)
         self._files = files
         self._name = name
         self._diagnostics, self._detectors = diagnostics or {}, detectors or {}
@@ -72,22 +73,21 @@ class Pictures:
     @property
     def want_gradients(self) -> bool:
         """Whether a plot looks at gradients: `look_ahead` must be asked before each update then."""
-        return any(type(plot).before_update is not Plot.before_update for _, plot, _ in self._plots)
+        return any(type(plot).before_update is not Plot.before_update for plot in self._plots.values())
 
     def look_ahead(self, model: nn.Module, ahead: Progress, last: bool) -> Callable[[], None] | None:
         """Return what to call between clipping and the optimizer's step, or None. See `DiagnosticSuite.look_ahead`."""
-        due = [
-            (name, plot)
-            for name, plot, every in self._plots
-            if (last or every.due(ahead)) and type(plot).before_update is not Plot.before_update
-        ]
+        names = list(self._plots) if last else self._cadence.due(ahead)
+        due = {name: self._plots[name] for name in names}
+        due = {name: plot for name, plot in due.items() if type(plot).before_update is not Plot.before_update}
         if not due:
             return None
 
         def before_update() -> None:
             with torch.no_grad():
-                for name, plot in due:
-                    self._try(name, ahead.step, partial(plot.before_update, model))
+                for name, plot in due.items():
+                    with self._cadence.timed(name):
+                        self._try(name, ahead.step, partial(plot.before_update, model))
 
         return before_update
 
@@ -97,17 +97,23 @@ class Pictures:
         if self._plots and runner.dist.is_main and not self._begun:
             self._begun = True
             forget_after(self._files.visualizations, step - 1)  # what was drawn before the run went back to there
-        due = [(name, plot) for name, plot, every in self._plots if last or every.due(runner.progress)]
+        due = list(self._plots) if last else self._cadence.due(runner.progress)
+        if last and not runner.done:  # what stops it may not wait
+            due = self._cadence.quick(due, _AT_A_STOP)
         if not due or not runner.dist.is_main:
             return
         context = PlotContext(step, self._files.visualizations, self._files.metrics, self._name)
         source = PlotSource(runner.model, runner.task, self._diagnostics, self._detectors)
         with runner.watch.paused():
+            if runner.update.device.type == "cuda":
+                torch.cuda.synchronize(runner.update.device)  # what a plot waits for first is training's
             runner.model.eval()
             with torch.no_grad():
-                for name, plot in due:
-                    self._try(name, step, partial(self._submit, name, plot, source, context))
+                for name in due:
+                    with self._cadence.timed(name):
+                        self._try(name, step, partial(self._submit, name, self._plots[name], source, context))
             runner.model.train()
+        self._cadence.note(due, None if runner.config.deterministic else runner.config.diagnostics_budget)
 
     def finish(self, timeout: float) -> None:
         """Wait until everything is drawn, but not longer than `timeout` seconds."""
