@@ -126,17 +126,14 @@ class VisualizationManager:
         """Draw several experiments in the same panels. What one of them lacks is left out.
 
         Args:
-            experiments: a list of experiments, or a dict of them by name. An experiment is one of:
-
-                - `{"name": str, "loss_history": list, "metrics": {name: list of values}}`; a single number is a point
-                  at the end. One picture, `experiment_comparison.png`: the losses of all in one panel, then each
-                  metric that two or more have, nine at most.
-                - what `ResultsParser(path).parse()` returns: `{"name": str, "metrics": {name: list of (step, value)}}`
-                  with whatever else. A picture, `experiment_comparison_{metric}.png`, for each metric that two or more
-                  have, over their steps: 40 at most.
+            experiments: a list of experiments, or a dict of them by name: what `ResultsParser(path).parse()` gives, or
+                for each `{"name": str, "loss_history": list, "metrics": {name: list of values}}`; a single number is a
+                point at the end. With `"steps": {name: list}` values are at their steps, else evenly spread.
 
         Returns:
-            The pictures that will be there; none if there is nothing to draw or it failed, which is said in one line.
+            The picture that will be there, `experiment_comparison.png`: the losses in one panel, then each metric
+            that two or more have, nine at most; none if there is nothing to draw or it failed, which is said in one
+            line.
         """
         return self._attempt("comparison", lambda: self._comparison(experiments))
 

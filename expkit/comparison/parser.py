@@ -50,7 +50,7 @@ class ResultsParser:
             - `final_metrics`: metric -> the value at its end; results.json's own first;
             - `loss_history`: losses, oldest first: of train_loss, else of loss, else of val_loss;
             - `metrics`: metric -> its finite values, oldest first;
-            - `steps`: metric -> the step of each value;
+            - `steps`: metric -> the step of each value; of `loss_history` too;
             - `seed`: None if it is not known;
             - `path`: where it is from.
 
@@ -134,14 +134,15 @@ def _experiment(
     name: str, path: Path, config: dict[str, Any], curves: Mapping[str, Curve], metrics: Sequence[str]
 ) -> dict[str, Any]:
     lines = {metric: curves[metric].line() for metric in metrics}
-    losses = [lines[metric][1] for metric in _LOSSES if metric in lines and lines[metric][1]]
+    losses = [lines[metric] for metric in _LOSSES if metric in lines and lines[metric][1]]
+    at, history = losses[0] if losses else ([], [])
     return {
         "name": name,
         "config": config,
         "final_metrics": {},
-        "loss_history": list(losses[0]) if losses else [],
+        "loss_history": list(history),
         "metrics": {metric: values for metric, (_, values) in lines.items()},
-        "steps": {metric: steps for metric, (steps, _) in lines.items()},
+        "steps": {"loss_history": list(at), **{metric: steps for metric, (steps, _) in lines.items()}},
         "seed": None,
         "path": str(path),
     }

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from expkit.errors import UserError
 from expkit.journal import is_volatile
@@ -20,8 +16,7 @@ __all__ = ["MOST_PANELS", "compare", "name_experiments", "read_metrics"]
 
 MOST_PANELS = 9
 
-_MOST_PICTURES = 40
-_FILE = "experiment_comparison"
+_FILE = "experiment_comparison.png"
 _FORMS = (
     "dicts with name, loss_history and metrics, or what ResultsParser(path).parse() returns, in a list or as "
     "{name: dict}"
@@ -57,60 +52,42 @@ def name_experiments(experiments: Any) -> list[tuple[str, Mapping[str, Any]]]:
 def compare(
     named: Sequence[tuple[str, Mapping[str, Any]]], say: Callable[[str], None]
 ) -> tuple[list[PanelPicture], int]:
-    """Return the pictures that compare experiments, and the last step in them.
+    """Return the picture that compares experiments, if there is anything to draw, and the last step in it.
 
     Args:
         named: what `name_experiments` returns.
         say: told what is left out.
     """
-    shared: dict[str, list[Line]] = {}
-    by_step = False
+    losses: list[Line] = []
+    others: dict[str, list[Line]] = {}
     for place, (label, experiment) in enumerate(named):
+        steps = experiment.get("steps") or {}
         history = read_metrics({"loss_history": experiment.get("loss_history")}, say).get("loss_history", [])
-        losses = history if isinstance(history, list) else [history]
-        found = {"loss": Curve(evenly(len(losses), len(losses)), losses)}
-        metrics = dict(experiment.get("metrics") or {})
-        pairs = {name: curve for name, values in metrics.items() if (curve := _of_pairs(str(name), values, say))}
-        by_step = by_step or bool(pairs)
-        for name, values in read_metrics({k: v for k, v in metrics.items() if k not in pairs}, say).items():
-            values = values if isinstance(values, list) else [values]
-            if name != "loss" or not losses:
-                found[name] = Curve(evenly(len(values), len(losses) or len(values)), values)
-        for name, curve in (found | pairs).items():
-            if curve.bounds() is not None:
-                shared.setdefault(name, []).append(Line(label, curve, place))
+        history = history if isinstance(history, list) else [history]
+        curve = _curve(history, steps.get("loss_history"), len(history))
+        if curve.bounds() is not None:
+            losses.append(Line(label, curve, place))
+        for name, found in read_metrics(experiment.get("metrics") or {}, say).items():
+            values = found if isinstance(found, list) else [found]
+            curve = _curve(values, steps.get(name), len(history))
+            repeated = name in LOSSES and values == history
+            if curve.bounds() is not None and not repeated:
+                others.setdefault(name, []).append(Line(label, curve, place))
+    telling = sorted(others, key=lambda name: (not name.startswith("val_"), is_volatile(name)))
+    shared = [Panel(name, others[name]) for name in telling if len(others[name]) > 1]
+    if left := [panel.title for panel in shared[MOST_PANELS:]]:
+        say(f"not drawn, as there are {MOST_PANELS} panels already: {', '.join(left)}")
+    panels = [*([Panel("loss", losses)] if losses else []), *shared[:MOST_PANELS]]
     heading = f"Comparison of {len(named)} experiment{'s' if len(named) > 1 else ''}"
-    make = _one_for_each if by_step else _one_for_all
-    pictures = make(heading, shared, min(2, len(named)), say)
-    ends = [line.curve.ends() or (0, 0) for lines in shared.values() for line in lines]
+    ends = [line.curve.ends() or (0, 0) for panel in panels for line in panel.lines]
+    pictures = [PanelPicture(_FILE, heading, panels, shared_legend=True)] if panels else []
     return pictures, int(max((last for _, last in ends), default=0))
 
 
-def _one_for_all(
-    heading: str, shared: Mapping[str, Sequence[Line]], _: int, say: Callable[[str], None]
-) -> list[PanelPicture]:
-    losses = [Panel("loss", shared["loss"])] if "loss" in shared else []
-    others = [Panel(name, lines) for name, lines in shared.items() if len(lines) > 1 and name != "loss"]
-    if left := [panel.title for panel in others[MOST_PANELS:]]:
-        say(f"not drawn, as there are {MOST_PANELS} panels already: {', '.join(left)}")
-    panels = [*losses, *others[:MOST_PANELS]]
-    return [PanelPicture(f"{_FILE}.png", heading, panels, shared_legend=True)] if panels else []
-
-
-def _one_for_each(
-    heading: str, shared: Mapping[str, Sequence[Line]], least: int, say: Callable[[str], None]
-) -> list[PanelPicture]:
-    """Return a picture for each metric that enough have, the most telling first."""
-    names = [name for name, lines in shared.items() if len(lines) >= least]
-    names.sort(key=lambda name: (name not in LOSSES, not name.startswith("val_"), is_volatile(name)))
-    if left := names[_MOST_PICTURES:]:
-        say(f"not drawn, as there are {_MOST_PICTURES} pictures already: {', '.join(left)}")
-    kept = names[:_MOST_PICTURES]
-    files = _told_apart([re.sub(r"[^\w.=-]+", "_", name) for name in kept])
-    return [
-        PanelPicture(f"{_FILE}_{file}.png", f"{heading}: {name}", [Panel(name, shared[name])], shared_legend=True)
-        for name, file in zip(kept, files, strict=True)
-    ]
+def _curve(values: list[float], steps: Any, span: int) -> Curve:
+    """Return values at their steps; without as many of these evenly over `span`."""
+    known = isinstance(steps, Sequence) and len(steps) == len(values)
+    return Curve(steps if known else evenly(len(values), span or len(values)), values)
 
 
 def read_metrics(metrics: Mapping[str, Any], say: Callable[[str], None]) -> dict[str, list[float] | float]:
@@ -125,21 +102,6 @@ def read_metrics(metrics: Mapping[str, Any], say: Callable[[str], None]) -> dict
         if made is not None:
             found[str(name)] = made
     return found
-
-
-def _of_pairs(name: str, values: Any, say: Callable[[str], None]) -> Curve | None:
-    """Return the curve of a list of (step, value), or None if it is something else."""
-    if not isinstance(values, list | tuple) or not values:
-        return None
-    if not all(isinstance(each, list | tuple) and len(each) == 2 for each in values):
-        return None
-    try:
-        pairs = np.array([(step, math.nan if value is None else value) for step, value in values], float)
-    except (TypeError, ValueError):
-        say(f"left out of the plots: {name!r} holds what is no pair of a step and a number")
-        return Curve()
-    steps, numbers_ = pairs[np.argsort(pairs[:, 0], kind="stable")].T
-    return Curve(np.ascontiguousarray(steps), np.ascontiguousarray(numbers_))  # type: ignore[arg-type]
 
 
 def _known(experiment: Mapping[str, Any]) -> bool:

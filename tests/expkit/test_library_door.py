@@ -78,6 +78,7 @@ def test_every_example_has_a_name() -> None:
 
 def test_the_examples_say_what_they_should(page: tuple[Path, str]) -> None:
     folder, said = page
+    assert "Mean validation loss: 1.7950" in said and "1.71 *" in said
     assert "Go on from step 300? (y/n)" in said
     assert re.search(r"step 302: \d\.\d\d MB, 20\d\d-\S+ \S+, valid", said)
     assert "last logged step: 304" in said

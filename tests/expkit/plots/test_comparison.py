@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import expkit.plots.panel_pictures
-from expkit import VisualizationManager
+from expkit import ResultsParser, VisualizationManager
 from tests.expkit.plots.helpers import draw_here, is_whole_png, keep_figures, said, titles
 
 NOISE = [math.exp(-step / 100) + 0.2 * random.Random(step).random() for step in range(1, 401)]
@@ -71,33 +71,19 @@ def test_comparisons_of_many_kinds(
     assert len(set(labels)) == len(labels) <= 25
 
 
-def parsed(name: str, **metrics: list[tuple[int, float]]) -> dict[str, Any]:
-    """What ResultsParser(path).parse() returns of a run."""
-    last = {metric: values[-1][1] for metric, values in metrics.items() if values}
-    return {"name": name, "path": f"/{name}", "state": "finished", "config": {}, "summary": last, "metrics": metrics}
-
-
 @pytest.mark.parametrize("named", [False, True])
-def test_parsed_runs_have_a_picture_for_each_metric_that_they_share(
-    viz: VisualizationManager, figures: list[Figure], named: bool, caplog: pytest.LogCaptureFixture
+def test_parsed_runs_are_drawn_at_their_steps(
+    viz: VisualizationManager, figures: list[Figure], named: bool, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    runs = [
-        parsed("a", **{"svd/x": [(0, 1.0), (50, 2.0)]}, train_loss=[(10, 3.0), (30, 1.0)], empty=[]),
-        parsed("b", **{"svd/x": [(50, 2.0)]}, train_loss=[(40, 1.0), (20, math.nan), (30, 2.0)], only_b=[(1, 1.0)]),
-    ]
-    made = viz.generate_comparison_plots({"left": runs[0], "right": runs[1]} if named else runs)
-    assert [path.name for path in made] == [f"experiment_comparison_{name}.png" for name in ("train_loss", "svd_x")]
-    assert all(map(is_whole_png, made)) and not caplog.records
+    (tmp_path / "a.txt").write_text("Step 10: train_loss 3.0 svd/x 1.0\nStep 30: train_loss 1.0 svd/x 2.0\n")
+    (tmp_path / "b.txt").write_text("Step 30: train_loss 2.0\nStep 40: train_loss nan\nStep 50: svd/x 2.0 only_b 1\n")
+    runs = ResultsParser([tmp_path / "a.txt", tmp_path / "b.txt"]).parse()
+    (made,) = viz.generate_comparison_plots({"left": runs[0], "right": runs[1]} if named else runs)
+    assert is_whole_png(made) and not caplog.records
+    assert titles(figures[0]) == ["loss", "svd/x"]
     lines = figures[0].axes[0].lines
-    names = ["left", "right"] if named else ["a", "b"]
-    assert [line.get_label() for line in lines[:2]] == names
-    assert [list(line.get_xdata()) for line in lines[:2]] == [[10, 30], [30, 40]]
-    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == names
-
-
-def test_a_single_parsed_run_is_drawn_alone(viz: VisualizationManager, figures: list[Figure]) -> None:
-    (path,) = viz.generate_comparison_plots(parsed("a", val_loss=[(1, 1.0), (2, 0.5)]))
-    assert path.name == "experiment_comparison_val_loss.png"
+    assert [line.get_label() for line in lines] == (["left", "right"] if named else ["a", "b"])
+    assert [list(line.get_xdata()) for line in lines] == [[10, 30], [30]]
 
 
 @pytest.mark.parametrize(
