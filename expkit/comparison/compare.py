@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 
 from expkit.comparison.alignment import Band, align, band
-from expkit.comparison.configs import differences, is_seed, short_names, without_identity
+from expkit.comparison.configs import MISSING, differences, is_seed, short_names, without_identity
 from expkit.comparison.direction import Direction, direction_of, telling_rank
 from expkit.comparison.run_data import RunData
 from expkit.comparison.statistics import Difference, Estimate, difference, estimate
@@ -176,8 +176,10 @@ def compare(runs: Sequence[RunData], request: Request | None = None) -> Comparis
     if request.along == "samples" and not any("samples" in run.feed.curves for run in runs):
         raise UserError("--x samples: no run says how many samples it was trained with; choose step, epoch or time")
     notes: list[str] = []
-    found = differences(configs)
-    runs = _labelled(runs, found)
+    found = _among_known(configs)
+    if unknown := [run.label for run, config in zip(runs, configs, strict=True) if not config]:
+        notes.append(f"no configuration is known of {', '.join(unknown)}")
+    runs = _labelled(runs, found) if not unknown else runs
     groups = _grouped(runs, configs, found, request.group_by, notes) if request.group_by else []
     if request.baseline is not None and request.baseline not in [group.label for group in groups]:
         there = ", ".join(group.label for group in groups) or "none without --group-by"
@@ -188,7 +190,7 @@ def compare(runs: Sequence[RunData], request: Request | None = None) -> Comparis
         metrics,
         [name for name in known if name not in metrics and not is_volatile(name)],
         axis_of([run.feed for run in runs], request.along),
-        {**found, **differences(environments)},
+        {**found, **_among_known(environments)},
         groups,
         notes,
     )
@@ -206,6 +208,16 @@ def _chosen(known: Sequence[str], wanted: Sequence[str] | None, curves: Collecti
             raise UserError(f"--metrics {pattern}: no run has such a metric{_near(pattern, known)}")
         found += [name for name in matches if name not in found]
     return found
+
+
+def _among_known(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Return in what configurations differ, apart from those that are not known: MISSING there."""
+    known = [place for place, config in enumerate(configs) if config]
+    found = differences([configs[place] for place in known])
+    return {
+        key: [values[known.index(place)] if place in known else MISSING for place in range(len(configs))]
+        for key, values in found.items()
+    }
 
 
 def _labelled(runs: Sequence[RunData], found: Mapping[str, Sequence[Any]]) -> Sequence[RunData]:

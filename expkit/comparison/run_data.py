@@ -135,7 +135,7 @@ def load_run(run: RunDir, label: str = "") -> RunData:
     finally:
         feed.close()
     whole = flatten(_content(run.config))
-    found = {name: value for name, value in whole.items() if name.startswith(_ENVIRONMENT)}
+    found = {name: value for name, value in whole.items() if name.startswith(_ENVIRONMENT) and value is not None}
     state = StateReader(feed).read().state
     return RunData(feed, label or run.id, state, flatten(feed.config), found, _content(run.results))
 

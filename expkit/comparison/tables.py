@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from expkit.comparison.compare import Comparison
-from expkit.comparison.configs import MISSING, short_names
+from expkit.comparison.configs import MISSING
 from expkit.comparison.run_data import RunData
 from expkit.comparison.statistics import CONFIDENCE
 from expkit.comparison.table import Table, json_value
@@ -37,8 +37,7 @@ def tables_of(comparison: Comparison) -> list[Table]:
 
 def tidy_table(comparison: Comparison) -> Table:
     """Return one table with a row for each run and metric, and the configuration in which they differ: for programs."""
-    short = short_names(list(comparison.differences))
-    keys = [f"config/{short[key]}" for key in comparison.differences]
+    keys = [f"config/{key}" for key in comparison.differences]
     columns = ["run", "group", "state", "seed", *keys, "metric", *_COLUMNS[1:]]
     groups = {run.name: group.label for group in comparison.groups for run in group.runs}
     rows = []
@@ -98,9 +97,16 @@ def _runs(comparison: Comparison) -> Table:
 
 
 def _differences(comparison: Comparison) -> Table:
-    short = short_names(list(comparison.differences))
-    rows = [[short[key], *map(_cell, values)] for key, values in comparison.differences.items()]
-    return Table("In what they differ", ["key", *(run.label for run in comparison.runs)], rows)
+    """Return the keys as columns where there are fewer of them than runs, which makes the narrower table."""
+    title, found = "In what they differ", comparison.differences
+    if len(found) < len(comparison.runs):
+        rows = [
+            [run.label, *(_cell(values[place]) for values in found.values())]
+            for place, run in enumerate(comparison.runs)
+        ]
+        return Table(title, ["run", *found], rows)
+    rows = [[key, *map(_cell, values)] for key, values in found.items()]
+    return Table(title, ["key", *(run.label for run in comparison.runs)], rows)
 
 
 def _metric(comparison: Comparison, metric: str) -> Table:
@@ -183,7 +189,10 @@ def _interval(low: float | None, high: float | None) -> str | None:
 
 
 def _cell(value: Any) -> Any:
-    return str(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+    """Return a value of a configuration as YAML writes it."""
+    if value is None:
+        return "null"
+    return str(value) if isinstance(value, Sequence | Mapping) and not isinstance(value, str) else value
 
 
 def _whole(value: float | None) -> int | None:

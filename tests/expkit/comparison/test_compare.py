@@ -63,6 +63,16 @@ def test_only_what_differs_is_shown_and_a_missing_key_is_missing(tmp_path: Path)
     assert "missing" in written(found, "text").decode()
 
 
+def test_a_run_whose_configuration_is_not_known_differs_in_nothing(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, [1.0], optimizer={"lr": lr, "eps": None}) for name, lr in (("a", 1), ("b", 2))]
+    foreign = make_run(tmp_path / "c", [1.0])
+    foreign.config.unlink()
+    found = of(*runs, foreign)
+    assert list(found.differences) == ["optimizer.lr"]
+    assert found.notes == ["no configuration is known of c"]
+    assert "missing" in written(found, "text").decode()
+
+
 def test_last_best_least_and_greatest_are_told_with_their_steps(tmp_path: Path) -> None:
     found = of(make_run(tmp_path / "a", [3.0, 1.0, 2.0], every=10), make_run(tmp_path / "b", [5.0, math.nan], every=10))
     figures = found.runs[0].figures("val_loss")
@@ -147,7 +157,7 @@ def test_every_form_has_the_same_figures(six: list[RunDir], tmp_path: Path) -> N
     plain = json.loads(written(found, "json"))
     rows = list(csv.DictReader(io.StringIO(written(found, "csv").decode())))
     assert [float(row["best"]) for row in rows] == [entry["best"] for entry in plain["metrics"]["val_loss"]["runs"]]
-    assert [row["config/lr"] for row in rows] == ["1.0"] * 3 + ["2.0"] * 3
+    assert [row["config/optimizer.lr"] for row in rows] == ["1.0"] * 3 + ["2.0"] * 3
     assert {row["group"] for row in rows} == {"lr 1.0", "lr 2.0"}
     latex = written(found, "latex").decode()
     assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 4
