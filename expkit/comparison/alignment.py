@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 
 from expkit.comparison.statistics import half_width
 
-__all__ = ["Band", "align", "band"]
+__all__ = ["Band", "band", "values_at"]
 
 _Array = NDArray[np.float64]
 _MOST = 500
+
+#: Places and values.
+Points = tuple[Sequence[float], Sequence[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,46 +36,44 @@ class Band:
     high: _Array
 
 
-def align(curves: Sequence[tuple[Sequence[float], Sequence[float]]], most: int = _MOST) -> tuple[_Array, _Array]:
-    """Return places, and the values of each curve there.
+def values_at(curves: Sequence[Points], places: Sequence[float] | _Array) -> _Array:
+    """Return the value of each curve at places, (curves, p): between its own places a curve is a straight line.
 
-    Curves that all have the same places keep them. Else there are the places of all, or `most` evenly from the first
-    to the last if there are more, and between its own places a curve is a straight line. Before its first place and
-    behind its last one it has no value, and where it had one that is not finite it has none either.
+    Before its first place and behind its last one it has no value, NaN; what is not finite is none of its places.
 
     Args:
         curves: places, which do not fall, and values of each; of a place that occurs twice the last counts.
-        most: places, at most.
-
-    Returns:
-        places (p,) and values (curves, p), NaN where a curve has none.
+        places: (p,).
     """
+    at = np.asarray(places, float)
     clean = [_clean(*curve) for curve in curves]
-    given = [places for places, _ in clean if len(places)]
-    if not given:
-        return np.empty(0), np.empty((len(clean), 0))
-    same = all(np.array_equal(places, given[0]) for places in given[1:])
-    places = given[0] if same else np.unique(np.concatenate(given))
-    if not same and len(places) > most:
-        places = np.linspace(places[0], places[-1], most)
     values = [
-        np.interp(places, at, known, left=np.nan, right=np.nan) if len(at) else np.full(len(places), np.nan)
-        for at, known in clean
+        np.interp(at, known, heights, left=np.nan, right=np.nan) if len(known) else np.full(len(at), np.nan)
+        for known, heights in clean
     ]
-    return places, np.array(values)
+    return np.array(values).reshape(len(curves), len(at))
 
 
-def band(places: _Array, values: _Array) -> Band:
-    """Return mean and band where every curve has a value: elsewhere they would jump with who is missing.
+def band(curves: Sequence[Points], most: int = _MOST) -> Band:
+    """Return the mean of curves where every one has a value (elsewhere it would jump with who is missing) and its band.
+
+    Curves that all have the same places keep them. Else there are the places of all, or `most` evenly if there are
+    more.
 
     Args:
-        places: (p,).
-        values: (curves, p), NaN where a curve has none. Of one curve the band has no width.
+        curves: places, which do not fall, and values of each. Of one the band has no width.
+        most: places, at most.
     """
-    complete = np.isfinite(values).all(axis=0)
-    places, values = places[complete], values[:, complete]
-    mean = values.mean(axis=0)
-    count = len(values)
+    given = [_clean(*curve)[0] for curve in curves]
+    if not given or not all(map(len, given)):
+        return Band(*np.empty((4, 0)))
+    start, end = max(places[0] for places in given), min(places[-1] for places in given)
+    places = np.unique(np.concatenate(given))
+    places = places[(places >= start) & (places <= end)]
+    if len(places) > most and not all(np.array_equal(each, given[0]) for each in given[1:]):
+        places = np.linspace(start, end, most)
+    values = values_at(curves, places)
+    mean, count = values.mean(axis=0), len(values)
     half = half_width(1.0, count) * values.std(axis=0, ddof=1) if count > 1 else np.zeros(len(mean))
     return Band(places, mean, mean - half, mean + half)
 

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-import numpy as np
 import orjson
 
-from expkit.comparison.alignment import Band, align, band
+from expkit.comparison.alignment import Band, band
 from expkit.comparison.configs import MISSING, differences, is_seed, short_names, without_identity
 from expkit.comparison.direction import Direction, direction_of, telling_rank
 from expkit.comparison.run_data import RunData
@@ -85,7 +84,7 @@ class Comparison:
     differences: Mapping[str, Sequence[Any]]
     groups: Sequence[Group] = ()
     notes: Sequence[str] = ()
-    _aligned: dict[str, Any] = field(default_factory=dict)
+    _ends: dict[str, Any] = field(default_factory=dict)
 
     def direction(self, metric: str) -> Direction | None:
         """Return whether less or more of a metric is better; None if nobody has said and its name does not tell."""
@@ -96,21 +95,18 @@ class Comparison:
         found = (direction_of(metric, run.config) for run in self.runs)
         return next((each for each in found if each is not None), None)
 
-    def aligned(self, metric: str) -> tuple[Any, Any]:
-        """Return places (p,) and values (runs, p) of a metric, NaN where a run has none: see `align`."""
-        if metric not in self._aligned:
-            self._aligned[metric] = align([run.curve(metric, self.axis).line() for run in self.runs])
-        return self._aligned[metric]  # type: ignore[no-any-return]
-
     def common_end(self, metric: str) -> tuple[float, Sequence[float]] | None:
-        """Return the last place at which every run that has the metric has a value, and the values there."""
-        places, values = self.aligned(metric)
-        having = np.isfinite(values).any(axis=1) if len(places) else np.zeros(len(self.runs), bool)
-        together = np.isfinite(values[having]).all(axis=0)
-        if not having.any() or not together.any():
-            return None
-        last = int(np.flatnonzero(together)[-1])
-        return float(places[last]), values[:, last].tolist()
+        """Return the place where the first of the runs that have the metric ends, and the values of all runs there.
+
+        Between its own places a curve is a straight line. NaN where a run has none; None without any such place.
+        """
+        if metric not in self._ends:
+            ends = [run.end(metric, self.axis) for run in self.runs]
+            end = min((each for each in ends if math.isfinite(each)), default=math.nan)
+            values = [run.value_at(metric, self.axis, end) for run in self.runs]
+            self._ends[metric] = (end, values) if any(map(math.isfinite, values)) else None
+        found: tuple[float, Sequence[float]] | None = self._ends[metric]
+        return found
 
     def value(self, run: RunData, metric: str) -> float:
         """Return the value of a run by which its group is summarized; NaN if there is none."""
@@ -133,7 +129,7 @@ class Comparison:
     def band(self, group: Group, metric: str) -> Band:
         """Return the mean curve of a group's runs that have the metric, with its confidence interval."""
         having = [run for run in group.runs if run.curve(metric, self.axis).bounds() is not None]
-        return band(*align([run.curve(metric, self.axis).line() for run in having]))
+        return band([run.curve(metric, self.axis).line() for run in having])
 
     @property
     def baseline(self) -> Group | None:

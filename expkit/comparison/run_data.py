@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from expkit.comparison.alignment import values_at
 from expkit.comparison.configs import flatten
 from expkit.comparison.direction import Direction
 from expkit.errors import UserError
@@ -115,6 +116,27 @@ class RunData:
         if curve is None or (axis.along != "step" and axis.along not in self.feed.curves):
             return Curve()
         return axis.over(self.feed, curve)
+
+    def end(self, metric: str, axis: Axis) -> float:
+        """Return the place of a metric's last finite value, NaN if there is none; of very many, of its last value."""
+        curve = self.curve(metric, axis)
+        places, ends = curve.line()[0], curve.ends()
+        if not places or ends is None:
+            return math.nan
+        return places[-1] if curve.count == len(places) else ends[1]
+
+    def value_at(self, metric: str, axis: Axis, place: float) -> float:
+        """Return a metric's value at a place, on a straight line between those before and behind it; NaN if none is.
+
+        Of a curve in bins, the values around it are read from the journal again.
+        """
+        curve = self.curve(metric, axis)
+        if curve.bounds() is None or not math.isfinite(place):
+            return math.nan
+        step, _ = axis.steps(self.feed, (place, place))
+        detail = self.feed.detail(metric, step, step)
+        line = axis.over(self.feed, detail).line() if detail is not None else curve.line()
+        return float(values_at([line], [place])[0, 0])
 
 
 def load_run(run: RunDir, label: str = "") -> RunData:

@@ -100,6 +100,13 @@ def test_runs_are_held_against_each_other_where_the_shorter_one_ends(
     assert (common[0], common[1]) == (place, pytest.approx(values))
 
 
+def test_a_long_run_is_read_again_where_the_short_one_ends(tmp_path: Path) -> None:
+    long = make_run(tmp_path / "a", [1.0 * (number % 7) for number in range(1, 20_000)])
+    short = make_run(tmp_path / "b", [5.0, 4.0, 3.0])
+    assert of(long, short).common_end("val_loss") == (3.0, [3.0, 3.0])
+    assert of(long, make_run(tmp_path / "c", [1.0], every=15_003)).common_end("val_loss") == (15_003.0, [2.0, 1.0])
+
+
 def test_a_metric_that_one_run_has_not_is_missing_there(tmp_path: Path) -> None:
     first, second = make_run(tmp_path / "a", [3.0, 2.0]), make_run(tmp_path / "b", [3.0])
     with Journal(second.metrics) as journal:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import interpolate, stats
 
-from expkit.comparison.alignment import align, band
+from expkit.comparison.alignment import band, values_at
 from expkit.comparison.statistics import difference, estimate
 
 RANDOM = np.random.default_rng(0)
@@ -73,36 +73,40 @@ def test_too_few_values_tell_nothing() -> None:
     assert difference({0: 1.0, 1: math.nan}, {0: 2.0, 1: 3.0}) is None
 
 
-def test_curves_with_the_same_places_are_left_as_they_are() -> None:
-    places, values = align([([1, 2, 3], [1, 4, 9]), ([1, 2, 3], [0, 0, 1])])
-    assert places.tolist() == [1, 2, 3]
-    assert values.tolist() == [[1, 4, 9], [0, 0, 1]]
-
-
 def test_between_its_places_a_curve_is_straight_and_outside_there_is_none() -> None:
     torn = ([10, 10, 15, 20], [1.0, 3.0, 4.0, math.nan])
-    curves = [([0, 10, 20], [0.0, 1.0, 5.0]), ([5, 10, 30], [2.0, 4.0, 8.0]), torn]
-    places, values = align(curves)
+    curves = [([0, 10, 20], [0.0, 1.0, 5.0]), ([5, 10, 30], [2.0, 4.0, 8.0]), torn, ([], [])]
+    places = [-1, 0, 5, 9, 10, 15, 18, 30, 31]
     clean = [curves[0], curves[1], ([10, 15], [3.0, 4.0])]
     expected = [interpolate.interp1d(*curve, bounds_error=False)(places) for curve in clean]
-    assert places.tolist() == [0, 5, 10, 15, 20, 30]
-    np.testing.assert_allclose(values, expected)
+    np.testing.assert_allclose(values_at(curves, places), [*expected, np.full(9, np.nan)])
 
 
-def test_many_places_become_evenly_few() -> None:
-    places, values = align([(range(1000), range(1000)), ([0.5, 999.5], [1.0, 1.0])], most=50)
-    assert len(places) == 50
-    assert np.isnan(values[0, -1]) and np.isnan(values[1, 0])
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_a_band_is_scipys_interval(count: int) -> None:
+    values = RANDOM.normal(size=(count, 4))
+    found = band([(range(4), list(row)) for row in values])
+    low, high = stats.t.interval(0.95, count - 1, loc=values.mean(axis=0), scale=stats.sem(values))
+    assert found.places.tolist() == [0, 1, 2, 3]
+    np.testing.assert_allclose([found.mean, found.low, found.high], [values.mean(axis=0), low, high])
 
 
-def test_a_band_is_scipys_interval_where_every_curve_has_a_value() -> None:
-    values = np.array([[1.0, 2.0, 4.0, np.nan], [2.0, 2.5, 3.0, 1.0], [1.5, 9.0, 3.5, 1.0]])
-    found = band(np.array([1.0, 2.0, 3.0, 4.0]), values)
-    low, high = stats.t.interval(0.95, 2, loc=values[:, :3].mean(axis=0), scale=stats.sem(values[:, :3]))
-    assert found.places.tolist() == [1.0, 2.0, 3.0]
-    np.testing.assert_allclose([found.low, found.high], [low, high])
+def test_a_band_is_where_every_curve_has_a_value() -> None:
+    found = band([([1, 2, 3, 4], [1.0, 2.0, 4.0, 4.0]), ([2, 4, 8], [2.0, 6.0, 0.0])])
+    assert found.places.tolist() == [2, 3, 4]
+    assert found.mean.tolist() == [2.0, 4.0, 5.0]
+    assert len(band([([1, 2], [1.0, 1.0]), ([3, 4], [1.0, 1.0])]).places) == 0
+    assert len(band([([1, 2], [1.0, 1.0]), ([], [])]).places) == len(band([]).places) == 0
 
 
-def test_nothing_is_aligned_to_nothing() -> None:
-    places, values = align([([], []), ([1], [math.inf])])
-    assert places.shape == (0,) and values.shape == (2, 0)
+def test_many_places_become_evenly_few_unless_all_have_the_same() -> None:
+    long = (range(1000), [float(number) for number in range(1000)])
+    found = band([long, ([0.5, 999.5], [0.5, 999.5])], most=50)
+    assert (len(found.places), found.places[0], found.places[-1]) == (50, 0.5, 999.0)
+    np.testing.assert_allclose(found.mean, found.places)
+    assert len(band([long, long], most=50).places) == 1000
+
+
+def test_of_one_curve_the_band_has_no_width() -> None:
+    alone = band([([1, 2], [3.0, 4.0])])
+    assert alone.low.tolist() == alone.mean.tolist() == alone.high.tolist() == [3.0, 4.0]
