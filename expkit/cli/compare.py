@@ -15,9 +15,10 @@ from expkit.cli.parser import Parser
 from expkit.errors import UserError
 
 if TYPE_CHECKING:
-    from expkit.comparison.compare import Comparison
+    from expkit.comparison.compare import Comparison, Request
+    from expkit.experiment import RunDir
 
-__all__ = ["CompareCommand", "add_choices", "compared"]
+__all__ = ["CompareCommand", "add_choices", "chosen_runs", "compared", "request_of"]
 
 _TEXTS = {".md": "markdown", ".csv": "csv", ".json": "json", ".tex": "latex", ".txt": "text"}
 _PICTURES = (".png", ".svg", ".pdf")
@@ -50,10 +51,10 @@ class CompareCommand:
         return 0
 
 
-def add_choices(parser: Parser) -> None:
+def add_choices(parser: Parser, default: str = "the two newest") -> None:
     """Add what says which runs are compared, and how."""
     parser.add_argument(
-        "runs", nargs="*", metavar="RUN", help="run directories, ids in outputs, or patterns (default: the two newest)"
+        "runs", nargs="*", metavar="RUN", help=f"run directories, ids in outputs, or patterns (default: {default})"
     )
     parser.add_argument("--newest", type=int, metavar="N", help="the N runs in outputs that were active last")
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), metavar="DIR", help="where runs are (outputs)")
@@ -86,24 +87,41 @@ def compared(options: argparse.Namespace) -> Comparison:
     Raises:
         UserError: there is no such run, metric or key.
     """
-    from expkit.comparison.compare import Request, compare
-    from expkit.comparison.run_data import label_runs, load_run
+    from expkit.comparison.compare import compare
+    from expkit.comparison.run_data import load_runs
 
+    runs = chosen_runs(options)
+    return compare(load_runs(runs), request_of(options))
+
+
+def chosen_runs(options: argparse.Namespace, newest: int = 2) -> list[RunDir]:
+    """Return the runs that were asked for; where nobody has said which, so many of the newest.
+
+    Raises:
+        UserError: there is no such run.
+    """
     if options.newest is not None and options.runs:
         raise UserError("--newest: it chooses the runs; leave their names out")
     if options.newest is not None and options.newest < 1:
         raise UserError(f"--newest {options.newest}: give a number of at least 1")
     named = bool(options.runs)
-    runs = find_runs(options.runs, options.outputs) if named else newest_runs(options.outputs, options.newest or 2)
-    labels = label_runs([run.id for run in runs])
-    loaded = [load_run(run, label) for run, label in zip(runs, labels, strict=True)]
+    return find_runs(options.runs, options.outputs) if named else newest_runs(options.outputs, options.newest or newest)
+
+
+def request_of(options: argparse.Namespace) -> Request:
+    """Return what is to be compared, and how.
+
+    Raises:
+        UserError: --metrics names none.
+    """
+    from expkit.comparison.compare import Request
+
     metrics = [name for name in options.metrics.split(",") if name.strip()] if options.metrics is not None else None
     if metrics == []:
         raise UserError("--metrics: no metric is named; write val_loss,train_loss")
-    wanted = Request(
+    return Request(
         metrics, options.x, options.group_by, options.baseline, options.value, options.minimize, options.maximize
     )
-    return compare(loaded, wanted)
 
 
 def written(comparison: Comparison, form: str) -> bytes:

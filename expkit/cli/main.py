@@ -23,6 +23,7 @@ _COMMANDS = {
     "dashboard": "expkit.cli.dashboard:DashboardCommand",
     "monitor": "expkit.cli.monitor:MonitorCommand",
     "replay": "expkit.cli.replay:ReplayCommand",
+    "report": "expkit.cli.report:ReportCommand",
     "show": "expkit.cli.show:ShowCommand",
     "snapshots": "expkit.cli.snapshots:SnapshotsCommand",
     "svd": "expkit.cli.svd:SVDCommand",

@@ -22,7 +22,7 @@ from expkit.monitor.state import StateReader
 from expkit.plots.curve import Curve
 from expkit.record import RESERVED
 
-__all__ = ["Figures", "RunData", "label_runs", "load_run"]
+__all__ = ["Figures", "RunData", "label_runs", "load_run", "load_runs"]
 
 #: What of config.json says where and with what a run was trained.
 _ENVIRONMENT = (
@@ -160,6 +160,16 @@ def load_run(run: RunDir, label: str = "") -> RunData:
     found = {name: value for name, value in whole.items() if name.startswith(_ENVIRONMENT) and value is not None}
     state = StateReader(feed).read().state
     return RunData(feed, label or run.id, state, flatten(feed.config), found, _content(run.results))
+
+
+def load_runs(runs: Sequence[RunDir]) -> list[RunData]:
+    """Read runs, and give them short labels.
+
+    Raises:
+        UserError: the files of one cannot be read.
+    """
+    labels = label_runs([run.id for run in runs])
+    return [load_run(run, label) for run, label in zip(runs, labels, strict=True)]
 
 
 def label_runs(names: Sequence[str]) -> list[str]:

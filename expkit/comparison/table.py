@@ -1,4 +1,4 @@
-"""Tables in the forms that people paste: text, Markdown, CSV, LaTeX, JSON."""
+"""Tables in the forms that people paste: text, Markdown, CSV, LaTeX, JSON; and HTML."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 from expkit.comparison.configs import MISSING
@@ -15,6 +16,8 @@ from expkit.comparison.configs import MISSING
 __all__ = ["Table", "json_value", "shown"]
 
 _NUMBER = re.compile(r"[-+]?\d[\d.,e+-]*(?: \*)?")
+
+_SHORT = 28  # characters
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -91,6 +94,20 @@ class Table:
             ]
         )
 
+    def html(self) -> str:
+        """Return it as HTML. All that stands in it is escaped. Columns of numbers and of short texts have a class."""
+        kinds = [_kind(name, [row[place] for row in self.rows]) for place, name in enumerate(self.columns)]
+
+        def line(tag: str, cells: Sequence[str]) -> str:
+            made = (f"<{tag}{kind}>{escape(cell)}</{tag[:2]}>" for cell, kind in zip(cells, kinds, strict=True))
+            return f"<tr>{''.join(made)}</tr>"
+
+        head = line('th scope="col"', self.columns)
+        rows = "\n".join(line("td", [shown(cell) for cell in row]) for row in self.rows)
+        caption = f"<caption>{escape(self.title)}</caption>" if self.title else ""
+        note = f'<p class="note">{escape(self.note)}</p>' if self.note else ""
+        return f"<table>{caption}<thead>{head}</thead><tbody>\n{rows}\n</tbody></table>{note}"
+
     def to_json(self) -> dict[str, Any]:
         """Return it as plain JSON values: one object for each row."""
         rows = [{name: json_value(cell) for name, cell in zip(self.columns, row, strict=True)} for row in self.rows]
@@ -117,6 +134,13 @@ def _is_number(cell: Any) -> bool:
     if isinstance(cell, str):
         return _NUMBER.fullmatch(cell) is not None
     return cell is None or cell is MISSING or (isinstance(cell, int | float) and not isinstance(cell, bool))
+
+
+def _kind(name: str, cells: Sequence[Any]) -> str:
+    """Return the class of a column in HTML."""
+    if all(map(_is_number, cells)):
+        return ' class="number"'
+    return ' class="short"' if max(len(shown(cell)) for cell in [name, *cells]) <= _SHORT else ""
 
 
 def _markdown(text: str) -> str:

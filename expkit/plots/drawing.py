@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from expkit.files import atomic_writer
 from expkit.plots.axes import PanelAxes, look_of, shown_text
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.gridspec import SubplotSpec
 
-__all__ = ["LiveGrid", "columns_of", "draw_grid", "draw_panels", "save_figure"]
+__all__ = ["LiveGrid", "columns_of", "draw_grid", "draw_panels", "save_figure", "write_figure"]
 
 _WIDTH = 11.0  # inches
 _DPI = 120
@@ -156,8 +156,13 @@ def save_figure(figure: Figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     kind = path.suffix[1:].lower() if path.suffix.lower() in (".svg", ".pdf") else "png"
     with atomic_writer(path, durable=False) as file:
-        figure.savefig(file, format=kind, dpi=_DPI, facecolor=figure.get_facecolor(), bbox_inches=None)
+        write_figure(figure, file, kind)
     return path
+
+
+def write_figure(figure: Figure, file: IO[bytes], kind: str) -> None:
+    """Write `figure` to an open file: as png, svg or pdf."""
+    figure.savefig(file, format=kind, dpi=_DPI, facecolor=figure.get_facecolor(), bbox_inches=None)
 
 
 def _head(axes: Axes, heading: str, note: str, theme: Theme) -> None:

@@ -6,37 +6,69 @@ import operator
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from expkit.experiment import RunDir
 
-__all__ = ["list_pictures", "read_picture"]
+__all__ = ["Picture", "list_pictures", "pictures_of", "read_picture"]
 
 _KINDS = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".gif": "image/gif", ".webp": "image/webp"}
 _OF_STEP = re.compile(r"(?P<kind>.+)_step_(?P<step>\d{1,18})")
 _LARGEST = 64 << 20
 
 
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture of a run.
+
+    Attributes:
+        name: its file, in `visualizations`.
+        kind: what it shows.
+        step: of the whole run if -1.
+        size: bytes.
+        changed: when, in ns.
+    """
+
+    name: str
+    kind: str
+    step: int
+    size: int
+    changed: int
+
+
+def pictures_of(run: RunDir) -> dict[str, list[Picture]]:
+    """Return the pictures in a run's `visualizations`, kind by kind, with their steps in order."""
+    kinds: dict[str, list[Picture]] = {}
+    for entry in _entries(run):
+        stem = entry.name.rpartition(".")[0]
+        match = _OF_STEP.fullmatch(stem)
+        kind, step = (match["kind"], int(match["step"])) if match else (stem, -1)
+        stat = entry.stat(follow_symlinks=False)
+        kinds.setdefault(kind, []).append(Picture(entry.name, kind, step, stat.st_size, stat.st_mtime_ns))
+    return {kind: sorted(kinds[kind], key=operator.attrgetter("step")) for kind in sorted(kinds)}
+
+
 def list_pictures(runs: Sequence[RunDir]) -> dict[str, Any]:
-    """Return the pictures in the runs' `visualizations`, kind by kind, with their steps in order."""
+    """Return the pictures of runs with the addresses that the page asks for."""
     found = []
     for number, run in enumerate(runs):
-        kinds: dict[str, list[dict[str, Any]]] = {}
-        for entry in _entries(run):
-            stem = entry.name.rpartition(".")[0]
-            match = _OF_STEP.fullmatch(stem)
-            changed = entry.stat(follow_symlinks=False).st_mtime_ns
-            picture = {
-                "step": int(match["step"]) if match else -1,  # of the whole run
-                "url": f"pictures/{number}/{quote(entry.name, safe='')}?{changed:x}",
+        kinds = [
+            {
+                "kind": kind,
+                "pictures": [
+                    {
+                        "step": each.step,
+                        "url": f"pictures/{number}/{quote(each.name, safe='')}?{each.changed:x}",
+                    }
+                    for each in pictures
+                ],
             }
-            kinds.setdefault(match["kind"] if match else stem, []).append(picture)
-        for pictures in kinds.values():
-            pictures.sort(key=operator.itemgetter("step"))
-        ordered = [{"kind": kind, "pictures": kinds[kind]} for kind in sorted(kinds)]
-        found.append({"run": run.id, "kinds": ordered})
+            for kind, pictures in pictures_of(run).items()
+        ]
+        found.append({"run": run.id, "kinds": kinds})
     return {"runs": found}
 
 
