@@ -88,6 +88,15 @@ class Browser:
         )
         self._ask("Emulation.setTouchEmulationEnabled", enabled=touch)
 
+    def cut_off(self) -> None:
+        """Take the network away."""
+        self._ask("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0)
+
+    def prefer(self, scheme: str, media: str = "screen") -> None:
+        """Be somebody who likes pages dark or light, on a screen or in print."""
+        wanted = [{"name": "prefers-color-scheme", "value": scheme}]
+        self._ask("Emulation.setEmulatedMedia", media=media, features=wanted)
+
     def open(self, url: str) -> None:
         """Go to a page."""
         self._ask("Page.navigate", url=url)

@@ -63,9 +63,7 @@ def _say(written: Written, runs: Sequence[RunDir], options: argparse.Namespace) 
         print(f"note: {note}", file=sys.stderr)
     count = sum(map(len, written.left_out.values()))
     if count:
-        print(
-            f"note: {count} picture(s) or text(s) are left out, for their size; the report names them", file=sys.stderr
-        )
+        print(f"note: {count} picture(s) or text(s) are left out, to keep it small; a page names them", file=sys.stderr)
     beside = f", with {len(written.pictures)} pictures in {written.pictures[0].parent}" if written.pictures else ""
     print(f"{written.path}  ({_megabytes(size)}{beside})")
 

@@ -90,6 +90,8 @@ def write_report(
                 write_bytes(file, picture, durable=False)
             pictures, content = list(files), text
         write_bytes(path, content, durable=False)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{path} cannot be written: {path.parent} is no folder; -o chooses another place") from None
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}; -o chooses another place") from None
     left_out = {part.label: part.left_out for part in report.runs if part.left_out}

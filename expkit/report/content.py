@@ -17,14 +17,14 @@ from expkit.errors import UserError
 from expkit.experiment import RunDir
 from expkit.files import read_json
 from expkit.monitor.state import AlertLine, RunState, StateReader
-from expkit.monitor.web.pictures import pictures_of, read_picture
+from expkit.monitor.web.pictures import pictures_of
+from expkit.report.pictures import EmbeddedPicture, Room
 from expkit.report.privacy import private, private_tree, without_home
+from expkit.secrets import mask_arguments
 from expkit.snapshots.reading import Snapshot, list_snapshots
 
-__all__ = ["EmbeddedPicture", "Report", "RunPart", "gather"]
+__all__ = ["Report", "RunPart", "gather"]
 
-_PICTURES = 48
-_PICTURE_BYTES = 12 << 20
 _EVENTS = 2000  # of all runs together
 _EVENTS_OF_RUN = 20, 200
 _SAMPLES = 8
@@ -36,25 +36,6 @@ _FACTS = (
     "packages",
 )  # fmt: skip
 _NO_FACTS = ("model.children", "hardware.gpu_uuids")
-
-
-@dataclass(frozen=True, slots=True)
-class EmbeddedPicture:
-    """A picture with its content.
-
-    Attributes:
-        name: its file, in `visualizations`.
-        kind: what it shows.
-        step: when; None if it is of the whole run.
-        media: its media type.
-        content: the file.
-    """
-
-    name: str
-    kind: str
-    step: int | None
-    media: str
-    content: bytes
 
 
 @dataclass(frozen=True)
@@ -133,6 +114,10 @@ class Report:
             found.append(f"{who} {verb} still running when this was written, {self.when}: figures are as of then.")
         if not any(part.data.metrics for part in self.runs):
             found.append("No metric was recorded.")
+        unknown = [part.label for part in self.runs if not part.data.config]
+        if unknown:
+            whose = "" if self.single else f" of {', '.join(unknown[:5])}{' and more' if len(unknown) > 5 else ''}"
+            found.append(f"The configuration{whose} is not known: config.json is not there, or says nothing of it.")
         for part in self.runs:
             if part.state.broken:
                 found.append(f"{part.label}: {part.state.broken} line(s) of the journal cannot be read.")
@@ -157,6 +142,8 @@ def gather(runs: Sequence[RunDir], request: Request | None = None, title: str | 
     """
     if not runs:
         raise UserError("a report is of one run or more: name them")
+    if len(runs) == 1 and request is not None and request.group_by is not None:
+        raise UserError(f"--group-by {request.group_by}: there is only one run; name several")
     comparison = compare([_private(run) for run in load_runs(runs)], request)
     most = min(max(_EVENTS // len(runs), _EVENTS_OF_RUN[0]), _EVENTS_OF_RUN[1])
     parts = _with_pictures([_part(run, most) for run in comparison.runs])
@@ -165,7 +152,8 @@ def gather(runs: Sequence[RunDir], request: Request | None = None, title: str | 
 
 
 def _private(run: RunData) -> RunData:
-    return replace(run, config=_private_flat(run.config), environment=_private_flat(run.environment))
+    label = run.label.encode("utf-8", "replace").decode()  # a file's name may be no text
+    return replace(run, label=label, config=_private_flat(run.config), environment=_private_flat(run.environment))
 
 
 def _private_flat(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,10 +182,16 @@ def _part(run: RunData, most: int) -> RunPart:
 
 def _facts(whole: Mapping[str, Any]) -> dict[str, Any]:
     chosen = {key: whole[key] for key in _FACTS if whole.get(key) not in (None, {}, [], "")}
-    if isinstance(chosen.get("command"), list):
-        chosen["command"] = shlex.join(map(str, private_tree(chosen["command"])))
+    command = chosen.pop("command", None)
     found: dict[str, Any] = private_tree(flatten(chosen))
-    return {key: value for key, value in found.items() if value is not None and not key.startswith(_NO_FACTS)}
+    kept = {key: value for key, value in found.items() if value is not None and not key.startswith(_NO_FACTS)}
+    return {**({"command": _command(command)} if command else {}), **kept}
+
+
+def _command(command: Any) -> str:
+    if not isinstance(command, list):
+        return private(str(command))
+    return without_home(shlex.join(mask_arguments(list(map(str, command)))))
 
 
 def _worst(alerts: Sequence[AlertLine], most: int) -> list[AlertLine]:
@@ -216,7 +210,7 @@ def _texts_and_names(results: Mapping[str, Any]) -> Iterator[str]:
 def _with_pictures(parts: Sequence[RunPart]) -> list[RunPart]:
     """Add the pictures that there is room for: of each run the first kind, of each the second, and so on."""
     taken: list[tuple[list[str | EmbeddedPicture], list[EmbeddedPicture], list[str]]] = [([], [], []) for _ in parts]
-    room = _Room()
+    room = Room()
     asked = [list(_asked(part)) for part in parts]
     for turn in range(max(map(len, asked))):
         for part, wanted, (samples, pictures, left_out) in zip(parts, asked, taken, strict=True):
@@ -264,24 +258,6 @@ def _picture_name(sample: str) -> str | None:
 
 def _shortened(text: str) -> str:
     return text if len(text) <= _SAMPLE_LENGTH else f"{text[:_SAMPLE_LENGTH]} ... ({len(text):,} characters)"
-
-
-class _Room:
-    """The room for pictures that there is still."""
-
-    def __init__(self) -> None:
-        self._pictures, self._bytes = _PICTURES, _PICTURE_BYTES
-
-    def take(self, run: RunDir, name: str, kind: str, step: int | None) -> EmbeddedPicture | None:
-        """Return a picture if it can be read and there is room for it."""
-        if self._pictures == 0:
-            return None
-        found = read_picture([run], "0", name)
-        if found is None or not 0 < len(found[0]) <= self._bytes:
-            return None
-        self._pictures -= 1
-        self._bytes -= len(found[0])
-        return EmbeddedPicture(name, kind, step, found[1], found[0])
 
 
 def _content(path: Path) -> dict[str, Any]:

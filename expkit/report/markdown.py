@@ -11,10 +11,14 @@ from urllib.parse import quote
 from expkit.comparison.table import Table
 from expkit.plots.themes import ThemeName
 from expkit.report import tables
-from expkit.report.content import EmbeddedPicture, Report
+from expkit.report.content import Report
 from expkit.report.curves import draw_curve, panels_for, remarks_of
+from expkit.report.pictures import EmbeddedPicture
 
 __all__ = ["make_markdown"]
+
+#: Pictures of the curves, which are drawn here for themselves.
+_CURVES = "training_dynamics"
 
 
 def make_markdown(report: Report, path: Path, theme: ThemeName, single: bool) -> tuple[bytes, dict[Path, bytes]]:
@@ -96,7 +100,7 @@ def _figures(report: Report, path: Path, theme: ThemeName, files: dict[Path, byt
         yield figure(panel.title, ".png", draw_curve(panel, theme, "png", shared=not report.single), caption)
     for part in report.runs:
         samples = [each for each in part.samples if isinstance(each, EmbeddedPicture)]
-        for picture in [*samples, *part.pictures]:
+        for picture in [*samples, *(each for each in part.pictures if each.kind != _CURVES)]:
             when = f" at step {picture.step:,}" if picture.step is not None else ""
             stem = picture.kind if report.single else f"{part.label}_{picture.kind}"
             whose = "" if report.single else f" of {part.label}"

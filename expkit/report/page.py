@@ -19,14 +19,16 @@ from expkit.plots.interactive import library
 from expkit.plots.panels import Panel
 from expkit.plots.themes import THEMES, Theme
 from expkit.report import tables
-from expkit.report.content import EmbeddedPicture, Report, RunPart
+from expkit.report.content import Report, RunPart
 from expkit.report.curves import draw_curve, panels_for, plotted, remarks_of
+from expkit.report.pictures import EmbeddedPicture
 
 __all__ = ["PageTheme", "make_page"]
 
 PageTheme = Literal["auto", "dark", "light", "print"]
 
 _STATIC = Path(__file__).with_name("static")
+_LONG = 15  # rows
 _OPEN_UP_TO = 3  # runs of whom everything is unfolded
 
 
@@ -48,11 +50,11 @@ def make_page(report: Report, theme: PageTheme = "auto", static: bool = False) -
     Raises:
         UserError: plotly is not installed, and the page is not static.
     """
-    themes = ["light", "dark"] if theme == "auto" else [theme]
+    themes = {"auto": ["light", "dark"], "dark": ["dark", "light"]}.get(theme, [theme])  # what is printed is light
     panels = panels_for(report)
-    curves = _static_curves(report, panels, themes) if static else _live_curves(panels)
+    curves = _static_curves(report, panels, theme) if static else _live_curves(panels)
     sections = [section for section in _sections(report, curves) if section.body]
-    scripts = "" if static or not panels else _scripts(report, panels, themes)
+    scripts = "" if static or not panels else _scripts(report, panels, themes, follow=theme == "auto")
     contents = "".join(f'<li><a href="#{each.name}">{escape(each.title)}</a></li>' for each in sections)
     body = "\n".join(
         f'<section id="{each.name}" aria-labelledby="{each.name}-title"><h2 id="{each.name}-title">'
@@ -110,8 +112,9 @@ def _sections(report: Report, curves: str) -> Iterator[_Section]:
 
 def _what(report: Report) -> str:
     if report.single:
-        part = report.runs[0]
-        return f"A training run, {part.state.state}: what it was, how it went, what came of it."
+        state = report.runs[0].state.state
+        told = "" if state == "unknown" else f", {state}"
+        return f"A training run{told}: what it was, how it went, what came of it."
     groups = len(report.comparison.groups)
     grouped = f" in {groups} group{'s' if groups > 1 else ''}" if groups else ""
     return f"{len(report.runs)} training runs{grouped}, side by side: in what they differ, and what came of it."
@@ -128,24 +131,25 @@ def _live_curves(panels: Sequence[Panel]) -> str:
 def _live_curve(panel: Panel) -> str:
     title = escape(panel.title)
     save = f'<button type="button" data-name="{title}" aria-label="save {title} as SVG" hidden>SVG</button>'
+    said = remarks_of(panel)
+    remark = f"<span>{escape(said)}</span>" if said else ""
     return (
-        f'<figure class="panel"><figcaption><h3>{title}</h3><span>{escape(remarks_of(panel))}</span>{save}</figcaption>'
+        f'<figure class="panel"><figcaption><h3>{title}</h3>{save}{remark}</figcaption>'
         f'<div class="plot" role="img" aria-label="curve of {title}"></div></figure>\n'
     )
 
 
-def _static_curves(report: Report, panels: Sequence[Panel], themes: Sequence[str]) -> str:
+def _static_curves(report: Report, panels: Sequence[Panel], theme: PageTheme) -> str:
     def address(panel: Panel, theme: str) -> str:
         return _address(draw_curve(panel, theme, "svg", shared=not report.single), "image/svg+xml")
 
     made = []
     for panel in panels:
-        dark = (
-            f'<source media="(prefers-color-scheme: dark)" srcset="{address(panel, "dark")}">'
-            if len(themes) > 1
-            else ""
-        )
-        picture = f'<img src="{address(panel, themes[0])}" alt="curve of {escape(panel.title)}">'
+        dark = ""
+        if theme == "auto":
+            dark = f'<source media="screen and (prefers-color-scheme: dark)" srcset="{address(panel, "dark")}">'
+        drawn = address(panel, "light" if theme == "auto" else theme)
+        picture = f'<img src="{drawn}" alt="curve of {escape(panel.title)}">'
         remark = remarks_of(panel)
         caption = f"<figcaption><span>{escape(remark)}</span></figcaption>" if remark else ""
         made.append(f'<figure class="panel drawn"><picture>{dark}{picture}</picture>{caption}</figure>')
@@ -155,7 +159,8 @@ def _static_curves(report: Report, panels: Sequence[Panel], themes: Sequence[str
 def _comparison(report: Report) -> str:
     more = len(report.comparison.left_out)
     note = f'<p class="note">{more} more metrics are left out; --metrics chooses.</p>' if more else ""
-    return "".join(map(_table, tables.comparison_tables(report))) + note
+    found = tables.comparison_tables(report)
+    return "".join(_table(each) if len(each.rows) <= _LONG else _folded(each, each.title) for each in found) + note
 
 
 def _configuration(report: Report) -> str:
@@ -187,7 +192,11 @@ def _pictures(report: Report) -> str:
     made = []
     for part in report.runs:
         body = "".join(map(_picture, part.pictures))
-        out = f'<p class="note">Left out for its size: {escape(", ".join(part.left_out))}.</p>' if part.left_out else ""
+        out = (
+            f'<p class="note">Left out, to keep the page small: {escape(", ".join(part.left_out))}.</p>'
+            if part.left_out
+            else ""
+        )
         if body or out:
             told = "the newest of each kind"
             made.append(_of_run(report, part, told, f'<div class="pictures">{body}</div>{out}'))
@@ -230,8 +239,8 @@ def _address(content: bytes, media: str) -> str:
     return f"data:{media};base64,{base64.b64encode(content).decode()}"
 
 
-def _scripts(report: Report, panels: Sequence[Panel], themes: Sequence[str]) -> str:
-    figures = {"themes": themes, **plotted(report, panels, themes)}
+def _scripts(report: Report, panels: Sequence[Panel], themes: Sequence[str], follow: bool) -> str:
+    figures = {"themes": themes, "follow": follow, **plotted(report, panels, themes)}
     option = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
     plotly, own = library().read_text("utf-8"), (_STATIC / "page.js").read_text()
     return "\n".join(

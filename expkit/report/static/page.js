@@ -1,7 +1,7 @@
 // The curves: drawn by plotly from the figures in this page, in the reader's theme; all of them show the same part.
 "use strict";
 {
-  const { panels, lines, themes } = JSON.parse(document.getElementById("figures").textContent);
+  const { panels, lines, themes, follow } = JSON.parse(document.getElementById("figures").textContent);
   const plots = [...document.querySelectorAll(".plot")];
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const touch = matchMedia("(pointer: coarse)").matches;
@@ -11,7 +11,10 @@
   let seen = whole;
   let printing = false;
 
-  const theme = () => (themes.length > 1 && dark.matches && !printing ? "dark" : themes[0]);
+  const theme = () => {
+    if (printing && themes.includes("light")) return "light";
+    return follow && dark.matches ? "dark" : themes[0];
+  };
 
   /** Draw a panel: data once, in the look of the theme. */
   function draw(place) {
@@ -36,7 +39,7 @@
   }
 
   /** What somebody zooms into is seen in all panels; a double click shows the whole. */
-  function follow(place) {
+  function link(place) {
     plots[place].on("plotly_relayout", (change) => {
       const between = change["xaxis.range"] ?? [change["xaxis.range[0]"], change["xaxis.range[1]"]];
       if (between[0] === undefined) return;
@@ -84,7 +87,7 @@
   const step = () => {
     if (next === plots.length) return;
     draw(next);
-    follow(next);
+    link(next);
     next += 1;
     setTimeout(step);
   };
