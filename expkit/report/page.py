@@ -185,7 +185,7 @@ def _samples(report: Report) -> str:
         if part.samples:
             shown = [_picture(each) if isinstance(each, EmbeddedPicture) else _text(each) for each in part.samples]
             made.append(_of_run(report, part, f"{len(shown)}", f'<div class="pictures">{"".join(shown)}</div>'))
-    return "".join(made)
+    return _beside(made, max(len(part.samples) for part in report.runs))
 
 
 def _pictures(report: Report) -> str:
@@ -200,7 +200,13 @@ def _pictures(report: Report) -> str:
         if body or out:
             told = "the newest of each kind"
             made.append(_of_run(report, part, told, f'<div class="pictures">{body}</div>{out}'))
-    return "".join(made)
+    return _beside(made, max(len(part.pictures) for part in report.runs))
+
+
+def _beside(made: Sequence[str], most: int) -> str:
+    """Return what there is of each run: side by side where that is one picture each."""
+    body = "".join(made)
+    return f'<div class="pictures">{body}</div>' if most == 1 and len(made) > 1 else body
 
 
 def _of_run(report: Report, part: RunPart, told: str, body: str, opened: bool = True) -> str:
