@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import platform
@@ -16,7 +15,7 @@ from expkit.events import read_events
 from expkit.experiment import RunDir
 from expkit.files import process_alive
 from expkit.jobstate import job_verdict
-from expkit.journal.format import decode
+from expkit.journal.last import last_entries
 from expkit.machine.vitals import boot_id, boot_time, oom_kills
 from expkit.status import read_status
 
@@ -27,8 +26,6 @@ _SILENT_AFTER = 30.0
 #: Seconds: a machine that was started again so soon after the last heartbeat took the run with it.
 _WITH_MACHINE = 600.0
 _NEARLY_FULL = 0.9
-#: Bytes of the journal's end in which its last line is looked for.
-_TAIL = 1 << 18
 
 _UNKNOWN_KILL = "without a word: SIGKILL, or a crash in native code"
 
@@ -229,16 +226,8 @@ def _last_event(run: RunDir) -> dict[str, Any] | None:
 
 def _newest_step(run: RunDir, step: int | None) -> int | None:
     """Return the last step in the journal if it is later than that of the last heartbeat."""
-    try:
-        with run.metrics.open("rb") as file:
-            file.seek(max(0, run.metrics.stat().st_size - _TAIL))
-            lines = file.read().splitlines()
-    except OSError:
-        return step
-    for line in reversed(lines):
-        with contextlib.suppress(ValueError):  # torn by the kill, or begun before the tail
-            return max(int(decode(line)["step"]), step or 0)
-    return step
+    steps = [entry["step"] for entry in last_entries(run.metrics)]
+    return max([*steps, step or 0]) if steps else step
 
 
 def _memory(status: Mapping[str, Any], least: float = 0.0) -> str:

@@ -15,15 +15,10 @@ from expkit.detectors.base import Severity
 from expkit.ending import Ending, ending, life_sign
 from expkit.forecast import forecast_text
 from expkit.monitor.feed import RunFeed
+from expkit.standing import sign_of, standing
 
 __all__ = ["AlertLine", "Gauge", "RunState", "StateReader"]
 
-#: Seconds without a record after which a run whose process lives counts as stalled: at least so many, and so many times
-#: what it usually takes from one record to the next.
-_STALLED_AFTER = 30.0
-_STALLED_TIMES = 10.0
-#: Of a run without a status.json: it is taken for running as long as records come.
-_QUIET_AFTER = 60.0
 _ASK_AGAIN = 15.0
 _RATE_OVER = 60.0  # seconds
 _SHOWN_ALERTS = 200
@@ -122,7 +117,7 @@ class StateReader:
         state, text = self._standing(quiet)
         forecast = status.get("forecast") if state in ("running", "stalled") else None
         forecast = forecast if isinstance(forecast, Mapping) else {}
-        moving = state == "running" or (state == "unknown" and quiet is not None and quiet < _QUIET_AFTER)
+        moving = state == "running"
         rate = _number(forecast.get("steps_per_sec")) or (_rate(feed) if moving else None)
         total = _whole(status.get("total_steps"))
         left = _number(forecast.get("remaining_seconds")) if state == "running" else None
@@ -151,24 +146,26 @@ class StateReader:
     def _standing(self, quiet: float | None) -> tuple[str, str]:
         """Return the state and what there is to say of it."""
         feed = self._feed
-        said = feed.status.get("state")
-        ago = f"last record {_span(quiet)} ago" if quiet is not None else "no record yet"
         if not feed.run.root.is_dir():
             return "gone", f"{feed.run.root} is not there (any more)"
-        if said is None:
+        ended = self._how_it_ended() if feed.status.get("state") is not None else None
+        records = quiet if quiet is not None or not feed.records else math.inf  # records without a time are old ones
+        state = standing(feed.status, sign_of(ended), records, _usual_gap(feed), has_results=bool(feed.curves))
+        return state, self._said_of(state, ended, quiet)
+
+    def _said_of(self, state: str, ended: Ending | None, quiet: float | None) -> str:
+        """Return what there is to say of a state."""
+        feed = self._feed
+        ago = f"last record {_span(quiet)} ago" if quiet is not None else "no record yet"
+        if feed.status.get("state") is None:
             if not feed.records:
-                return ("finished", "from its results.json alone") if feed.curves else ("unknown", "no record yet")
-            return ("running" if quiet is not None and quiet < _QUIET_AFTER else "unknown"), f"no status.json; {ago}"
-        ended = self._how_it_ended()
+                return "from its results.json alone" if feed.curves else "no record yet"
+            return f"no status.json; {ago}"
         if ended is not None:
-            if ended.state == "silent":
-                return "stalled", f"{ended.why}; {ago}"
-            return ("crashed" if ended.state == "killed" else ended.state), ended.why
-        if said == "starting":
-            return "starting", ago if quiet is not None else ""
-        if quiet is not None and quiet > max(_STALLED_AFTER, _STALLED_TIMES * _usual_gap(feed)):
-            return "stalled", ago
-        return str(said), ""
+            return f"{ended.why}; {ago}" if ended.state == "silent" else ended.why
+        if state == "starting":
+            return ago if quiet is not None else ""
+        return ago if state == "stalled" else ""
 
     def _how_it_ended(self) -> Ending | None:
         status = self._feed.status
