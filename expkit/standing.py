@@ -1,4 +1,4 @@
-"""How a run stands, in one word: the one judgement of `expkit runs`, `expkit show`, `expkit monitor` and all comparisons."""
+"""How a run stands, in one word: one judgement for lists, comparisons, and all that look at a run."""
 
 from __future__ import annotations
 

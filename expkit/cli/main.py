@@ -24,6 +24,7 @@ _COMMANDS = {
     "monitor": "expkit.cli.monitor:MonitorCommand",
     "replay": "expkit.cli.replay:ReplayCommand",
     "report": "expkit.cli.report:ReportCommand",
+    "runs": "expkit.cli.runs:RunsCommand",
     "show": "expkit.cli.show:ShowCommand",
     "snapshots": "expkit.cli.snapshots:SnapshotsCommand",
     "svd": "expkit.cli.svd:SVDCommand",
