@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from expkit.errors import UserError
 from expkit.experiment import RunDir, active_runs, is_id, newest_run
+from expkit.files import is_there
 
-__all__ = ["find", "find_runs", "find_with", "newest_runs"]
+__all__ = ["find", "find_any", "find_runs", "find_with", "newest_runs"]
 
 
 def find(name: str | None, outputs: Path) -> RunDir:
     """Return the run that `name` is the path or id of; of None, or latest, the one in `outputs` that was active last.
 
+    The end of an id will do, from a _ on, where no other id ends like that: `k3xq`.
+
     Raises:
-        UserError: there is none.
+        UserError: there is none, or several end so.
     """
-    for place in (Path(name), *([outputs / name] if is_id(name) else [])) if name else ():
+    for place in _places(name, outputs) if name else ():
         if RunDir(place).exists():
             return RunDir(place)
     if name not in (None, "", "latest"):
@@ -27,6 +31,42 @@ def find(name: str | None, outputs: Path) -> RunDir:
     if run is None:
         raise UserError(f"there is no run in {outputs.absolute()}: name one, or start one with python -m train")
     return run
+
+
+def find_any(name: str | None, outputs: Path) -> RunDir:
+    """Return the run that `find` does; or a directory of somebody's own loop, which has a journal or a results.json.
+
+    Raises:
+        UserError: there is none.
+    """
+    for place in _places(name, outputs) if name else ():
+        if _has_something(RunDir(place)):
+            return RunDir(place)
+    if name in (None, "", "latest") and newest_run(outputs) is None and outputs.is_dir():
+        own = [RunDir(path) for path in outputs.iterdir() if _has_something(RunDir(path))]
+        if own:
+            return max(own, key=_active)
+    return find(name, outputs)
+
+
+def _places(name: str, outputs: Path) -> Iterator[Path]:
+    """Yield where a run of this name may be: as a path, by its id, as sweep/0, by the end of its id."""
+    yield Path(name)
+    if all(is_id(part) for part in name.split("/")):
+        yield outputs / name
+    if is_id(name) and name != "latest" and outputs.is_dir():
+        with os.scandir(outputs) as folders:
+            ends = sorted(each.name for each in folders if each.name.endswith(f"_{name}"))
+        if len(ends) > 1:
+            raise UserError(
+                f"{name}: {len(ends)} runs in {outputs} end like that, {ends[0]} and {ends[1]} say: write more"
+            )
+        yield from (outputs / each for each in ends)
+
+
+def _active(run: RunDir) -> float:
+    files = [path for path in (run.status, run.metrics, run.results) if path.exists()]
+    return max((path.stat().st_mtime for path in files), default=0.0)
 
 
 def _instead(name: str, outputs: Path) -> str:
@@ -88,9 +128,8 @@ def _named(name: str, outputs: Path) -> list[RunDir]:
         if not runs:
             raise UserError(f"{name}: no run matches this, in {Path.cwd()} or {outputs.absolute()}")
         return runs
-    run = RunDir(name)
-    return [run] if _has_something(run) else [find(name, outputs)]
+    return [find_any(name, outputs)]
 
 
 def _has_something(run: RunDir) -> bool:
-    return run.exists() or run.metrics.exists() or run.results.exists()
+    return run.exists() or is_there(run.metrics) or is_there(run.results)

@@ -1,7 +1,8 @@
-"""`expkit show RUN`: what a run was, how it stands, and what to type next."""
+"""`expkit show RUN`: what a run was, how it went, and what to type next."""
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import shlex
 import sys
@@ -12,75 +13,86 @@ from typing import Any
 
 import orjson
 
-from expkit.cli.finding import find
+from expkit.cli.finding import find_any
 from expkit.cli.parser import Parser
+from expkit.cli.show_text import lines
 from expkit.ending import Ending, ending
 from expkit.experiment import RunDir
 from expkit.files import read_json
 from expkit.forecast import forecast_text
-from expkit.journal import read_journal
+from expkit.listing.about import about, entry_of
+from expkit.listing.entry import RunEntry
+from expkit.standing import sign_of, standing
+from expkit.trackers.known import KNOWN
 
-__all__ = ["ShowCommand"]
+__all__ = ["ShowCommand", "describe"]
 
 _SAYS_NOTHING = {"killed": "dead", "silent": "silent"}
+
+_EXAMPLES = """examples:
+  expkit show                     the newest run in outputs
+  expkit show RUN                 a run directory, of one's own loop too
+  expkit show k3xq                the end of an id will do
+  expkit show RUN --json          one JSON object, for programs"""
 
 
 class ShowCommand:
     """Shows one run from its files alone."""
 
-    summary = "what a run was, how it stands, and what to type next"
+    summary = "what a run was, how it went, and what to type next"
 
     def run(self, arguments: Sequence[str]) -> int:
         """Print the run, as text or (--json) as JSON."""
+        options = self.parser().parse_args(arguments)
+        summary = describe(find_any(options.run, Path("outputs")))
+        if options.json:
+            sys.stdout.buffer.write(orjson.dumps(summary, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+        else:
+            print("\n".join(lines(summary)))
+        return 0
+
+    def parser(self) -> Parser:
+        """Return the command's parser."""
         parser = Parser(
             prog="expkit show",
-            description=self.summary,
-            epilog="examples: expkit show outputs/denoise_... | expkit show (the newest run) | expkit show RUN --json",
+            description=self.summary + ".",
+            epilog=_EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         parser.add_argument(
             "run",
             nargs="?",
-            help="a run directory, the id of one in outputs, or latest (the default)",
+            help="a run directory, the id of one in outputs or its end, or latest (the default)",
         )
         parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
-        options = parser.parse_args(arguments)
-        summary = describe(find(options.run, Path("outputs")))
-        if options.json:
-            sys.stdout.buffer.write(orjson.dumps(summary, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-            return 0
-        for name, value in summary.items():
-            if isinstance(value, dict) and "text" in value:
-                value = value["text"]
-            elif isinstance(value, dict):
-                value = "  ".join(f"{key} {_short(item)}" for key, item in value.items())
-            if value not in ("", None):
-                print(f"{name:<11} {_short(value)}")
-        return 0
+        return parser
 
 
 def describe(run: RunDir) -> dict[str, Any]:
-    """Return what there is to say of `run`, from config.json and status.json.
+    """Return what there is to say of `run`, from its small files and the end of its journal.
 
     Raises:
-        UserError: it is no run directory.
+        UserError: one of its files cannot be read.
     """
-    config = read_json(run.config)
-    status: dict[str, Any] = read_json(run.status) if run.status.exists() else _without_status(run)
+    config = read_json(run.config) if run.config.exists() else {}
+    entry = entry_of(run)
+    status: dict[str, Any] = read_json(run.status) if run.status.exists() else _without_status(entry)
     ended = ending(run)
-    standing = _standing(status, ended)
-    step = ended.step if ended is not None and ended.step is not None else status.get("step", 0)
+    state = standing(status, sign_of(ended)) if ended is not None else entry.state
+    said = _standing(status, ended)
+    step = _step(entry, status, ended)
     command = config.get("command") or ""
     metrics = {
         name: value
-        for name, value in (status.get("metrics") or {}).items()
+        for name, value in _metrics(entry, status).items()
         if name.startswith(("train_", "val_", "final/", "loss"))
     }
     checkpoints = (
         {"checkpoints": f"expkit checkpoints {run.root}"} if any(run.checkpoints.glob("checkpoint_step_*")) else {}
     )
-    return {
+    found = {
         "run": str(run.root),
-        **standing,
+        **said,
         "step": f"{step} of {status.get('total_steps') or '?'}",
         "started": config.get("timestamp"),
         "command": command if isinstance(command, str) else " ".join(command),
@@ -88,8 +100,54 @@ def describe(run: RunDir) -> dict[str, Any]:
         **_responses(config, status),
         "metrics": metrics,
         **checkpoints,
-        "next": _next(run, standing["state"], config),
+        "next": _next(run, said["state"], config),
+        "standing": state,
+        "git_dirty": config.get("git_dirty"),
+        **about(entry),
     }
+    return {**found, "commands": _commands(run, state, found, config)}
+
+
+def _step(entry: RunEntry, status: Mapping[str, Any], ended: Ending | None) -> int:
+    """Return the last step that is known of: a heartbeat is seconds older than the journal's end."""
+    steps = (ended.step if ended is not None else None, status.get("step"), entry.last.get("step"))
+    return max((step for step in steps if isinstance(step, int)), default=0)
+
+
+def _metrics(entry: RunEntry, status: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the last value of each metric: as the heartbeat has it, or the journal's end if that is later."""
+    said = dict(status.get("metrics") or {})
+    if entry.last.get("step", 0) > (status.get("step") or 0):
+        said |= entry.last
+    return said
+
+
+def _commands(run: RunDir, state: str, found: Mapping[str, Any], config: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return what to type next, the most useful first, and what each does."""
+    root = shlex.quote(str(run.root))
+    again = _again(run, config) if config.get("config") is not None else None
+    said = []
+    if state in ("starting", "running", "stalled", "unknown"):
+        said.append((f"expkit monitor {root}", "its curves, while it runs"))
+    if state in ("crashed", "failed", "interrupted", "preempted") and again is not None:
+        said.append((again, "goes on where it stopped"))
+    if state in ("failed", "crashed", "finished") and "nonfinite" in found.get("events", {}).get("kinds", {}):
+        said.append((f"expkit bisect-nan {root}", "the first module that was not finite"))
+    if state in ("finished", "interrupted", "crashed", "failed"):
+        said.append((f"expkit compare {root} OTHER_RUN", "in what they differ, and what came of it"))
+        said.append((f"expkit report {root} -o report.html", "one page, to look at or to hand on"))
+    for name in found.get("undelivered", {}) if state not in ("starting", "running", "stalled") else ():
+        to = name if name in KNOWN else "package.module:CLASS"
+        said.append((f"expkit replay {root} --to {to}", f"sends what {name} lacks"))
+    if "offline_wandb" in found and state not in ("starting", "running", "stalled"):
+        said.append((f"expkit sync {root}", "uploads its offline W&B run, where there is a network"))
+    if "snapshots" in found:
+        said.append((f"expkit snapshots {root}", "what was kept when something happened"))
+    if "checkpoints" in found:
+        said.append((f"expkit checkpoints {root} --verify", "whether every byte of its checkpoints is right"))
+    if state == "finished" and again is not None:
+        said.append((_longer(again, config), "trains it on"))
+    return [{"command": command, "does": does} for command, does in said]
 
 
 def _responses(config: Mapping[str, Any], status: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,13 +178,20 @@ def _standing(status: Mapping[str, Any], ended: Ending | None) -> dict[str, Any]
 
 
 def _next(run: RunDir, state: str, config: Mapping[str, Any]) -> str:
-    """Return what to type next: with the folders of one's own configuration, which a resume needs again."""
+    """Return what to type next, in one line for programs; `commands` has more."""
     if state in ("starting", "running", "unknown") or state.startswith("silent"):
         return f"expkit show {run.root} --json"
+    again = _again(run, config)
+    return _longer(again, config) if state == "finished" else again
+
+
+def _again(run: RunDir, config: Mapping[str, Any]) -> str:
+    """Return what goes on with a run: with the folders of one's own configuration, which a resume needs again."""
     words = [word for each in _config_dirs(config.get("command")) for word in ("--config-dir", shlex.quote(each))]
-    again = " ".join(["python -m train", *words, f"resume={run.root}"])
-    if state != "finished":
-        return again
+    return " ".join(["python -m train", *words, f"resume={run.root}"])
+
+
+def _longer(again: str, config: Mapping[str, Any]) -> str:
     trainer = (config.get("config") or {}).get("trainer") or {}
     limit = "max_steps" if trainer.get("max_steps") is not None else "max_epochs"
     return f"{again} trainer.{limit}=... (more than {trainer[limit]})" if trainer.get(limit) is not None else again
@@ -139,15 +204,6 @@ def _config_dirs(command: Any) -> list[str]:
     return [value for option, value in itertools.pairwise(pairs) if option in ("--config-dir", "-cd")]
 
 
-def _without_status(run: RunDir) -> dict[str, Any]:
-    """Return what the journal tells of a run that is not the runner's."""
-    last = {}
-    for entry in read_journal(run.metrics) if run.metrics.exists() else ():
-        last = entry
-    return {"state": "unknown", "step": last.get("step", 0), "metrics": last}
-
-
-def _short(value: Any) -> str:
-    if value is None:  # JSON has no NaN
-        return "not finite"
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
+def _without_status(entry: RunEntry) -> dict[str, Any]:
+    """Return what the journal, or results.json alone, tells of a run that is not the runner's."""
+    return {"state": "unknown", "step": entry.last.get("step", 0), "metrics": dict(entry.metrics)}

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from expkit.comparison.configs import MISSING
+from expkit.comparison.direction import direction_of
 from expkit.ending import life_sign
 from expkit.experiment import RunDir
 from expkit.journal.last import last_entries
@@ -173,6 +174,11 @@ class RunEntry:
             if key in metrics:
                 return math.nan if metrics[key] is None else metrics[key]  # JSON has no NaN
         found = self.final_metrics.get(name, MISSING)
+        last = metrics.get(name.removeprefix("best_")) if name.startswith("best_") else None
+        if isinstance(found, int | float) and isinstance(last, int | float):
+            # results.json may be half a minute older than the last value.
+            direction = direction_of(name.removeprefix("best_"))
+            return max(found, last) if direction == "max" else min(found, last) if direction == "min" else found
         return math.nan if found is None else found
 
     def config_value(self, key: str, default: Any = MISSING) -> Any:

@@ -61,15 +61,15 @@ def show(run: Path, capsys: pytest.CaptureFixture[str]) -> Show:
 def test_text_is_for_people(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", str(run)]) == 0
     lines = capsys.readouterr().out.splitlines()
+    assert lines.pop(3).startswith("started     2026-01-01T12:00:00+00:00; for ")
     assert lines == [
         f"run         {run}",
         "state       running",
         "step        30 of 100",
-        "started     2026-01-01T12:00:00+00:00",
         "command     python -m train",
         "git         abc123",
         "metrics     train_loss 0.12346  val_loss not finite",
-        f"next        expkit show {run} --json",
+        f"next        expkit monitor {run}  # its curves, while it runs",
     ]
 
 
