@@ -38,6 +38,19 @@ class CheckpointsCommand:
 
     def run(self, arguments: Sequence[str]) -> int:
         """Print the list, as a table or (--json) as JSON. The exit code is 1 if --verify has found damage."""
+        options = self.parser().parse_args(arguments)
+        run = find_with("checkpoints", options.run, Path("outputs"))
+        if not run.checkpoints.is_dir():
+            raise UserError(f"{run.root} has no folder of checkpoints")
+        listing = describe(run.checkpoints, options.verify)
+        if options.json:
+            sys.stdout.buffer.write(orjson.dumps(listing, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+        else:
+            print("\n".join(_lines(listing)))
+        return int(any(entry["valid"] is False and entry["aside"] != "corrupt" for entry in listing["checkpoints"]))
+
+    def parser(self) -> Parser:
+        """Return the command's parser."""
         parser = Parser(
             prog="expkit checkpoints",
             description=self.summary + ". Nothing in them is executed.",
@@ -51,16 +64,7 @@ class CheckpointsCommand:
         )
         parser.add_argument("--verify", action="store_true", help="read every byte; exit code 1 if any is damaged")
         parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-        options = parser.parse_args(arguments)
-        run = find_with("checkpoints", options.run, Path("outputs"))
-        if not run.checkpoints.is_dir():
-            raise UserError(f"{run.root} has no folder of checkpoints")
-        listing = describe(run.checkpoints, options.verify)
-        if options.json:
-            sys.stdout.buffer.write(orjson.dumps(listing, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-        else:
-            print("\n".join(_lines(listing)))
-        return int(any(entry["valid"] is False and entry["aside"] != "corrupt" for entry in listing["checkpoints"]))
+        return parser
 
 
 def describe(folder: Path, verify: bool = False) -> dict[str, Any]:

@@ -24,6 +24,15 @@ _TEXTS = {".md": "markdown", ".csv": "csv", ".json": "json", ".tex": "latex", ".
 _PICTURES = (".png", ".svg", ".pdf")
 _MOST_PANELS = 9
 
+_EXAMPLES = """examples:
+  expkit compare                                   the two newest runs in outputs
+  expkit compare RUN RUN RUN
+  expkit compare 'outputs/denoise_*' --metrics 'val_*' --x time
+  expkit compare --newest 6 --group-by seed --value best          means over seeds, and tests in pairs
+  expkit compare --newest 6 --group-by optimizer.lr --baseline 0.003
+  expkit compare RUN RUN -o compare.png            the curves; also .md, .csv, .json, .tex, .svg, .pdf
+  expkit compare RUN RUN --json                    for programs"""
+
 
 class CompareCommand:
     """Compares runs from their files."""
@@ -32,7 +41,7 @@ class CompareCommand:
 
     def run(self, arguments: Sequence[str]) -> int:
         """Print the comparison, or write it."""
-        options = _parser().parse_args(arguments)
+        options = self.parser().parse_args(arguments)
         if options.format is not None and options.output is not None:
             raise UserError(f"--output {options.output}: its ending says the format; leave --format out")
         comparison = compared(options)
@@ -49,6 +58,10 @@ class CompareCommand:
             raise UserError(f"--output {options.output}: its name must end in {', '.join([*_TEXTS, *_PICTURES])}")
         print(options.output)
         return 0
+
+    def parser(self) -> Parser:
+        """Return the command's parser."""
+        return _parser()
 
 
 def add_choices(parser: Parser, default: str = "the two newest") -> None:
@@ -174,9 +187,9 @@ def _save(path: Path, content: bytes) -> None:
 def _parser() -> Parser:
     parser = Parser(
         prog="expkit compare",
-        description=CompareCommand.summary,
-        epilog="examples: expkit compare outputs/denoise_* | expkit compare --newest 6 --group-by seed --value best | "
-        "expkit compare RUN RUN -o compare.png | expkit compare RUN RUN --format markdown",
+        description=CompareCommand.summary + ".",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_choices(parser)
     parser.add_argument("--format", choices=("text", "markdown", "csv", "json", "latex"), help="how to print it (text)")

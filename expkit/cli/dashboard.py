@@ -46,24 +46,7 @@ class DashboardCommand:
 
     def run(self, arguments: Sequence[str]) -> int:
         """Print the address of the page and wait for Ctrl-C, after which the exit code is 0."""
-        parser = Parser(
-            prog="expkit dashboard",
-            description="Show a project's runs on trackio's own page. Nothing is asked of any network.",
-            epilog=_EXAMPLES,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        parser.add_argument("project", nargs="?", help="default: that of the newest run in outputs")
-        parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
-        parser.add_argument(
-            "--no-browser", action="store_true", help="only print the address; always so with no display"
-        )
-        parser.add_argument(
-            "--dir",
-            type=Path,
-            help="the folder that holds trackio's databases, PROJECT.db; default: tracker.trackio.dir of the newest "
-            "run (if no PROJECT is named), or else TRACKIO_DIR, or else trackio's own in the Hugging Face cache",
-        )
-        options = parser.parse_args(arguments)
+        options = self.parser().parse_args(arguments)
         if options.port is not None:
             _check_port(options.port)
         project, folder = options.project, options.dir
@@ -83,6 +66,27 @@ class DashboardCommand:
         finally:
             server.close()
         return 0
+
+    def parser(self) -> Parser:
+        """Return the command's parser."""
+        parser = Parser(
+            prog="expkit dashboard",
+            description="Show a project's runs on trackio's own page. Nothing is asked of any network.",
+            epilog=_EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        parser.add_argument("project", nargs="?", help="default: that of the newest run in outputs")
+        parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
+        parser.add_argument(
+            "--no-browser", action="store_true", help="only print the address; always so with no display"
+        )
+        parser.add_argument(
+            "--dir",
+            type=Path,
+            help="the folder that holds trackio's databases, PROJECT.db; default: tracker.trackio.dir of the newest "
+            "run (if no PROJECT is named), or else TRACKIO_DIR, or else trackio's own in the Hugging Face cache",
+        )
+        return parser
 
 
 def _of_run(run: RunDir) -> tuple[str, Path | None]:

@@ -38,7 +38,7 @@ class MonitorCommand:
 
     def run(self, arguments: Sequence[str]) -> int:
         """Show what was asked for, until it is closed."""
-        options = _parser(self.summary).parse_args(arguments)
+        options = self.parser().parse_args(arguments)
         _check(options)
         runs = find_runs(options.run, Path("outputs"))
         from expkit.monitor import TrainingMonitor, View
@@ -56,11 +56,15 @@ class MonitorCommand:
                     raise
                 raise UserError(f"{error.filename}: it cannot be read: {error.strerror}") from None
 
+    def parser(self) -> Parser:
+        """Return the command's parser."""
+        return _parser(self.summary)
 
-def _parser(summary: str) -> argparse.ArgumentParser:
+
+def _parser(summary: str) -> Parser:
     parser = Parser(
         prog="expkit monitor",
-        description=summary,
+        description=summary + ".",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+from collections.abc import Collection, Sequence
 from typing import NoReturn
 
 __all__ = ["Parser"]
@@ -25,6 +26,27 @@ class Parser(argparse.ArgumentParser):
             message = self._unknown(message.removeprefix(_UNKNOWN).split()[0])
         see = "" if message.endswith("?") else f"; {self.prog} --help lists what there is"
         self.exit(2, f"error: {message}{see}\n")
+
+    def parse_with_settings(
+        self, arguments: Sequence[str], flags: Collection[str] = ()
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Return the options, and the settings KEY=VALUE that were typed among them, as `python -m train` takes them.
+
+        Args:
+            arguments: what was typed.
+            flags: of `python -m train`, with the value behind them, that are handed on, too.
+        """
+        options, others = self.parse_known_args(list(arguments))
+        handed = [place for place, word in enumerate(others) if word.partition("=")[0] in flags]
+        values = {place + 1 for place in handed if "=" not in others[place]}
+        for place, word in enumerate(others):
+            if place in values or place in handed or word.startswith("~"):
+                continue
+            if word.startswith("-"):
+                self.error(f"{_UNKNOWN}{word}")
+            if "=" not in word:
+                self.error(f"{word}: a setting is written KEY=VALUE")
+        return options, others
 
     def options(self) -> list[str]:
         """The names of all options, those of the command's own commands included."""

@@ -47,19 +47,7 @@ class ReplayCommand:
 
     def run(self, arguments: Sequence[str]) -> int:
         """Send and say what was sent. The exit code is 1 if a tracker of a run has failed; the others go on."""
-        parser = Parser(
-            prog="expkit replay",
-            description="Send what trackers lack of a run: metrics with their steps and times, configuration, summary, "
-            "pictures, events.",
-            epilog=_EXAMPLES,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        parser.add_argument("run", nargs="*", help="run directories, or ids of runs in outputs; the newest without one")
-        parser.add_argument("--to", metavar="TRACKERS", help="tracker,tracker; or package.module:Class of your own")
-        parser.add_argument("--project", help="another project than the run's")
-        parser.add_argument("--dry-run", action="store_true", help="only say what would be sent")
-        parser.add_argument("--json", action="store_true", help="one JSON object for each run and tracker")
-        options = parser.parse_intermixed_args(arguments)
+        options = self.parser().parse_intermixed_args(arguments)
         settings = _settings([each for each in options.run if "=" in each and not is_there(each)])
         names = [each for each in options.run if "=" not in each or is_there(each)]
         if ":" in (options.to or "") and not {"", str(Path.cwd())} & set(sys.path):
@@ -75,6 +63,22 @@ class ReplayCommand:
                 failed += 1
                 print(f"error: {error}", file=sys.stderr)
         return int(failed > 0)
+
+    def parser(self) -> Parser:
+        """Return the command's parser."""
+        parser = Parser(
+            prog="expkit replay",
+            description="Send what trackers lack of a run: metrics with their steps and times, configuration, summary, "
+            "pictures, events.",
+            epilog=_EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        parser.add_argument("run", nargs="*", help="run directories, or ids of runs in outputs; the newest without one")
+        parser.add_argument("--to", metavar="TRACKERS", help="tracker,tracker; or package.module:Class of your own")
+        parser.add_argument("--project", help="another project than the run's")
+        parser.add_argument("--dry-run", action="store_true", help="only say what would be sent")
+        parser.add_argument("--json", action="store_true", help="one JSON object for each run and tracker")
+        return parser
 
     def _all(self, run: RunDir, settings: dict[str, dict[str, str]], options: Any) -> int:
         """Replay one run to its trackers; return how many of them failed.

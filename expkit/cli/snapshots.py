@@ -38,6 +38,26 @@ class SnapshotsCommand:
 
     def run(self, arguments: Sequence[str]) -> int:
         """Print the list, or with --clean what would go or has gone. The exit code is 1 if one is damaged."""
+        options = self.parser().parse_args(arguments)
+        retention = _retention(options)
+        run = find_with("snapshots", options.run, Path("outputs"))
+        snapshots = list_snapshots(run)
+        going = retention.removable(snapshots) if retention is not None else []
+        listing = describe(run, going if retention is not None else snapshots, options.verify)
+        removed = False
+        if retention is not None:
+            listing |= {"cleaned": options.yes, "freed_bytes": freed_by(going)}
+            if options.yes:
+                _remove(going)
+                removed = True
+        if options.json:
+            sys.stdout.buffer.write(orjson.dumps(listing, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+        else:
+            print("\n".join(_lines(listing)))
+        return int(not removed and any(entry["valid"] is False for entry in listing["snapshots"]))
+
+    def parser(self) -> Parser:
+        """Return the command's parser."""
         parser = Parser(
             prog="expkit snapshots",
             description=self.summary + ". Nothing in them is executed.",
@@ -60,23 +80,7 @@ class SnapshotsCommand:
         parser.add_argument("--max-size", metavar="SIZE", help="with --clean: the newest that fit stay: 10GB")
         parser.add_argument("--yes", action="store_true", help="with --clean: remove them")
         parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-        options = parser.parse_args(arguments)
-        retention = _retention(options)
-        run = find_with("snapshots", options.run, Path("outputs"))
-        snapshots = list_snapshots(run)
-        going = retention.removable(snapshots) if retention is not None else []
-        listing = describe(run, going if retention is not None else snapshots, options.verify)
-        removed = False
-        if retention is not None:
-            listing |= {"cleaned": options.yes, "freed_bytes": freed_by(going)}
-            if options.yes:
-                _remove(going)
-                removed = True
-        if options.json:
-            sys.stdout.buffer.write(orjson.dumps(listing, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-        else:
-            print("\n".join(_lines(listing)))
-        return int(not removed and any(entry["valid"] is False for entry in listing["snapshots"]))
+        return parser
 
 
 def describe(run: RunDir, snapshots: Sequence[Snapshot], read: bool = False) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class SVDCommand:
 
     def run(self, arguments: Sequence[str]) -> int:
         """Follow the run and print what is to be said. The exit code is 1 if there was nothing in it."""
-        options = _parser().parse_args(arguments)
+        options = self.parser().parse_args(arguments)
         layers = Selected(options.layers)
         typed = _typed(options)
         source = _source(options, KeyPattern(options.key_pattern), layers)
@@ -59,8 +59,12 @@ class SVDCommand:
             sys.stdout.reconfigure(errors="replace")  # a terminal without emoji is no reason to fail
         return watch(source, monitor, layers, Output(options.json), options.refresh_interval, options.once)
 
+    def parser(self) -> Parser:
+        """Return the command's parser."""
+        return _parser()
 
-def _parser() -> argparse.ArgumentParser:
+
+def _parser() -> Parser:
     usual = SwitchThresholds()
     parser = Parser(
         prog="expkit svd",

@@ -59,19 +59,7 @@ class SyncCommand:
 
     def run(self, arguments: Sequence[str]) -> int:
         """Upload and say what was uploaded. The exit code is 1 if one of them could not be; the others go on."""
-        parser = Parser(
-            prog="expkit sync",
-            description="Upload offline W&B runs that were not uploaded yet. Nothing is uploaded twice.",
-            epilog=_EXAMPLES,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        parser.add_argument("outputs", nargs="*", default=["outputs"], help="folders (outputs)")
-        parser.add_argument("--dry-run", action="store_true", help="only list them; needs neither network nor account")
-        parser.add_argument("--project", help="upload into another project")
-        parser.add_argument("--entity", help="user or team; your default")
-        parser.add_argument("--timeout", type=float, default=30.0, help="seconds that the server has to answer (30)")
-        parser.add_argument("--json", action="store_true", help="one JSON object for each run")
-        options = parser.parse_args(arguments)
+        options = self.parser().parse_args(arguments)
         waiting = [each for place in options.outputs for each in _waiting(Path(place))]
         if not waiting and not options.json:
             print(f"nothing to upload in {', '.join(options.outputs)}")
@@ -86,6 +74,22 @@ class SyncCommand:
                 failed += trouble is not None
             _say(each, trouble, url, options)
         return int(failed > 0)
+
+    def parser(self) -> Parser:
+        """Return the command's parser."""
+        parser = Parser(
+            prog="expkit sync",
+            description="Upload offline W&B runs that were not uploaded yet. Nothing is uploaded twice.",
+            epilog=_EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        parser.add_argument("outputs", nargs="*", default=["outputs"], help="folders (outputs)")
+        parser.add_argument("--dry-run", action="store_true", help="only list them; needs neither network nor account")
+        parser.add_argument("--project", help="upload into another project")
+        parser.add_argument("--entity", help="user or team; your default")
+        parser.add_argument("--timeout", type=float, default=30.0, help="seconds that the server has to answer (30)")
+        parser.add_argument("--json", action="store_true", help="one JSON object for each run")
+        return parser
 
 
 def _waiting(place: Path) -> list[_Waiting]:

@@ -40,7 +40,7 @@ class WandbCommand:
 
     def run(self, arguments: Sequence[str]) -> int:
         """Print what was asked for. The exit code is 1 if a run of a comparison is missing."""
-        options = _parser().parse_args(arguments)
+        options = self.parser().parse_args(arguments)
         ask: Callable[[argparse.Namespace], tuple[Report, int]] = options.ask
         report, code = ask(options)
         for note in report.notes:
@@ -51,8 +51,12 @@ class WandbCommand:
             print(report.csv() if options.csv else report.text(), end="")
         return code
 
+    def parser(self) -> Parser:
+        """Return the command's parser."""
+        return _parser()
 
-def _parser() -> argparse.ArgumentParser:
+
+def _parser() -> Parser:
     parser = Parser(
         prog="expkit wandb",
         description=WandbCommand.summary + ".",

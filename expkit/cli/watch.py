@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 
 from expkit.cli.finding import find_runs
+from expkit.cli.parser import Parser
 from expkit.cli.watch_options import DEFAULT, WEBHOOK, parser
 from expkit.errors import UserError
 from expkit.experiment import RunDir
@@ -47,7 +48,7 @@ class WatchCommand:
 
     def run(self, arguments: Sequence[str]) -> int:
         """Watch until Ctrl-C or SIGTERM, after which the exit code is 0."""
-        options = parser(self.summary).parse_intermixed_args(list(arguments))
+        options = self.parser().parse_intermixed_args(list(arguments))
         words = [word for word in options.words if word.lstrip("+").startswith("detectors") and "=" in word]
         names = [word for word in options.words if word not in words]
         if not 0 < options.poll_interval <= _LONGEST:
@@ -57,6 +58,10 @@ class WatchCommand:
         if options.json:
             raise UserError("--json belongs to --dry-run; otherwise events are in logs/watch_events.jsonl")
         return _watch(names, words, options)
+
+    def parser(self) -> Parser:
+        """Return the command's parser."""
+        return parser(self.summary)
 
 
 def _watch(names: Sequence[str], words: Sequence[str], options: argparse.Namespace) -> int:

@@ -28,7 +28,7 @@ Events go to logs/watch_events.jsonl, lines to logs/smart_monitor_YYYYMMDD.log, 
 directory. Exit codes: 0 ended as asked, 1 it could not watch, 2 wrong options. docs/watch.md says more."""
 
 
-def parser(summary: str) -> argparse.ArgumentParser:
+def parser(summary: str) -> Parser:
     """Return the parser, which has `summary` as its description."""
     made = Parser(
         prog="expkit watch",

@@ -45,7 +45,7 @@ class BatchCommand:
         Raises:
             UserError: there is no such run or step, or the run's data cannot be had any more.
         """
-        options, others = self._parser().parse_known_args(list(arguments))
+        options, others = self.parser().parse_with_settings(arguments)
         typed = typed_settings(others)
         if options.step is None and options.before_rewind is None:
             raise UserError("which step? --step N, or --before-rewind K for the trouble that the run was rewound from")
@@ -81,7 +81,8 @@ class BatchCommand:
             print("\n".join(_lines(summary, options.samples)))
         return 0
 
-    def _parser(self) -> argparse.ArgumentParser:
+    def parser(self) -> Parser:
+        """Return the command's parser."""
         parser = Parser(
             prog="expkit batch",
             usage="expkit batch [RUN] --step N [KEY=VALUE ...] [options]",

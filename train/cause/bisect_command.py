@@ -39,7 +39,7 @@ class BisectNanCommand:
         Raises:
             UserError: there is no such run, or it cannot be built any more.
         """
-        options, others = self._parser().parse_known_args(list(arguments))
+        options, others = self.parser().parse_with_settings(arguments)
         typed = typed_settings(others)
         if options.step is not None and options.step < 1:
             raise UserError(f"--step {options.step}: steps count from 1")
@@ -59,7 +59,8 @@ class BisectNanCommand:
             print("\n".join(lines(found)))
         return 0 if found["found"] else 1
 
-    def _parser(self) -> argparse.ArgumentParser:
+    def parser(self) -> Parser:
+        """Return the command's parser."""
         parser = Parser(
             prog="expkit bisect-nan",
             usage="expkit bisect-nan [RUN] [KEY=VALUE ...] [options]",

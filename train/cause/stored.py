@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from expkit.cli.finding import find
 from expkit.errors import ConfigError, UserError
-from train.config.build import MULTI_SELECT
 
 if TYPE_CHECKING:
     import argparse
@@ -121,7 +120,7 @@ def rebuilt(
 
     import train.cli.main  # noqa: F401 - the resolvers of the configuration
     from train.cli.typed import check_typed
-    from train.config.build import extra_folders
+    from train.config.build import MULTI_SELECT, extra_folders
     from train.config.compose import compose, hydra_with
     from train.config.mistakes import explain, is_mistake
     from train.parts import assemble

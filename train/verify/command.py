@@ -32,6 +32,10 @@ It sets trainer.deterministic=true, trainer.max_steps, trainer.max_epochs=null, 
 what you type wins. Exit code: 0 the same, 1 something differs or the task does not train.
 """
 
+#: Flags of `python -m train` that say where the task is.
+_HANDED_ON = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp")
+#: And those that cannot be meant here.
+_NOT_HERE = ("-m", "--multirun", "--cfg", "-c", "--info", "-i")
 #: Settings that the command makes itself.
 _TAKEN = {
     "resume": "this command resumes its own run: leave it out",
@@ -53,7 +57,7 @@ class VerifyResumeCommand:
         Raises:
             UserError: what was typed cannot be done, or the task does not train.
         """
-        options, typed = self._parser().parse_known_args(list(arguments))
+        options, typed = self.parser().parse_with_settings(arguments, (*_HANDED_ON, *_NOT_HERE))
         _check(options, typed)
         from train.verify.runs import verify
 
@@ -68,7 +72,8 @@ class VerifyResumeCommand:
                 _tell(f"runs, records and logs: {folder}", options.json)
         return 0 if verdict.ok else 1
 
-    def _parser(self) -> argparse.ArgumentParser:
+    def parser(self) -> Parser:
+        """Return the command's parser."""
         parser = Parser(
             prog="expkit verify-resume",
             usage="expkit verify-resume task=TASK [KEY=VALUE ...] [--config-dir DIR] [options]",
@@ -136,7 +141,7 @@ def _check(options: argparse.Namespace, typed: Sequence[str]) -> None:
         key = argument.partition("=")[0].lstrip("+~")
         if key in _TAKEN:
             raise UserError(f"{argument}: {_TAKEN[key]}")
-        if argument in ("-m", "--multirun", "--cfg", "-c", "--info", "-i"):
+        if argument in _NOT_HERE:
             raise UserError(f"{argument} belongs to python -m train: here one task is trained")
 
 
