@@ -14,12 +14,13 @@ from typing import Any, Protocol
 import expkit
 from expkit.errors import UserError
 
-__all__ = ["Command", "main"]
+__all__ = ["Command", "command_names", "find_command", "main"]
 
 #: Subcommand -> the module and class that hold it. Loaded when it is used, or its help is.
 _COMMANDS = {
     "checkpoints": "expkit.cli.checkpoints:CheckpointsCommand",
     "compare": "expkit.cli.compare:CompareCommand",
+    "completion": "expkit.cli.completion:CompletionCommand",
     "dashboard": "expkit.cli.dashboard:DashboardCommand",
     "monitor": "expkit.cli.monitor:MonitorCommand",
     "replay": "expkit.cli.replay:ReplayCommand",
@@ -33,6 +34,17 @@ _COMMANDS = {
     "watch": "expkit.cli.watch:WatchCommand",
 }
 
+#: What stands together in `expkit --help`, in the order in which one needs it. Others come last.
+_GROUPS = {
+    "Train": ("train", "verify-resume"),
+    "While it runs": ("monitor", "watch", "svd"),
+    "Afterwards": ("runs", "show", "compare", "report", "checkpoints", "snapshots"),
+    "When numbers went wrong": ("batch", "bisect-nan"),
+    "W&B and trackio": ("dashboard", "replay", "sync", "wandb"),
+    "Your shell": ("completion",),
+}
+_OTHERS = "Of other packages"
+
 
 class Command(Protocol):
     """What a subcommand is. Packages that expkit must not import offer theirs as `expkit.commands` entry points."""
@@ -43,6 +55,8 @@ class Command(Protocol):
     def run(self, arguments: Sequence[str]) -> int:
         """Do it and return the exit code. `UserError` is printed as one line."""
         ...
+
+    # A command may also have `parser() -> expkit.cli.parser.Parser`, which completion and tests of its help read.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,14 +87,19 @@ def _run(arguments: Sequence[str]) -> int:
     if arguments[0] in ("-V", "--version"):
         print(f"expkit {expkit.__version__}")
         return 0
-    return _command(arguments[0]).run(arguments[1:])
+    return find_command(arguments[0]).run(arguments[1:])
 
 
 def _entries() -> dict[str, Any]:
     return {entry.name: entry for entry in entry_points(group="expkit.commands")}
 
 
-def _command(name: str) -> Command:
+def find_command(name: str) -> Command:
+    """Return a command.
+
+    Raises:
+        UserError: there is none of this name, or it cannot be used here.
+    """
     if name in _COMMANDS:
         module, _, attribute = _COMMANDS[name].partition(":")
         made: Command = getattr(importlib.import_module(module), attribute)()
@@ -110,23 +129,31 @@ def _refuse_shadow(name: str, module: str) -> None:
         )
 
 
+def command_names() -> dict[str, list[str]]:
+    """Return the names of all commands that can be used here, by what they are for."""
+    left = {*_COMMANDS, *_entries()}
+    groups = {title: [name for name in names if name in left] for title, names in _GROUPS.items()}
+    others = sorted(left - {name for names in groups.values() for name in names})
+    return {title: names for title, names in {**groups, _OTHERS: others}.items() if names}
+
+
 def _help() -> str:
-    names = sorted({*_COMMANDS, *_entries()})
-    width = max(map(len, names))
-    lines = [f"  {name:<{width}}  {_summary(name)}" for name in names]
+    groups = command_names()
+    width = max(len(name) for names in groups.values() for name in names)
+    said = ["usage: expkit COMMAND ...", ""]
+    for title, names in groups.items():
+        said += [title, *(f"  {name:<{width}}  {_summary(name)}" for name in names), ""]
     return "\n".join(
         [
-            "usage: expkit COMMAND ...",
-            "",
-            *lines,
-            "",
-            "expkit COMMAND --help says more of one. Start with: expkit train",
+            *said,
+            "expkit COMMAND --help has examples of one. Start with: expkit train; then: expkit monitor, expkit show.",
+            "Exit codes: 0 done, 1 a mistake or a failure, 2 a wrong option. A RUN left out is the newest in outputs.",
         ]
     )
 
 
 def _summary(name: str) -> str:
     try:
-        return _command(name).summary
+        return find_command(name).summary
     except UserError as error:
         return f"cannot be used here: {error}"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import sys
 from collections.abc import Collection, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 __all__ = ["Parser"]
 
@@ -15,7 +16,23 @@ _UNKNOWN = "unrecognized arguments: "
 
 
 class Parser(argparse.ArgumentParser):
-    """The parser of a command. A mistake is one line and exit code 2."""
+    """The parser of a command. A mistake is one line and exit code 2.
+
+    Attributes:
+        signed: options whose value may begin with a minus sign: --sort -val_loss.
+    """
+
+    signed: Collection[str] = ()
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse as argparse does, which takes a value that begins with a minus sign for an option."""
+        words = list(sys.argv[1:] if args is None else args)
+        for place in range(len(words) - 1, 0, -1):
+            if words[place - 1] in self.signed:
+                words[place - 1 : place + 1] = [f"{words[place - 1]}={words[place]}"]
+        return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
         """End with one line on standard error."""

@@ -88,6 +88,7 @@ class RunsCommand:
             epilog=_EXAMPLES,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        parser.signed = ("--sort",)
         parser.add_argument("outputs", nargs="?", default="outputs", help="the folder that holds runs (outputs)")
         parser.add_argument("--state", metavar="STATE,...", help=f"only these: {', '.join(STATES)}, unreadable")
         parser.add_argument(

@@ -57,9 +57,9 @@ def stored_run(name: str | None) -> Origin:
     Raises:
         UserError: there is none, or it is not one of `python -m train`.
     """
+    root = find(name, Path("outputs")).root.absolute()  # a wrong name is answered before torch is loaded
     from train.resume import find_origin
 
-    root = find(name, Path("outputs")).root.absolute()
     origin = find_origin(str(root), root.parent)
     assert origin is not None  # only resume=never and auto give none
     return origin
