@@ -13,11 +13,13 @@ from expkit.files import is_there
 
 __all__ = ["find", "find_any", "find_runs", "find_with", "newest_runs"]
 
+_LEAST_END = 4  # characters
+
 
 def find(name: str | None, outputs: Path) -> RunDir:
     """Return the run that `name` is the path or id of; of None, or latest, the one in `outputs` that was active last.
 
-    The end of an id will do, from a _ on, where no other id ends like that: `k3xq`.
+    The end of an id will do, `k3xq`, where no other id ends like that.
 
     Raises:
         UserError: there is none, or several end so.
@@ -54,9 +56,10 @@ def _places(name: str, outputs: Path) -> Iterator[Path]:
     yield Path(name)
     if all(is_id(part) for part in name.split("/")):
         yield outputs / name
-    if is_id(name) and name != "latest" and outputs.is_dir():
+    end = name.lstrip("…")  # as lists show it where there is little room
+    if is_id(end) and len(end) >= _LEAST_END and end != "latest" and outputs.is_dir():
         with os.scandir(outputs) as folders:
-            ends = sorted(each.name for each in folders if each.name.endswith(f"_{name}"))
+            ends = sorted(each.name for each in folders if each.name.endswith(end) and each.name != name)
         if len(ends) > 1:
             raise UserError(
                 f"{name}: {len(ends)} runs in {outputs} end like that, {ends[0]} and {ends[1]} say: write more"

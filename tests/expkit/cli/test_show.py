@@ -245,3 +245,87 @@ def test_a_folder_of_runs_is_told_from_a_run(run: Path, capsys: pytest.CaptureFi
     assert main(["show", str(run.parent)]) == 1
     said = capsys.readouterr().err
     assert said == f"error: {run.parent} is no run: it is a folder of runs, name one: {run} is the newest\n"
+
+
+def commands(shown: dict[str, Any]) -> list[str]:
+    return [each["command"] for each in shown["commands"]]
+
+
+def test_what_to_type_next_depends_on_how_it_stands(run: Path, show: Show) -> None:
+    write(run / "config.json", {"command": "python -m train", "config": {"trainer": {"max_epochs": 5}}})
+    assert commands(show()) == [f"expkit monitor {run}"]
+    update(run / "status.json", state="failed", error="RuntimeError: no")
+    assert commands(show())[0] == f"python -m train resume={run}"
+    update(run / "status.json", state="finished", trackers={"wandb": {"failures": 2, "undelivered": 3}})
+    said = commands(show())
+    assert said[:2] == [f"expkit compare {run} OTHER_RUN", f"expkit report {run} -o report.html"]
+    assert f"expkit replay {run} --to wandb" in said
+    assert said[-1] == f"python -m train resume={run} trainer.max_epochs=... (more than 5)"
+
+
+def test_what_trackers_lack_is_said(run: Path, show: Show, capsys: pytest.CaptureFixture[str]) -> None:
+    trouble = {"failures": 2, "undelivered": 3, "last_error": "log: ConnectionResetError"}
+    update(run / "status.json", state="finished", trackers={"wandb": trouble, "trackio": {"undelivered": 0}})
+    assert show()["undelivered"] == {"wandb": trouble}
+    assert main(["show", str(run)]) == 0
+    assert "\nundelivered wandb lacks 3 items (log: ConnectionResetError)\n" in capsys.readouterr().out
+
+
+def test_how_it_went(run: Path, show: Show, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "logs").mkdir()
+    (run / "visualizations").mkdir()
+    for step in (5, 9):
+        (run / "visualizations" / f"frequencies_step_{step}.png").touch()
+        os.utime(run / "visualizations" / f"frequencies_step_{step}.png", (step, step))
+    kinds = ["loss_spike", "loss_spike", "plateau", "loss_spike"]
+    events = [
+        {"step": step, "kind": kind, "severity": "WARNING", "message": f"m{step}"} for step, kind in enumerate(kinds)
+    ]
+    (run / "logs" / "events.jsonl").write_text("".join(json.dumps(each) + "\n" for each in events))
+    final = {"val_loss": 0.5, "best_val_loss": 0.25, "best_val_psnr": 20.0, "best_step": 20, "samples_per_second": 9.0}
+    write(run / "results.json", {"final_metrics": final, "best_checkpoint": "checkpoints/checkpoint_step_20.pt"})
+    update(run / "status.json", state="finished", restarts=2)
+    parent = {"run": "before", "snapshot": "anomaly_1", "step": 7}
+    model, data = (
+        {"class": "Net", "parameters": 1234567},
+        {"name": "Digits", "train": {"samples": 1000}, "path": "a.txt"},
+    )
+    update(run / "config.json", parent=parent, model=model, dataset=data, git_dirty=True, resumes=[{"step": 3}])
+    shown = show()
+    assert shown["best"] == {
+        "metric": "val_loss", "value": 0.25, "step": 20, "checkpoint": "checkpoints/checkpoint_step_20.pt"
+    }  # fmt: skip
+    assert shown["events"]["kinds"] == {"loss_spike": 3, "plateau": 1} and shown["standing"] == "finished"
+    assert main(["show", str(run)]) == 0
+    said = capsys.readouterr().out
+    for line in (
+        "parent      before, anomaly_1, step 7",
+        "git         abc123, with changes that were not committed",
+        "model       Net, 1,234,567 parameters",
+        "data        Digits, 1,000 training samples, path a.txt",
+        "best        val_loss 0.25 at step 20, checkpoints/checkpoint_step_20.pt",
+        "events      4: 3 loss_spike, 1 plateau",
+        "            step 3  warning  loss_spike: m3",
+        f"pictures    {run}/visualizations/frequencies_step_9.png",
+    ):
+        assert f"\n{line}\n" in said
+    assert "; started again 2 times, at step 3\n" in said and "m0" not in said
+
+
+def test_a_run_of_ones_own_loop_needs_its_journal_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine" / "logs").mkdir(parents=True)
+    lines = [{"step": step, "time": 1.0 + step, "val_loss": abs(step - 2) + 0.5} for step in range(1, 5)]
+    (tmp_path / "mine" / "logs" / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    assert main(["show", str(tmp_path / "mine"), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["step"], shown["metrics"], shown["best"]["value"], shown["best"]["step"]) == (
+        "4 of ?", {"val_loss": 2.5}, 0.5, 2,
+    )  # fmt: skip
+    assert not any("resume" in each for each in commands(shown)), "it is no run that python -m train could go on with"
+
+
+def test_the_step_and_the_metrics_are_the_journals_where_it_is_ahead(run: Path, show: Show) -> None:
+    (run / "logs").mkdir()
+    (run / "logs" / "metrics.jsonl").write_text('{"step":31,"time":1.0,"train_loss":0.5}\n{"step":3')
+    shown = show()
+    assert (shown["step"], shown["metrics"]["train_loss"]) == ("31 of 100", 0.5)
