@@ -188,6 +188,10 @@ def _written(runs: Sequence[RunEntry], columns: Sequence[str], form: str, output
 def _text(runs: Sequence[RunEntry], columns: Sequence[str], outputs: Path, found: int, there: int) -> str:
     """Return the list for a terminal, as wide as it is."""
     rows = [[_cell(run, name) for name in columns] for run in runs]
+    if "overrides" in columns and len(runs) > 1:
+        place = columns.index("overrides")
+        for row, told in zip(rows, _telling(runs), strict=True):
+            row[place] = told
     title = f"{there} run{'s' if there != 1 else ''} in {outputs}" + (
         f", {found} of this kind" if found < there else ""
     )
@@ -196,6 +200,12 @@ def _text(runs: Sequence[RunEntry], columns: Sequence[str], outputs: Path, found
     text = table.text()
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
     return _fitted(table, text, width) if width else text
+
+
+def _telling(runs: Sequence[RunEntry]) -> list[str | None]:
+    """Return of each run what was typed, without what was typed for all of them."""
+    shared = set.intersection(*(set(run.overrides) for run in runs))
+    return [" ".join(each for each in run.overrides if each not in shared) or None for run in runs]
 
 
 def _fitted(table: Table, text: str, width: int) -> str:

@@ -127,3 +127,15 @@ def test_a_narrow_terminal_keeps_the_end_of_names(
     assert name.startswith("…") and name.endswith("120040_abcd")
     assert main(["show", name]) == 0, "what is shown can be typed"
     assert capsys.readouterr().out.startswith("run         outputs/toy_net_adam_20260101_120040_abcd\n")
+
+
+def test_what_was_typed_for_all_of_them_tells_nothing(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for root in outputs.iterdir():
+        config = json.loads((root / "config.json").read_text())
+        config["overrides"].append("tracker=[]")
+        (root / "config.json").write_text(json.dumps(config))
+    assert main(["runs", "--limit", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "optimizer.lr=0.04" in said and "tracker" not in said
+    assert main(["runs", "--limit", "1"]) == 0
+    assert "tracker=[]" in capsys.readouterr().out
