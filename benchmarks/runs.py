@@ -27,7 +27,7 @@ TEXT = f"""\
 {RUNS:,} run directories, each with a config.json of 7 KB, a status.json of 1 KB, a results.json and a journal, in the
 operating system's cache. The *plain scan* is a process that reads config.json and status.json of each with orjson, and
 does nothing with them; the others are `expkit runs` as it is typed, Python's start included. *All of them* prints
-{RUNS:,} lines: state, step, times, best value and what was typed of each run's configuration; without `--limit` the last 30
+{RUNS:,} lines: state, step, times, best value and what was typed of its configuration; without `--limit` the last 30
 are printed. A fifth of the runs says that it runs, though its process is gone: each of those is asked about."""
 
 _PLAIN = """
