@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from expkit.errors import UserError
+from expkit.experiment import RunDir
+from expkit.files import is_there
 from expkit.listing.entry import RunEntry
 
 __all__ = ["scan"]
@@ -27,6 +29,8 @@ def scan(outputs: Path) -> list[RunEntry]:
         UserError: there is no such folder, or it is a run itself.
     """
     found = []
+    if is_there(RunDir(outputs).config) or is_there(RunDir(outputs).status):
+        raise UserError(f"{outputs} is a run itself: expkit show {outputs} says what it was")
     try:
         folders = list(_folders(outputs))
     except NotADirectoryError:

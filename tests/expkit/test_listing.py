@@ -128,6 +128,8 @@ def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="is a file"):
         scan(tmp_path / "file")
+    with pytest.raises(UserError, match="is a run itself: expkit show"):
+        scan(make(tmp_path / "run", status("finished")))
 
 
 CONFIG = {

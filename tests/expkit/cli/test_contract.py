@@ -147,3 +147,9 @@ def test_help_loads_no_framework() -> None:
 def test_the_groups_of_the_help_have_every_command_once() -> None:
     assert len(NAMES) == len(set(NAMES))
     assert {"runs", "show", "compare", "train", "completion"} <= set(NAMES)
+
+
+def test_the_page_of_commands_has_them_all() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "commands.md").read_text()
+    missing = [name for name in NAMES if f"| `{name}` |" not in page]
+    assert not missing
