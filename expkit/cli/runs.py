@@ -7,7 +7,7 @@ import contextlib
 import gc
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -175,19 +175,19 @@ def _written(runs: Sequence[RunEntry], columns: Sequence[str], form: str, output
     """Return the list with raw values: times in seconds."""
     if form == "json" and not chosen:
         columns = list(dict.fromkeys([*BUILT_IN, *columns]))
-    rows = [[value_of(run, name) for name in columns] for run in runs]
+    rows = _rows(runs, columns, value_of)
     if form == "json":
         plain = [{name: json_value(cell) for name, cell in zip(columns, row, strict=True)} for row in rows]
         return orjson.dumps({"runs": plain}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE, default=str)
     if form != "csv":
-        rows = [[_cell(run, name) for name in columns] for run in runs]
+        rows = _rows(runs, columns, _cell)
     text = str(getattr(Table(f"Runs in {outputs}", columns, rows), form)())
     return (text if text.endswith("\n") else text + "\n").encode()
 
 
 def _text(runs: Sequence[RunEntry], columns: Sequence[str], outputs: Path, found: int, there: int) -> str:
     """Return the list for a terminal, as wide as it is."""
-    rows = [[_cell(run, name) for name in columns] for run in runs]
+    rows = _rows(runs, columns, _cell)
     if "overrides" in columns and len(runs) > 1:
         place = columns.index("overrides")
         for row, told in zip(rows, _telling(runs), strict=True):
@@ -200,6 +200,14 @@ def _text(runs: Sequence[RunEntry], columns: Sequence[str], outputs: Path, found
     text = table.text()
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
     return _fitted(table, text, width) if width else text
+
+
+def _rows(runs: Sequence[RunEntry], columns: Sequence[str], cell: Callable[[RunEntry, str], Any]) -> list[list[Any]]:
+    rows = []
+    for run in runs:
+        rows.append([cell(run, name) for name in columns])
+        run.forget()  # of ten thousand it would be hundreds of megabytes, which take time, too
+    return rows
 
 
 def _telling(runs: Sequence[RunEntry]) -> list[str | None]:

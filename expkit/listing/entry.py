@@ -140,7 +140,7 @@ class RunEntry:
         """What its random numbers began with; MISSING if that is not known."""
         return self.config_value("trainer.seed", self.config.get("seed", MISSING))
 
-    @property
+    @cached_property
     def overrides(self) -> list[str]:
         """What was typed of its configuration."""
         said = self.config.get("overrides")
@@ -191,6 +191,10 @@ class RunEntry:
             if found is not MISSING:
                 return _selected(key, found, self.overrides) if isinstance(found, Mapping) else found
         return default
+
+    def forget(self) -> None:
+        """Let the memory of config.json go: what is asked for again is read again."""
+        self._contents.pop("config.json", None)
 
     def _read(self, name: str) -> Mapping[str, Any]:
         if name not in self._files:

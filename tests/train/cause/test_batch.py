@@ -206,7 +206,6 @@ def test_what_is_said(train: Train, outputs: Path, capfd: pytest.CaptureFixture[
         (["--step", "0"], "--step 0: steps count from 1"),
         (["--step", "24"], "step 24 would be of epoch 2, but the run ends with epoch 1"),
         (["--step", "1", "--save", str(tmp_path / "there")], "there: there is such a file already"),
-        (["--step", "1", "--sample"], "--sample: there is no such option"),
         (["--step", "1", "resume=latest"], "resume=latest: the run is named without a key"),
         (["--step", "1", "task.nothing=1"], "task.nothing"),
         (["--step", "1", "--config-dir", str(tmp_path / "none")], "there is no such folder"),
@@ -215,6 +214,9 @@ def test_what_is_said(train: Train, outputs: Path, capfd: pytest.CaptureFixture[
             BatchCommand().run([run, *arguments])
     with pytest.raises(UserError, match="is no run"):
         BatchCommand().run([str(tmp_path), "--step", "1"])
+    with pytest.raises(SystemExit, match="2"):
+        BatchCommand().run([run, "--step", "1", "--sample"])
+    assert capfd.readouterr().err.startswith("error: there is no --sample: did you mean --samples?")
 
 
 def test_nothing_that_a_run_directory_names_is_made(
