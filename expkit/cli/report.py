@@ -18,6 +18,13 @@ __all__ = ["ReportCommand"]
 
 _NAME = "report.html"
 
+_EXAMPLES = """examples:
+  expkit report                                    of the newest run, into its directory
+  expkit report RUN -o report.html
+  expkit report 'outputs/gpt_*' --group-by seed    several, with means over seeds
+  expkit report RUN -o small.html --static         curves as pictures, without JavaScript
+  expkit report RUN -o appendix.md                 for a paper: tables, and figures beside it"""
+
 
 class ReportCommand:
     """Writes a report from runs' files."""
@@ -26,7 +33,7 @@ class ReportCommand:
 
     def run(self, arguments: Sequence[str]) -> int:
         """Write the report, and print where it is."""
-        options = _parser().parse_args(arguments)
+        options = self.parser().parse_args(arguments)
         runs = chosen_runs(options, newest=1)
         written = write_report(
             runs,
@@ -39,6 +46,10 @@ class ReportCommand:
         )
         _say(written, runs, options)
         return 0
+
+    def parser(self) -> Parser:
+        """Return the command's parser."""
+        return _parser()
 
 
 def _usual(runs: Sequence[RunDir]) -> Path:
@@ -75,9 +86,9 @@ def _megabytes(size: int) -> str:
 def _parser() -> Parser:
     parser = Parser(
         prog="expkit report",
-        description=ReportCommand.summary,
-        epilog="examples: expkit report (the newest run) | expkit report RUN -o report.html | "
-        "expkit report 'outputs/gpt_*' --group-by seed | expkit report RUN -o appendix.md",
+        description=ReportCommand.summary + ".",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_choices(parser, default="the newest")
     parser.add_argument(

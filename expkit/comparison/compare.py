@@ -25,7 +25,7 @@ __all__ = ["Comparison", "Group", "Request", "Which", "compare"]
 
 Which = Literal["last", "best", "min", "max", "at"]
 _MOST_METRICS = 8
-_MOST_IN_LABEL, _LONGEST_LABEL = 3, 40
+_MOST_IN_LABEL, _LONGEST_LABEL = 3, 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,15 +241,38 @@ def _grouped(
             notes.append("of some runs the seed is not known: their values are in no pair")
     else:
         keys = [_resolve(key, configs)]
-    short = short_names(keys) if key == "seed" else {keys[0]: key}
+    rows = [{name: config.get(name, MISSING) for name in keys} for config in configs]
     groups: dict[bytes, list[RunData]] = {}
-    labels: dict[bytes, str] = {}
-    for run, config in zip(runs, configs, strict=True):
-        values = {name: config.get(name, "missing") for name in keys}
-        mark = orjson.dumps(values, default=str, option=orjson.OPT_SORT_KEYS)
+    chosen: dict[bytes, Mapping[str, Any]] = {}
+    for run, row in zip(runs, rows, strict=True):
+        mark = orjson.dumps(row, default=repr, option=orjson.OPT_SORT_KEYS)
         groups.setdefault(mark, []).append(run)
-        labels[mark] = ", ".join(f"{short[name]} {value}" for name, value in values.items()) or "all runs"
-    return [Group(labels[mark], members) for mark, members in groups.items()]
+        chosen[mark] = row
+    labels = _group_labels(list(chosen.values()), {} if key == "seed" else {keys[0]: key})
+    return [Group(label, members) for label, members in zip(labels, groups.values(), strict=True)]
+
+
+def _group_labels(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> list[str]:
+    """Return what groups are called: by all in which they differ if that is little, else by what tells them apart."""
+    keys = list(rows[0])
+    if len(keys) > _MOST_IN_LABEL:
+        keys = _telling_apart(rows)
+    short = {**short_names(keys), **names}
+    labels = [", ".join(f"{short[name]} {shown(row[name])}" for name in keys) or "all runs" for row in rows]
+    if max(map(len, labels)) > _LONGEST_LABEL or len(set(labels)) < len(labels):
+        labels = [f"group {number}" for number in range(1, len(rows) + 1)]
+    return labels
+
+
+def _telling_apart(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a few keys by which rows are told apart: those with the shortest values that split them further."""
+    chosen: list[str] = []
+    apart = 1
+    for key in sorted(rows[0], key=lambda key: (max(len(shown(row[key])) for row in rows), len(key))):
+        split = len({tuple(shown(row[each]) for each in [*chosen, key]) for row in rows})
+        if split > apart:
+            chosen, apart = [*chosen, key], split
+    return chosen
 
 
 def _resolve(key: str, configs: Sequence[Mapping[str, Any]]) -> str:

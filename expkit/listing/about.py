@@ -11,6 +11,7 @@ from expkit.comparison.direction import direction_of, telling_rank
 from expkit.errors import UserError
 from expkit.events import read_events
 from expkit.experiment import RunDir
+from expkit.listing.checkpoints import describe
 from expkit.listing.entry import RunEntry
 from expkit.snapshots.reading import list_snapshots
 
@@ -124,8 +125,6 @@ def _snapshots(run: RunDir) -> dict[str, Any]:
 
 
 def _checkpoints(run: RunDir) -> dict[str, Any]:
-    from expkit.cli.checkpoints import describe
-
     if not run.checkpoints.is_dir():
         return {}
     try:
