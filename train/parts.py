@@ -19,6 +19,7 @@ from expkit.checkpoints.state import check_loadable
 from expkit.detectors import Detector
 from expkit.detectors.nonfinite import NonFinite
 from expkit.diagnostics import Diagnostic
+from expkit.diagnostics.scheduled import Scheduled
 from expkit.diagnostics.svd import SVDDiagnostic
 from expkit.dist import Dist
 from expkit.errors import ConfigError, UserError
@@ -30,6 +31,7 @@ from expkit.plots import Plot
 from expkit.rng import seed_all
 from expkit.snapshots import Snapshots
 from expkit.trackers import Delivery, Tracker
+from expkit.trackers.known import check_package
 from train.config.blame import told
 from train.config.build import MULTI_SELECT, build, build_named, call_with_known
 from train.config.responses import ResponseSettings
@@ -138,8 +140,9 @@ def assemble(config: DictConfig) -> Parts:
     trainer = TrainerConfig.from_mapping(cast("dict[str, Any]", OmegaConf.to_container(config.trainer, resolve=True)))
     sampler = make_sampler(config.get("gpu"))
     trackers = build_named(config, "tracker", Tracker)
-    for tracker in trackers.values():
-        tracker.check()
+    for name, tracker in trackers.items():
+        check_package(f"tracker.{name}", type(tracker))
+        _check(f"tracker.{name}", config.tracker[name], tracker.check)
     delivery = make_delivery(config.get("delivery"), trackers)
     diagnostics = build_named(config, "diagnostics", Diagnostic)
     detectors = build_named(config, "detectors", Detector)
@@ -151,6 +154,12 @@ def assemble(config: DictConfig) -> Parts:
     responses = make_responses(config.get("responses"))
     snapshots = make_snapshots(config.get("snapshots"))
     plots = build_named(config, "plots", Plot)
+    for name, plot in plots.items():
+        if not hasattr(plot, "viz_interval"):
+            raise ConfigError(
+                f"plots.{name}: {type(plot).__name__} has no viz_interval: its constructor takes viz_interval and "
+                "theme, and calls super().__init__(viz_interval=viz_interval, theme=theme)"
+            )
     checkpoints = None
     if OmegaConf.select(config, "checkpoint._target_") is not None:
         checkpoints = build(config, "checkpoint", cast("type[Any]", Callable))
@@ -164,12 +173,8 @@ def assemble(config: DictConfig) -> Parts:
     seed_all(trainer.seed, trainer.deterministic)
     model = _model(task, config.task)
     for name, diagnostic in diagnostics.items():
-        try:
-            diagnostic.check(model)
-        except UserError:
-            raise
-        except Exception as error:  # whatever a part of somebody's own does
-            raise ConfigError(told(error, f"diagnostics.{name}", config.diagnostics[name])) from error
+        Scheduled(name, diagnostic, log_interval=1)  # says what is no interval
+        _check(f"diagnostics.{name}", config.diagnostics[name], diagnostic.check, model)
     for group, parts in (("detectors", detectors), ("diagnostics", diagnostics)):
         for name, part in parts.items():
             _check_state(f"{group}.{name}", part, config[group][name])
@@ -216,6 +221,16 @@ def _check_packages(config: DictConfig) -> None:
                     f"{key}.{name} is a part in a section that does not exist: the first line of its YAML file "
                     f"should be `# @package GROUP.{name}`, with GROUP one of {', '.join(MULTI_SELECT)}"
                 )
+
+
+def _check(key: str, settings: DictConfig, check: Callable[..., object], *arguments: Any) -> None:
+    """Let a part refuse the run, whatever it raises."""
+    try:
+        check(*arguments)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a part of somebody's own does
+        raise ConfigError(told(error, key, settings)) from error
 
 
 def _check_state(key: str, part: Detector | Diagnostic, settings: DictConfig) -> None:

@@ -76,7 +76,7 @@ class Detector:
 
         `record.series` holds every step's value. A metric that is absent was not measured at this step.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no observe(record), which returns a list of events")
 
     def unseen(self) -> tuple[str, ...]:
         """Return the metrics that it watches (the first of them that is there), if no record so far had any."""

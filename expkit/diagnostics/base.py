@@ -49,7 +49,7 @@ class Diagnostic:
         The journal puts the diagnostic's own name before each (`blob/`), unless it is just that name. What is no number
         (a list, say) is journalled under `details`.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no measure(model), which returns a dict of numbers")
 
     def state_dict(self) -> dict[str, Any]:
         """State that an exact resume needs, as plain types and tensors."""

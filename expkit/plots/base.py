@@ -92,4 +92,6 @@ class Plot:
             context: what to draw.
             collected: what `collect` returned, at this step.
         """
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} has no draw(context, collected), which returns a list of paths"
+        )

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from expkit.errors import describe
 from expkit.plots.base import Plot
@@ -66,9 +67,25 @@ def _draw_all(connection: Connection) -> None:
             name, context, collected = pickle.loads(message)  # noqa: S301 - from the process that started this one
             if name not in plots:
                 plots[name] = pickle.loads(stored[name])  # noqa: S301
-            connection.send(("drawn", list(plots[name].draw(context, collected))))
+            connection.send(("drawn", _pictures(plots[name].draw(context, collected))))
         except Exception as error:  # noqa: BLE001 - whatever a plot of somebody's own does
             connection.send(("failed", describe(error)))
+
+
+def _pictures(found: object) -> list[Path]:
+    """Return the pictures that a plot's `draw` returned.
+
+    Raises:
+        TypeError: it is no list of paths.
+        FileNotFoundError: one of them is not there.
+    """
+    if not isinstance(found, list | tuple) or not all(isinstance(each, Path) for each in found):
+        kind = "None" if found is None else f"a {type(found).__name__}"
+        raise TypeError(f"draw() returned {kind}, but it must return a list of the paths of pictures")
+    for path in found:
+        if not path.exists():
+            raise FileNotFoundError(f"draw() returned {path.name}, but has not made it")
+    return list(found)
 
 
 def _end_with(parent: int) -> None:

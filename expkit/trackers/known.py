@@ -11,7 +11,7 @@ from typing import Any
 from expkit.errors import ConfigError, describe
 from expkit.trackers.base import Tracker
 
-__all__ = ["KNOWN", "make_tracker", "parameters"]
+__all__ = ["KNOWN", "check_package", "make_tracker", "parameters"]
 
 KNOWN = {
     "tensorboard": "expkit.trackers.tensorboard:TensorBoardTracker",
@@ -35,14 +35,23 @@ def make_tracker(name: str, arguments: Mapping[str, Any]) -> Tracker:
         if argument not in known:
             raise ConfigError(f"{name}.{argument}: {name} has no such setting; it has {', '.join(known) or 'none'}")
     kind = _locate(name)
-    if kind.requires is not None and importlib.util.find_spec(kind.requires) is None:
-        raise ConfigError(f"{name} needs the package {kind.requires}, which is not installed: pip install it")
+    check_package(name, kind)
     try:
         tracker = kind(**arguments)
     except TypeError as error:
         raise ConfigError(f"{name} cannot be made: {describe(error)}") from None
     tracker.check()
     return tracker
+
+
+def check_package(name: str, kind: type[Tracker]) -> None:
+    """Look, without importing it, whether the package that a tracker `requires` is there.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    if kind.requires is not None and importlib.util.find_spec(kind.requires) is None:
+        raise ConfigError(f"{name} needs the package {kind.requires}, which is not installed: pip install it")
 
 
 def parameters(name: str) -> dict[str, str]:

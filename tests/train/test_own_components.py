@@ -158,6 +158,47 @@ def test_a_state_that_no_checkpoint_could_hold_is_refused_before_training(
     assert not outputs.exists()
 
 
+@pytest.mark.parametrize(
+    ("group", "body", "says"),
+    [
+        (
+            "tracker",
+            "class X(Tracker):\n    def check(self):\n        raise ValueError('no key')\n",
+            "tracker.x: ValueError: no key (own_x.py, line ",
+        ),
+        (
+            "tracker",
+            "class X(Tracker):\n    requires = 'not_there'\n",
+            "tracker.x needs the package not_there, which is not installed: pip install it",
+        ),
+        (
+            "diagnostics",
+            "class X(Diagnostic):\n    interval = 'sometimes'\n",
+            "diagnostics.x.interval=sometimes: a number of steps, or log, or epoch",
+        ),
+        (
+            "plots",
+            "class X(Plot):\n    def __init__(self, most=3):\n        self.most = most\n",
+            "plots.x: X has no viz_interval: its constructor takes viz_interval and theme, and calls super().__init__(",
+        ),
+    ],
+)
+def test_a_part_that_cannot_work_is_refused_in_one_line_before_there_is_a_run(
+    train: Train, tmp_path: Path, outputs: Path, group: str, body: str, says: str
+) -> None:
+    bases = (("diagnostics", "Diagnostic"), ("plots", "Plot"), ("trackers", "Tracker"))
+    imports = "".join(f"from expkit.{module} import {base}\n" for module, base in bases)
+    (tmp_path / "own_x.py").write_text(imports + "\n\n" + body)
+    (tmp_path / "conf" / group).mkdir(parents=True)
+    (tmp_path / "conf" / group / "x.yaml").write_text(f"# @package {group}.x\n_target_: own_x.X\n")
+    sys.modules.pop("own_x", None)
+    done = train("--config-dir", "conf", "debug=smoke", f"{group}=x", check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {says}"), done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not outputs.exists()
+
+
 def test_a_tracker_that_fails_never_stops_training(train: Train, project: Path, outputs: Path) -> None:
     tracker = project / "my_package" / "csv_tracker.py"
     tracker.write_text(tracker.read_text().replace("self.rows.writerows(", "self.lost.writerows("))

@@ -10,7 +10,7 @@ from typing import Any
 
 from expkit.plots import Plot, PlotContext
 
-__all__ = ["Asleep", "Counting", "Dying", "Hanging", "Raising", "Slow", "Talking", "Unfit"]
+__all__ = ["Answering", "Asleep", "Counting", "Dying", "Hanging", "Raising", "Slow", "Talking", "Unfit"]
 
 
 class Counting(Plot):
@@ -76,3 +76,10 @@ class Unfit(Plot):
     def __init__(self) -> None:
         super().__init__()
         self.secret = lambda: None
+
+
+class Answering(Plot):
+    """Returns what it was given."""
+
+    def draw(self, context: PlotContext, collected: Any) -> Any:
+        return collected

@@ -15,7 +15,7 @@ from expkit.files import process_alive
 from expkit.plots import Plot, PlotContext
 from expkit.plots.drawer import Drawer, Drawn
 from tests.expkit.plots.helpers import said
-from tests.expkit.plots.sleepy import Counting, Dying, Hanging, Raising, Slow, Talking, Unfit
+from tests.expkit.plots.sleepy import Answering, Counting, Dying, Hanging, Raising, Slow, Talking, Unfit
 
 Make = Callable[..., tuple[Drawer, list[Drawn]]]
 
@@ -111,7 +111,7 @@ from pathlib import Path
 from expkit.plots import PlotContext
 from expkit.plots.drawer import Drawer
 from tests.expkit.plots.helpers import said
-from tests.expkit.plots.sleepy import Counting, Slow
+from tests.expkit.plots.sleepy import Answering, Counting, Slow
 folder = Path({str(tmp_path)!r})
 drawer = Drawer({{"slow": Slow(), "after": Counting()}}, print)
 drawer.submit("slow", PlotContext(1, folder, folder, "toy"), folder)
@@ -138,3 +138,14 @@ def test_what_a_plot_says_is_said_where_training_is(
     drawer.submit("talking", at(tmp_path, 1), None)
     assert drawer.finish(60) == [] and done[0].paths == []
     assert said(caplog) == ["colours run out"]
+
+
+def test_what_is_no_list_of_pictures_is_said_so(make: Make, tmp_path: Path) -> None:
+    drawer, done = make(answering=Answering())
+    for step, answer in enumerate((None, tmp_path / "one.png", [tmp_path / "not_made.png"]), start=1):
+        drawer.submit("answering", at(tmp_path, step), answer)
+        assert drawer.wait(60) == []
+    none, path, missing = (drawn.error or "" for drawn in done)
+    assert "draw() returned None, but it must return a list of the paths of pictures" in none
+    assert "draw() returned a PosixPath, but" in path
+    assert "draw() returned not_made.png, but has not made it" in missing
