@@ -25,7 +25,7 @@ from expkit.snapshots import Snapshots
 from expkit.watch.acting import Acting
 from expkit.watch.dry_run import dry_run, remarks, table
 from expkit.watch.running import logging_to, stopping, summary, watch
-from expkit.watch.selecting import make_detectors, option_names, settings_of
+from expkit.watch.selecting import make_detectors, option_names, own_targets, settings_of
 from expkit.watch.sources.journal import JournalSource
 from expkit.watch.targets import SOURCES, Target, other_target, run_target
 from expkit.watch.unseen import HOW
@@ -53,6 +53,12 @@ class WatchCommand:
         names = [word for word in options.words if word not in words]
         if not 0 < options.poll_interval <= _LONGEST:
             raise UserError(f"--poll-interval {options.poll_interval:g}: it must be more than 0 seconds, at most a day")
+        if options.config_dir is not None and not options.config_dir.is_dir():
+            raise UserError(
+                f"--config-dir {options.config_dir}: there is no such folder; it is the one that holds detectors/"
+            )
+        if options.config_dir is not None and not {"", str(Path.cwd())} & set(sys.path):
+            sys.path.append(str(Path.cwd()))  # the user's own package, where `python -m train` finds it too
         if options.dry_run:
             return _dry_run(names, words, options)
         if options.json:
@@ -71,7 +77,8 @@ def _watch(names: Sequence[str], words: Sequence[str], options: argparse.Namespa
     target = targets[0]
     run, config = target.run, target.config
     nodes = _nodes(words, config, options)
-    make_detectors(nodes)  # says what cannot be
+    trusted = own_targets(options.config_dir)
+    make_detectors(nodes, trusted)  # says what cannot be
     address = options.webhook or os.environ.get(WEBHOOK)
     webhook = Webhook(address, pauses=_PAUSES, waiting=_WAITING) if address else None
     stop = threading.Event()
@@ -89,7 +96,9 @@ def _watch(names: Sequence[str], words: Sequence[str], options: argparse.Namespa
             "fields": options.fields,
             "saves": _steps(options),
         }
-        watcher = Watcher(target.source, lambda: make_detectors(nodes), _plain(settings), run.logs, acting, stop)
+        watcher = Watcher(
+            target.source, lambda: make_detectors(nodes, trusted), _plain(settings), run.logs, acting, stop
+        )
         _say_start(target, nodes, left)
         kept = options.checkpoint_dir
         if kept is not None and not glob.glob(kept, recursive=True):  # noqa: PTH207 - an absolute one, too
@@ -111,11 +120,12 @@ def _watch(names: Sequence[str], words: Sequence[str], options: argparse.Namespa
 def _dry_run(names: Sequence[str], words: Sequence[str], options: argparse.Namespace) -> int:
     results = []
     selected: dict[str, None] = {}
+    trusted = own_targets(options.config_dir)
     for target in _targets(names, words, options):
         nodes = _nodes(words, target.config, options)
         selected |= dict.fromkeys(nodes)
         try:
-            results.append(dry_run(target.source, make_detectors(nodes), _steps(options)))
+            results.append(dry_run(target.source, make_detectors(nodes, trusted), _steps(options)))
         except OSError as error:
             raise UserError(f"{target.source.name} cannot be read: {error}") from error
         finally:
@@ -147,7 +157,7 @@ def _targets(names: Sequence[str], words: Sequence[str], options: argparse.Names
     metrics = [word.partition("=")[2] for word in words if word.partition("=")[0].endswith(".metric")]
     other = other_target(options, metrics)
     if other is None:
-        return [run_target(run, options.checkpoint_dir) for run in _runs(names, options.base_dir)]
+        return [run_target(run, options.checkpoint_dir) for run in _runs(names, options)]
     if names:
         raise UserError(f"{names[0]}: name a run or another trainer's file, not both")
     for option, file in (("--status-file", options.status_file), ("--log-file", options.log_file)):
@@ -156,12 +166,13 @@ def _targets(names: Sequence[str], words: Sequence[str], options: argparse.Names
     return [other]
 
 
-def _runs(names: Sequence[str], base: Path | None) -> list[RunDir]:
+def _runs(names: Sequence[str], options: argparse.Namespace) -> list[RunDir]:
     """Return the runs that are named by path, id or pattern; of none the newest.
 
     Raises:
         UserError: there is none.
     """
+    base: Path | None = options.base_dir
     if base is not None and not base.is_dir():
         raise UserError(f"--base-dir {base}: there is no such folder")
     outputs = base or Path("outputs")
@@ -169,7 +180,7 @@ def _runs(names: Sequence[str], base: Path | None) -> list[RunDir]:
         return [RunDir(base)]
     for name in names:
         if not Path(name).exists():
-            if name in option_names():
+            if name in option_names(options.config_dir):
                 raise UserError(f"{name} is no run: did you mean detectors={name}?")
             if "=" in name:
                 raise UserError(
@@ -181,7 +192,7 @@ def _runs(names: Sequence[str], base: Path | None) -> list[RunDir]:
 def _nodes(
     words: Sequence[str], config: Mapping[str, Any] | None, options: argparse.Namespace
 ) -> dict[str, dict[str, Any]]:
-    nodes = settings_of(words, DEFAULT, config)
+    nodes = settings_of(words, DEFAULT, config, options.config_dir)
     _apply(nodes, options, {word.partition("=")[0] for word in words})
     return nodes
 

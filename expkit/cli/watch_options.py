@@ -44,6 +44,7 @@ def parser(summary: str) -> Parser:
         f"detectors=NAME,... (default: {DEFAULT}) and detectors.NAME.KEY=VALUE as in training",
     )
     made.add_argument("--base-dir", type=Path, metavar="DIR", help="a run directory, or the folder of runs (outputs)")
+    made.add_argument("--config-dir", type=Path, metavar="DIR", help="detectors of your own: DIR/detectors/NAME.yaml")
     other = made.add_argument_group("another trainer", "instead of a run directory; docs/watch.md has examples")
     other.add_argument("--status-file", type=Path, metavar="FILE", help="a JSON object that is written again and again")
     other.add_argument("--log-file", type=Path, metavar="FILE", help="JSONL, or lines with names and numbers")

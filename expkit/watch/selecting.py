@@ -1,6 +1,7 @@
 """Detectors by the words of the command line, `detectors=NAME` and `detectors.NAME.key=value`, without Hydra.
 
 They are read from the same files as in training, conf/detectors/*.yaml: names, presets and settings are the same.
+Classes that are not expkit's are made only where a file of somebody's own folder, `--config-dir`, names them.
 """
 
 from __future__ import annotations
@@ -9,14 +10,15 @@ import copy
 import difflib
 import importlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from expkit.conf import CONF_DIR
 from expkit.detectors.base import RESPONSES, Detector
-from expkit.errors import ConfigError
+from expkit.errors import ConfigError, describe
 
-__all__ = ["AS_THE_RUN", "make_detectors", "option_names", "select_detectors", "settings_of"]
+__all__ = ["AS_THE_RUN", "make_detectors", "option_names", "own_targets", "select_detectors", "settings_of"]
 
 #: The word for the detectors that the run itself has.
 AS_THE_RUN = "run"
@@ -30,13 +32,16 @@ def select_detectors(words: Sequence[str], default: str, run: Mapping[str, Any] 
     return make_detectors(settings_of(words, default, run))
 
 
-def settings_of(words: Sequence[str], default: str, run: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
+def settings_of(
+    words: Sequence[str], default: str, run: Mapping[str, Any] | None = None, own: Path | None = None
+) -> dict[str, dict[str, Any]]:
     """Return name -> node, `_target_` and arguments, of each detector that is selected.
 
     Args:
         words: as typed: `detectors=standard,plateau`, `detectors.plateau.patience=20`.
         default: the option where none is typed; several with commas between.
         run: the run's own configuration, for `detectors=run`.
+        own: a folder with options of somebody's own, in its `detectors`.
 
     Raises:
         ConfigError: a word is none of these, or names what does not exist.
@@ -54,7 +59,7 @@ def settings_of(words: Sequence[str], default: str, run: Mapping[str, Any] | Non
         else:
             values.append((parts[1], parts[2] if len(parts) > 2 else "", _value(word, text)))
     for option in filter(None, (each.strip() for each in chosen.strip("[]").split(","))):
-        _merge(nodes, _own(run) if option == AS_THE_RUN else _load(option))
+        _merge(nodes, _own(run) if option == AS_THE_RUN else _load(option, own))
     for name, key, value in values:
         if not key:
             if not isinstance(value, dict):
@@ -63,21 +68,25 @@ def settings_of(words: Sequence[str], default: str, run: Mapping[str, Any] | Non
                 )
             _merge(nodes, {name: value})
         elif name not in nodes:
-            raise ConfigError(f"detectors.{name}.{key} is set, but {_unselected(name, nodes)}")
+            raise ConfigError(f"detectors.{name}.{key} is set, but {_unselected(name, nodes, own)}")
         else:
             nodes[name][key] = value
     return nodes
 
 
-def make_detectors(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Detector]:
+def make_detectors(nodes: Mapping[str, Mapping[str, Any]], own: Collection[str] = ()) -> dict[str, Detector]:
     """Return name -> detector, each with its guard if it is to skip updates: a guard's limit decides what is alarmed.
 
+    Args:
+        nodes: what `settings_of` returned.
+        own: classes to make besides expkit's (`own_targets`).
+
     Raises:
-        ConfigError: a value cannot be, a key does not exist, or the class is none of expkit's.
+        ConfigError: a value cannot be, a key does not exist, or the class is none of these.
     """
     detectors = {}
     for name, node in nodes.items():
-        detector = _make(name, dict(node))
+        detector = _make(name, dict(node), own)
         detector.name = name
         if "skip" in detector.respond:
             detector.guard()
@@ -85,28 +94,47 @@ def make_detectors(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Detector
     return detectors
 
 
-def option_names() -> list[str]:
-    """Return the options that there are."""
-    return sorted(file.stem for file in _FOLDER.glob("*.yaml"))
+def option_names(own: Path | None = None) -> list[str]:
+    """Return the options that there are, those of the folder `own` included."""
+    return sorted(_files(own))
 
 
-def _load(option: str) -> dict[str, dict[str, Any]]:
+def own_targets(own: Path | None) -> set[str]:
+    """Return the classes that the options of the folder `own` name."""
+    if own is None:
+        return set()
+    nodes = [node for file in (own / "detectors").glob("*.yaml") for node in _load(file.stem, own).values()]
+    return {node["_target_"] for node in nodes if isinstance(node.get("_target_"), str)}
+
+
+def _files(own: Path | None) -> dict[str, Path]:
+    """Return option -> file; where there are two of a name it is expkit's, as in training."""
+    folders = [_FOLDER] if own is None else [own / "detectors", _FOLDER]
+    return {file.stem: file for folder in folders for file in folder.glob("*.yaml")}
+
+
+def _load(option: str, own: Path | None) -> dict[str, dict[str, Any]]:
     """Return the nodes of an option: of itself, or of those that it selects, with its own values."""
     import yaml  # type: ignore[import-untyped]
 
-    if option not in option_names():
-        close = difflib.get_close_matches(option, option_names(), n=1)
+    files = _files(own)
+    if option not in files:
+        close = difflib.get_close_matches(option, files, n=1)
         meant = f"did you mean {close[0]}? There are" if close else "choose from"
-        known = f"{', '.join(option_names())}; {AS_THE_RUN} for the run's own"
+        known = f"{', '.join(sorted(files))}; {AS_THE_RUN} for the run's own; --config-dir DIR for yours"
         raise ConfigError(f"detectors={option}: there is no such option; {meant} {known}; detectors=[] is none")
-    text = (_FOLDER / f"{option}.yaml").read_text(encoding="utf-8")
-    content: dict[str, Any] = yaml.safe_load(text) or {}
+    try:
+        content: dict[str, Any] = yaml.safe_load(files[option].read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{files[option]} is no valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{files[option]} holds no settings: it needs a _target_, and arguments")
     selected = content.pop("defaults", None)
     if selected is None:
         return {option: content}
     nodes: dict[str, dict[str, Any]] = {}
     for each in selected:
-        _merge(nodes, content if each == "_self_" else _load(each))
+        _merge(nodes, content if each == "_self_" else _load(each, own))
     return nodes
 
 
@@ -125,11 +153,11 @@ def _own(config: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
     return nodes
 
 
-def _unselected(name: str, nodes: Mapping[str, Any]) -> str:
-    names = option_names()
+def _unselected(name: str, nodes: Mapping[str, Any], own: Path | None) -> str:
+    names = option_names(own)
     if name not in names:
         return f"there is no detector {name!r}: choose from {', '.join(names)}"
-    if inside := _load(name).keys() - {name}:
+    if inside := _load(name, own).keys() - {name}:
         return f"{name} only selects others: set the values of {', '.join(sorted(inside))}"
     return f"{name} is not selected: detectors={','.join([*nodes, name])} selects it"
 
@@ -148,15 +176,22 @@ def _value(word: str, text: str) -> Any:
         raise ConfigError(f"{word}: the value cannot be read") from None
 
 
-def _make(name: str, node: dict[str, Any]) -> Detector:
+def _make(name: str, node: dict[str, Any], own: Collection[str]) -> Detector:
     target = node.pop("_target_", None)
-    if not isinstance(target, str) or not target.startswith(_PACKAGE):
+    if not isinstance(target, str) or not (target.startswith(_PACKAGE) or target in own):
         what = f"{target} is" if target else "without a _target_ it is"
-        raise ConfigError(f"detectors.{name}: {what} none of expkit's detectors, and no others are made here")
+        raise ConfigError(
+            f"detectors.{name}: {what} none of expkit's detectors; one of yours is made where a file of "
+            "--config-dir DIR, DIR/detectors/NAME.yaml, names it"
+        )
     module, _, attribute = target.rpartition(".")
     try:
         made = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError):
+    except AttributeError:
+        made = None
+    except Exception as error:  # noqa: BLE001 - whatever a module of somebody's own does
+        if target in own:
+            raise ConfigError(f"detectors.{name}: {module} cannot be imported: {describe(error)}") from None
         made = None
     if not (isinstance(made, type) and issubclass(made, Detector)):
         raise ConfigError(f"detectors.{name}._target_={target}: there is no such detector")
@@ -173,4 +208,6 @@ def _make(name: str, node: dict[str, Any]) -> Detector:
         raise
     except (TypeError, ValueError) as error:
         raise ConfigError(f"detectors.{name}: {error}") from error
+    except Exception as error:  # whatever a constructor of somebody's own does
+        raise ConfigError(f"detectors.{name}: {describe(error)}") from error
     return detector

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from expkit.errors import ConfigError
-from expkit.watch.selecting import make_detectors, option_names, select_detectors, settings_of
+from expkit.watch.selecting import make_detectors, option_names, own_targets, select_detectors, settings_of
+from tests.components import write_page
 
 PRESETS = ("standard", "conservative", "moderate", "aggressive")
 
@@ -82,6 +84,22 @@ def test_mistakes_are_one_line(words: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         select_detectors(words, "nonfinite")
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_detector_of_ones_own_is_made_where_a_file_of_ones_own_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conf = write_page(tmp_path) / "my_conf"
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("my_package", "my_package.high"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    nodes = settings_of(["detectors=standard,high", "detectors.high.limit=3"], "", None, conf)
+    assert nodes["high"] == {"_target_": "my_package.high.HighLoss", "limit": 3}
+    assert list(make_detectors(nodes, own_targets(conf))) == [*nodes]
+    as_run = settings_of(["detectors=run"], "", {"detectors": {"it": nodes["high"]}})
+    assert list(make_detectors(as_run, own_targets(conf))) == ["it"]
+    with pytest.raises(ConfigError, match=r"my_package.high.HighLoss is none of expkit's detectors; one of yours"):
+        make_detectors(as_run)
 
 
 def test_nothing_that_a_run_directory_names_is_imported(tmp_path: Path) -> None:
