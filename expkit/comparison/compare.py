@@ -19,7 +19,7 @@ from expkit.comparison.statistics import Difference, Estimate, difference, estim
 from expkit.comparison.table import shown
 from expkit.errors import UserError
 from expkit.journal import is_volatile
-from expkit.monitor.axis import Along, Axis, axis_of
+from expkit.reading.axis import Along, Axis, axis_of
 
 __all__ = ["Comparison", "Group", "Request", "Which", "compare"]
 

@@ -12,9 +12,9 @@ from expkit.comparison.text_results import TextExperiment, parse_text
 from expkit.errors import UserError
 from expkit.experiment import RunDir, active_runs
 from expkit.files import read_json
-from expkit.monitor.history import history_entries
 from expkit.plots.columns import add_entries
 from expkit.plots.curve import Curve
+from expkit.reading.history import history_entries
 
 __all__ = ["ResultsParser"]
 

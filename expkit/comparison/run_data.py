@@ -16,10 +16,10 @@ from expkit.comparison.direction import Direction
 from expkit.errors import UserError
 from expkit.experiment import RunDir
 from expkit.files import read_json
-from expkit.monitor.axis import Axis
-from expkit.monitor.feed import RunFeed
-from expkit.monitor.state import StateReader
 from expkit.plots.curve import Curve
+from expkit.reading.axis import Axis
+from expkit.reading.feed import RunFeed
+from expkit.reading.state import StateReader
 from expkit.record import RESERVED
 
 __all__ = ["Figures", "RunData", "label_runs", "load_run", "load_runs"]

@@ -11,10 +11,10 @@ from typing import Any
 
 from expkit.errors import UserError
 from expkit.experiment import RunDir
-from expkit.monitor.feed import RunFeed
 from expkit.monitor.screen import Screen, View, compose, find_group, missing_metrics
-from expkit.monitor.state import RunState, StateReader
 from expkit.plots.themes import ThemeName
+from expkit.reading.feed import RunFeed
+from expkit.reading.state import RunState, StateReader
 
 __all__ = ["TrainingMonitor"]
 

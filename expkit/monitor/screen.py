@@ -8,13 +8,13 @@ from fnmatch import fnmatchcase
 
 from expkit.detectors.base import Severity
 from expkit.errors import UserError
-from expkit.monitor.axis import Along, Axis, axis_of
-from expkit.monitor.feed import RunFeed
-from expkit.monitor.state import RunState
 from expkit.plots.choosing import telling_groups
 from expkit.plots.curve import Curve
 from expkit.plots.panels import COLOURS, LOSSES, RUN_STYLES, Line, Panel, line_of_run, make_panels
 from expkit.plots.themes import STYLES
+from expkit.reading.axis import Along, Axis, axis_of
+from expkit.reading.feed import RunFeed
+from expkit.reading.state import RunState
 from expkit.record import RESERVED
 
 __all__ = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from expkit.monitor.screen import Screen
-from expkit.monitor.state import RunState
+from expkit.reading.state import RunState
 
 __all__ = ["heading_line", "state_line"]
 

@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from expkit.errors import UserError
-from expkit.monitor.axis import ALONG, axis_of
 from expkit.monitor.text import heading_line
 from expkit.plots.drawing import LiveGrid, columns_of
 from expkit.plots.themes import ThemeName, find_theme
+from expkit.reading.axis import ALONG, axis_of
 
 if TYPE_CHECKING:
     from expkit.monitor.monitor import TrainingMonitor

@@ -16,8 +16,8 @@ from expkit.comparison.run_data import RunData, load_runs
 from expkit.errors import UserError
 from expkit.experiment import RunDir
 from expkit.files import read_json
-from expkit.monitor.state import AlertLine, RunState, StateReader
 from expkit.monitor.web.pictures import pictures_of
+from expkit.reading.state import AlertLine, RunState, StateReader
 from expkit.report.pictures import EmbeddedPicture, Room
 from expkit.report.privacy import private, private_tree, without_home
 from expkit.secrets import mask_arguments

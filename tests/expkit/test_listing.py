@@ -17,8 +17,8 @@ from expkit.listing.columns import check_names, main_metric, shown, value_of
 from expkit.listing.entry import RunEntry
 from expkit.listing.filters import parse_filter
 from expkit.listing.scan import scan
-from expkit.monitor.feed import RunFeed
-from expkit.monitor.state import StateReader
+from expkit.reading.feed import RunFeed
+from expkit.reading.state import StateReader
 from expkit.standing import standing
 
 #: No process has it: pids end at 2**22.

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from rich.style import Style
 from rich.text import Text
 
-from expkit.monitor.feed import RunFeed
-from expkit.monitor.state import RunState
 from expkit.monitor.terminal.chart import CONSTANTS, draw_panel, horizontal_axis
 from expkit.monitor.terminal.controls import Controls
 from expkit.monitor.terminal.look import Look, plain, styled
 from expkit.monitor.terminal.pages import Page, grid, turn_to
 from expkit.monitor.terminal.strips import alert_lines, gauge_lines, header, help_lines, run_lines
+from expkit.reading.feed import RunFeed
+from expkit.reading.state import RunState
 
 if TYPE_CHECKING:
     from expkit.monitor.monitor import TrainingMonitor

@@ -10,11 +10,11 @@ from rich.style import Style
 from rich.text import Text
 
 from expkit.detectors.base import Severity
-from expkit.monitor.state import AlertLine, Gauge, RunState
 from expkit.monitor.terminal.controls import HELP
 from expkit.monitor.terminal.look import Look, plain, shortened, styled
 from expkit.monitor.terminal.title import swatch
 from expkit.plots.panels import COLOURS, style_of_run
+from expkit.reading.state import AlertLine, Gauge, RunState
 
 __all__ = ["alert_lines", "gauge_lines", "header", "help_lines", "run_lines"]
 

@@ -14,14 +14,14 @@ import numpy as np
 
 from expkit.errors import UserError
 from expkit.journal import is_volatile
-from expkit.monitor.axis import ALONG, UNITS, Along, Axis, axis_of
-from expkit.monitor.feed import RunFeed
 from expkit.monitor.monitor import TrainingMonitor
 from expkit.monitor.screen import View, curve_seen, find_group, make_panel, metric_names
 from expkit.plots.curve import Curve
 from expkit.plots.interactive import look_of, make_figure, said_of
 from expkit.plots.panels import Panel, line_of_run
 from expkit.plots.themes import THEMES, Theme, find_theme
+from expkit.reading.axis import ALONG, UNITS, Along, Axis, axis_of
+from expkit.reading.feed import RunFeed
 
 __all__ = ["Query", "memory", "metrics", "panels", "state_of"]
 

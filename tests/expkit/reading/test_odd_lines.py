@@ -10,11 +10,11 @@ import pytest
 
 from expkit.experiment import RunDir
 from expkit.monitor import TrainingMonitor
-from expkit.monitor.feed import RunFeed
 from expkit.monitor.terminal.controls import Controls
 from expkit.monitor.terminal.dashboard import draw_frame
 from expkit.monitor.terminal.look import Look
-from tests.expkit.monitor.test_feed import points, write
+from expkit.reading.feed import RunFeed
+from tests.expkit.reading.test_feed import points, write
 
 #: Lines that another program may have written, or nobody: name -> the line.
 ODD = {

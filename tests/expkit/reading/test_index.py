@@ -12,9 +12,9 @@ import pytest
 
 from expkit.experiment import RunDir
 from expkit.journal import cut_journal
-from expkit.monitor.feed import RunFeed
-from expkit.monitor.index import load_index
-from tests.expkit.monitor.test_feed import points, write
+from expkit.reading.feed import RunFeed
+from expkit.reading.index import load_index
+from tests.expkit.reading.test_feed import points, write
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def _reads(run: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[RunFeed, int]:
 
         return add_entries(entries, curve)
 
-    monkeypatch.setattr("expkit.monitor.feed.add_entries", counted)
+    monkeypatch.setattr("expkit.reading.feed.add_entries", counted)
     feed = RunFeed(RunDir(run))
     feed.refresh()
     return feed, read

@@ -16,12 +16,12 @@ from expkit.errors import UserError
 from expkit.experiment import RunDir
 from expkit.files import read_json
 from expkit.journal import JournalReader
-from expkit.monitor.detail import Detail
-from expkit.monitor.event_feed import EventFeed
-from expkit.monitor.history import read_history
-from expkit.monitor.index import Index, load_index, save_index
 from expkit.plots.columns import add_entries
 from expkit.plots.curve import Curve
+from expkit.reading.detail import Detail
+from expkit.reading.event_feed import EventFeed
+from expkit.reading.history import read_history
+from expkit.reading.index import Index, load_index, save_index
 from expkit.status import read_status
 
 __all__ = ["RunFeed"]

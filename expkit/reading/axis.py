@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from expkit.monitor.feed import RunFeed
 from expkit.plots.curve import Curve
+from expkit.reading.feed import RunFeed
 
 __all__ = ["ALONG", "UNITS", "Along", "Axis", "axis_of"]
 

@@ -9,8 +9,9 @@ import pytest
 
 from expkit.experiment import RunDir
 from expkit.journal import Journal
-from expkit.monitor import TrainingMonitor, View, detail
-from expkit.monitor.feed import RunFeed
+from expkit.monitor import TrainingMonitor, View
+from expkit.reading import detail
+from expkit.reading.feed import RunFeed
 from expkit.record import Record
 
 STEPS = 20_000

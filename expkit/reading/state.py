@@ -14,7 +14,7 @@ from typing import Any
 from expkit.detectors.base import Severity
 from expkit.ending import Ending, ending, life_sign
 from expkit.forecast import forecast_text
-from expkit.monitor.feed import RunFeed
+from expkit.reading.feed import RunFeed
 from expkit.standing import sign_of, standing
 
 __all__ = ["AlertLine", "Gauge", "RunState", "StateReader"]

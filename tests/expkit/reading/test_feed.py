@@ -15,7 +15,7 @@ import pytest
 
 from expkit.experiment import RunDir
 from expkit.journal import Journal, cut_journal
-from expkit.monitor.feed import RunFeed
+from expkit.reading.feed import RunFeed
 from expkit.record import Record
 
 
