@@ -4,8 +4,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
 TESTS  ?=
-# Three processes for two cores: tests wait for processes, servers and disks about a third of their time.
-WORKERS ?= $(shell $(PYTHON) -c 'import os; cores = os.cpu_count() or 2; print(cores + (cores + 1) // 2)')
+# Two processes for each core: tests wait for processes, servers and disks much of their time.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(2 * (os.cpu_count() or 1))')
 
 .DEFAULT_GOAL := help
 .PHONY: help train test faults lint format bench clean
