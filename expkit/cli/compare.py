@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from expkit.cli.finding import find_runs, newest_runs
 from expkit.cli.parser import Parser
 from expkit.errors import UserError
+from expkit.printable import printable
 
 if TYPE_CHECKING:
     from expkit.comparison.compare import Comparison, Request
     from expkit.experiment import RunDir
 
-__all__ = ["CompareCommand", "add_choices", "chosen_runs", "compared", "request_of"]
+__all__ = ["CompareCommand", "add_choices", "as_json", "chosen_runs", "compared", "request_of"]
 
 _TEXTS = {".md": "markdown", ".csv": "csv", ".json": "json", ".tex": "latex", ".txt": "text"}
 _PICTURES = (".png", ".svg", ".pdf")
@@ -46,7 +48,7 @@ class CompareCommand:
             raise UserError(f"--output {options.output}: its ending says the format; leave --format out")
         comparison = compared(options)
         for note in comparison.notes:
-            print(f"note: {note}", file=sys.stderr)
+            print(f"note: {printable(note)}", file=sys.stderr)
         if options.output is None:
             sys.stdout.buffer.write(written(comparison, "json" if options.json else options.format or "text"))
             return 0
@@ -56,7 +58,7 @@ class CompareCommand:
             _save(options.output, written(comparison, _TEXTS[options.output.suffix]))
         else:
             raise UserError(f"--output {options.output}: its name must end in {', '.join([*_TEXTS, *_PICTURES])}")
-        print(options.output)
+        print(printable(str(options.output)))
         return 0
 
     def parser(self) -> Parser:
@@ -129,7 +131,8 @@ def request_of(options: argparse.Namespace) -> Request:
     """
     from expkit.comparison.compare import Request
 
-    metrics = [name for name in options.metrics.split(",") if name.strip()] if options.metrics is not None else None
+    named = None if options.metrics is None else [name.strip() for name in options.metrics.split(",")]
+    metrics = None if named is None else [name for name in named if name]
     if metrics == []:
         raise UserError("--metrics: no metric is named; write val_loss,train_loss")
     return Request(
@@ -142,13 +145,29 @@ def written(comparison: Comparison, form: str) -> bytes:
     from expkit.comparison.tables import tables_of, tidy_table, to_json
 
     if form == "json":
-        return orjson.dumps(to_json(comparison), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE, default=str)
+        return as_json(to_json(comparison))
     if form == "csv":
-        return tidy_table(comparison).csv().encode()
+        return tidy_table(comparison).csv().encode("utf-8", "replace")
     tables = [getattr(table, form)() for table in tables_of(comparison)]
     if form == "text" and comparison.left_out:
-        tables.append(f"{len(comparison.left_out)} more metrics: --metrics {comparison.left_out[0]},... (or '*')")
-    return ("\n\n".join(tables) + "\n").encode()
+        first = printable(comparison.left_out[0])
+        tables.append(f"{len(comparison.left_out)} more metrics: --metrics {first},... (or '*')")
+    return ("\n\n".join(tables) + "\n").encode("utf-8", "replace")
+
+
+def as_json(value: Any) -> bytes:
+    """Return plain values as JSON that a terminal may show: in it, nothing is to be obeyed, half characters are `?`."""
+    try:
+        text = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE, default=str).decode()
+    except TypeError:  # a file's name that is no text
+        text = json.dumps(value, indent=2, default=str, ensure_ascii=False) + "\n"
+    return "".join(
+        sign if sign.isprintable() or sign == "\n" or sign.isspace() else _escaped(sign) for sign in text
+    ).encode("utf-8", "replace")
+
+
+def _escaped(sign: str) -> str:
+    return "?" if "\ud800" <= sign <= "\udfff" else json.dumps(sign)[1:-1]
 
 
 def draw(comparison: Comparison, path: Path, theme: str) -> None:

@@ -7,11 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import orjson
-
-from expkit.cli.compare import add_choices, chosen_runs, request_of
+from expkit.cli.compare import add_choices, as_json, chosen_runs, request_of
 from expkit.cli.parser import Parser
 from expkit.experiment import RunDir
+from expkit.printable import printable
 from expkit.report import Written, write_report
 
 __all__ = ["ReportCommand"]
@@ -68,15 +67,15 @@ def _say(written: Written, runs: Sequence[RunDir], options: argparse.Namespace) 
             "notes": written.notes,
             "left_out": written.left_out,
         }
-        sys.stdout.buffer.write(orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+        sys.stdout.buffer.write(as_json(told))
         return
     for note in written.notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {printable(note)}", file=sys.stderr)
     count = sum(map(len, written.left_out.values()))
     if count:
         print(f"note: {count} picture(s) or text(s) are left out, to keep it small; a page names them", file=sys.stderr)
     beside = f", with {len(written.pictures)} pictures in {written.pictures[0].parent}" if written.pictures else ""
-    print(f"{written.path}  ({_megabytes(size)}{beside})")
+    print(printable(f"{written.path}  ({_megabytes(size)}{beside})"))
 
 
 def _megabytes(size: int) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
-from expkit.comparison.configs import MISSING
+from expkit.comparison.configs import MISSING, seed_of
 from expkit.comparison.direction import direction_of, telling_rank
 from expkit.comparison.parser import ResultsParser
 from expkit.comparison.statistics import difference, estimate
@@ -120,7 +120,7 @@ class ResultsAggregator:
         absent = set(names) - {experiment["name"] for experiment in members}
         if absent:
             raise UserError(f"ResultsAggregator: there is no experiment {sorted(absent)[0]}")
-        seeds = [experiment.get("seed") for experiment in members]
+        seeds = [seed_of(experiment.get("seed")) for experiment in members]
         return {
             seed if seed is not None and seeds.count(seed) == 1 else (id(experiment), place): value
             for place, (seed, experiment) in enumerate(zip(seeds, members, strict=True))
@@ -139,7 +139,12 @@ class ResultsAggregator:
 
 def _number(experiment: Mapping[str, Any], name: str) -> float | None:
     value = experiment["final_metrics"].get(name)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # an integer beyond all floats
+        return math.inf if value > 0 else -math.inf
 
 
 def _marked(name: str, column: Sequence[float | None]) -> list[Any]:

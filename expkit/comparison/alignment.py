@@ -42,7 +42,8 @@ def values_at(curves: Sequence[Points], places: Sequence[float] | _Array) -> _Ar
     Before its first place and behind its last one it has no value, NaN; what is not finite is none of its places.
 
     Args:
-        curves: places, which do not fall, and values of each; of a place that occurs twice the last counts.
+        curves: places and values of each; of a place that occurs twice the last counts, and where places fall what was
+            there before is undone.
         places: (p,).
     """
     at = np.asarray(places, float)
@@ -61,7 +62,7 @@ def band(curves: Sequence[Points], most: int = _MOST) -> Band:
     more.
 
     Args:
-        curves: places, which do not fall, and values of each. Of one the band has no width.
+        curves: places and values of each, as in `values_at`. Of one the band has no width.
         most: places, at most.
     """
     given = [_clean(*curve)[0] for curve in curves]
@@ -79,9 +80,12 @@ def band(curves: Sequence[Points], most: int = _MOST) -> Band:
 
 
 def _clean(places: Sequence[float], values: Sequence[float]) -> tuple[_Array, _Array]:
-    """Return a curve without what is not finite, each place once, with its last value."""
+    """Return a curve without what is not finite, each place once, with its last value, in ascending order."""
     at, known = np.asarray(places, float), np.asarray(values, float)
     keep = np.isfinite(at) & np.isfinite(known)
     at, known = at[keep], known[keep]
-    last = np.append(np.diff(at) > 0, True)[: len(at)]
+    if not len(at):
+        return at, known
+    later = np.minimum.accumulate(at[::-1])[::-1]  # the least place from here on
+    last = np.append(at[:-1] < later[1:], True)
     return at[last], known[last]

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-import orjson
-
 from expkit.comparison.alignment import Band, band
-from expkit.comparison.configs import MISSING, differences, is_seed, short_names, without_identity
+from expkit.comparison.configs import (
+    MISSING,
+    differences,
+    is_seed,
+    mark_of,
+    short_names,
+    without_identity,
+    written_value,
+)  # fmt: skip
 from expkit.comparison.direction import Direction, direction_of, telling_rank
 from expkit.comparison.run_data import RunData
 from expkit.comparison.statistics import Difference, Estimate, difference, estimate
 from expkit.comparison.table import shown
 from expkit.errors import UserError
 from expkit.journal import is_volatile
+from expkit.printable import printable
 from expkit.reading.axis import Along, Axis, axis_of
 
 __all__ = ["Comparison", "Group", "Request", "Which", "compare"]
@@ -127,9 +134,12 @@ class Comparison:
         return estimate([self.value(run, metric) for run in group.runs])
 
     def band(self, group: Group, metric: str) -> Band:
-        """Return the mean curve of a group's runs that have the metric, with its confidence interval."""
-        having = [run for run in group.runs if run.curve(metric, self.axis).bounds() is not None]
-        return band([run.curve(metric, self.axis).line() for run in having])
+        """Return the mean curve of a group's runs that have the metric, with its confidence interval.
+
+        Of runs with so many values that they are kept in bins, each value is the mean of a bin.
+        """
+        curves = [run.curve(metric, self.axis) for run in group.runs]
+        return band([curve.means() for curve in curves if curve.bounds() is not None])
 
     @property
     def baseline(self) -> Group | None:
@@ -145,7 +155,7 @@ class Comparison:
 
     def _by_seed(self, group: Group, metric: str) -> dict[Any, float]:
         """Return seed -> value; runs whose seed is not known, or another one's too, have a key of their own."""
-        seeds = [run.seed for run in group.runs]
+        seeds = [run.seed for run in group.runs]  # None, a number or a text
         return {
             run.seed if run.seed is not None and seeds.count(run.seed) == 1 else (group.label, place): self.value(
                 run, metric
@@ -169,6 +179,8 @@ def compare(runs: Sequence[RunData], request: Request | None = None) -> Comparis
     for name in (*request.minimize, *request.maximize):
         if name not in known:
             raise UserError(f"--minimize and --maximize: there is no metric {name}{_near(name, known)}")
+    if both := sorted({*request.minimize} & {*request.maximize}):
+        raise UserError(f"--minimize and --maximize {both[0]}: choose one of them")
     if request.along == "samples" and not any("samples" in run.feed.curves for run in runs):
         raise UserError("--x samples: no run says how many samples it was trained with; choose step, epoch or time")
     notes: list[str] = []
@@ -241,35 +253,40 @@ def _grouped(
             notes.append("of some runs the seed is not known: their values are in no pair")
     else:
         keys = [_resolve(key, configs)]
-    rows = [{name: config.get(name, MISSING) for name in keys} for config in configs]
     groups: dict[bytes, list[RunData]] = {}
-    chosen: dict[bytes, Mapping[str, Any]] = {}
-    for run, row in zip(runs, rows, strict=True):
-        mark = orjson.dumps(row, default=repr, option=orjson.OPT_SORT_KEYS)
+    chosen: dict[bytes, dict[str, Any]] = {}
+    for run, config in zip(runs, configs, strict=True):
+        values = {name: config.get(name, MISSING) for name in keys}
+        mark = mark_of(values) if config or key != "seed" else b""  # who knows in what else than its seed it differs
         groups.setdefault(mark, []).append(run)
-        chosen[mark] = row
-    labels = _group_labels(list(chosen.values()), {} if key == "seed" else {keys[0]: key})
-    return [Group(label, members) for label, members in zip(labels, groups.values(), strict=True)]
+        chosen.setdefault(mark, values)
+    known = [values for mark, values in chosen.items() if mark]
+    labels = iter(_group_labels(known, {} if key == "seed" else {keys[0]: key}))
+    return [Group(next(labels) if mark else "configuration not known", members) for mark, members in groups.items()]
 
 
 def _group_labels(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> list[str]:
     """Return what groups are called: by all in which they differ if that is little, else by what tells them apart."""
-    keys = list(rows[0])
+    keys = list(rows[0]) if rows else []
     if len(keys) > _MOST_IN_LABEL:
         keys = _telling_apart(rows)
     short = {**short_names(keys), **names}
-    labels = [", ".join(f"{short[name]} {shown(row[name])}" for name in keys) or "all runs" for row in rows]
-    if max(map(len, labels)) > _LONGEST_LABEL or len(set(labels)) < len(labels):
-        labels = [f"group {number}" for number in range(1, len(rows) + 1)]
-    return labels
+
+    def labels(write: Callable[[Any], str]) -> list[str]:
+        return [", ".join(f"{short[name]} {write(row[name])}" for name in keys) or "all runs" for row in rows]
+
+    for made in (labels(written_value), labels(repr)):  # 2 and "2"
+        if len(set(made)) == len(made) and max(map(len, made), default=0) <= _LONGEST_LABEL:
+            return made
+    return [f"group {number}" for number in range(1, len(rows) + 1)]
 
 
 def _telling_apart(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return a few keys by which rows are told apart: those with the shortest values that split them further."""
     chosen: list[str] = []
     apart = 1
-    for key in sorted(rows[0], key=lambda key: (max(len(shown(row[key])) for row in rows), len(key))):
-        split = len({tuple(shown(row[each]) for each in [*chosen, key]) for row in rows})
+    for key in sorted(rows[0], key=lambda key: (max(len(written_value(row[key])) for row in rows), len(key))):
+        split = len({mark_of({each: row[each] for each in [*chosen, key]}) for row in rows})
         if split > apart:
             chosen, apart = [*chosen, key], split
     return chosen
@@ -289,5 +306,5 @@ def _resolve(key: str, configs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _near(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or list(known[:5])
+    close = list(map(printable, difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known[:5]))
     return f"; there are {', '.join(close)}" if close else ""

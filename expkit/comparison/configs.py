@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-__all__ = ["MISSING", "differences", "flatten", "is_seed", "short_names", "without_identity"]
+import orjson
+
+__all__ = [
+    "MISSING", "differences", "flatten", "is_seed", "mark_of", "seed_of", "short_names", "without_identity",
+    "written_value",
+]  # fmt: skip
 
 
 class _Missing:
@@ -22,14 +27,27 @@ _IDENTITY = frozenset({"run.id", "run.dir", "run.name", "run.outputs", "run.note
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nested configuration as {"optimizer.lr": 0.02}; lists and empty mappings stay values."""
+    """Return a nested configuration as {"optimizer.lr": 0.02}; lists and empty mappings stay values.
+
+    Lists that are nested too deeply to be written as JSON, more than some 250 times, are texts.
+    """
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
             flat |= flatten(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value
+            flat[f"{prefix}{key}"] = value if _is_shallow(value) else str(value)
     return flat
+
+
+def _is_shallow(value: Any) -> bool:
+    if not isinstance(value, list | tuple):
+        return True
+    try:
+        orjson.dumps(value, default=str)
+    except TypeError as error:
+        return "Recursion" not in str(error)
+    return True
 
 
 def without_identity(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,6 +63,23 @@ def differences(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
         if any(not _equal(value, values[0]) for value in values[1:]):
             found[key] = values
     return found
+
+
+def mark_of(values: Mapping[str, Any]) -> bytes:
+    """Return the same bytes for values that are the same: for 1 and 1.0, not for 1 and True, nor 1 and "1"."""
+    return orjson.dumps(_whole(values), default=lambda value: [repr(value)], option=orjson.OPT_SORT_KEYS)
+
+
+def seed_of(value: Any) -> int | float | str | None:
+    """Return a seed that runs can be paired by; None of anything else, a list say."""
+    return value if isinstance(value, int | float | str) else None
+
+
+def written_value(value: Any) -> str:
+    """Return a value of a configuration as YAML writes it, with all its digits."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
 
 
 def is_seed(key: str) -> bool:
@@ -72,3 +107,12 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
 def _equal(first: Any, second: Any) -> bool:
     """Whether two values are the same: 1 and 1.0 are, 1 and True are not."""
     return bool(first == second) and isinstance(first, bool) == isinstance(second, bool)
+
+
+def _whole(value: Any) -> Any:
+    """Return a value in which a float that is a whole number is an integer."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1 << 63:
+        return int(value)
+    if isinstance(value, Mapping):
+        return {str(key): _whole(item) for key, item in value.items()}
+    return [_whole(item) for item in value] if isinstance(value, list | tuple) else value

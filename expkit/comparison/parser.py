@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from expkit.comparison.configs import seed_of
 from expkit.comparison.run_data import RunData, load_run
 from expkit.comparison.text_results import TextExperiment, parse_text
 from expkit.errors import UserError
 from expkit.experiment import RunDir, active_runs
-from expkit.files import read_json
 from expkit.plots.columns import add_entries
 from expkit.plots.curve import Curve
-from expkit.reading.history import history_entries
+from expkit.reading.history import history_entries, read_results
 
 __all__ = ["ResultsParser"]
 
@@ -23,6 +24,7 @@ log = logging.getLogger("expkit")
 #: What a loss history is taken from, the first that there is.
 _LOSSES = ("train_loss", "loss", "val_loss")
 _LONGEST = 1 << 26  # bytes of a text file
+_BINS = 8192
 
 
 class ResultsParser:
@@ -54,7 +56,8 @@ class ResultsParser:
             - `seed`: None if it is not known;
             - `path`: where it is from.
 
-        Of a metric with more than 16,384 values the least and the greatest of each stretch are given.
+        Of a metric with more than 16,384 values the least and the greatest of each stretch are given; of a run with 128
+        metrics or more that begins earlier. Values of a text or a results.json are in the order of their steps.
 
         Raises:
             UserError: there is no such file, or nothing in it that can be read.
@@ -100,34 +103,38 @@ def _is_run(run: RunDir) -> bool:
 def _of_run(run: RunData) -> dict[str, Any]:
     final = {name: run.feed.last[name] for name in run.metrics if name in run.feed.last}
     own = run.results.get("final_metrics")
-    config = read_json(run.feed.run.config).get("config") if run.feed.run.config.exists() else None
-    found = _experiment(run.name, run.feed.run.root, config or {}, run.feed.curves, run.metrics)
+    found = _experiment(run.name, run.feed.run.root, run.feed.config, run.feed.curves, run.metrics)
     return {**found, "final_metrics": final | (own if isinstance(own, dict) else {}), "seed": run.seed}
 
 
 def _of_results(path: Path) -> dict[str, Any]:
-    results = read_json(path)
+    results = read_results(path)
     entries = history_entries(results)
     final = results.get("final_metrics")
     if not entries and not isinstance(final, dict):
         raise UserError(f"{path}: it has neither training_history nor final_metrics")
     curves: dict[str, Curve] = {}
-    last = add_entries(entries, lambda name: curves.setdefault(name, Curve()))
+    last = add_entries(entries, lambda name: curves.setdefault(name, Curve(bins=_BINS)))
     name = str(results.get("experiment_id") or path.resolve().parent.name)
     config = results.get("config")
     metrics = sorted(set(curves) - {"time", "epoch"})
     found = _experiment(name, path, config if isinstance(config, dict) else {}, curves, metrics)
     own = final if isinstance(final, dict) else {}
-    return {**found, "final_metrics": {metric: last[metric] for metric in metrics} | own, "seed": results.get("seed")}
+    return {
+        **found,
+        "final_metrics": {metric: last[metric] for metric in metrics} | own,
+        "seed": seed_of(results.get("seed")),
+    }
 
 
 def _of_text(experiment: TextExperiment, path: Path) -> dict[str, Any]:
+    history = {name: sorted(rows, key=itemgetter(0)) for name, rows in experiment.history.items()}
     curves = {
-        name: Curve([at for at, _ in rows], [value for _, value in rows]) for name, rows in experiment.history.items()
+        name: Curve([at for at, _ in rows], [value for _, value in rows], bins=_BINS) for name, rows in history.items()
     }
     found = _experiment(experiment.name or path.stem, path, experiment.config, curves, list(curves))
-    last = {name: rows[-1][1] for name, rows in experiment.history.items()}
-    return {**found, "final_metrics": last | experiment.final, "seed": experiment.config.get("seed")}
+    last = {name: rows[-1][1] for name, rows in history.items()}
+    return {**found, "final_metrics": last | experiment.final, "seed": seed_of(experiment.config.get("seed"))}
 
 
 def _experiment(

@@ -6,12 +6,13 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from expkit.comparison.alignment import values_at
-from expkit.comparison.configs import flatten
+from expkit.comparison.configs import flatten, seed_of
 from expkit.comparison.direction import Direction
 from expkit.errors import UserError
 from expkit.experiment import RunDir
@@ -19,6 +20,7 @@ from expkit.files import read_json
 from expkit.plots.curve import Curve
 from expkit.reading.axis import Axis
 from expkit.reading.feed import RunFeed
+from expkit.reading.history import read_results
 from expkit.reading.state import StateReader
 from expkit.record import RESERVED
 
@@ -91,9 +93,9 @@ class RunData:
         return self.feed.name
 
     @property
-    def seed(self) -> Any:
+    def seed(self) -> int | float | str | None:
         """What its random numbers began with; None if it is not known."""
-        return self.config.get("trainer.seed", self.config.get("seed"))
+        return seed_of(self.config.get("trainer.seed", self.config.get("seed")))
 
     @property
     def metrics(self) -> list[str]:
@@ -159,7 +161,7 @@ def load_run(run: RunDir, label: str = "") -> RunData:
     whole = flatten(_content(run.config))
     found = {name: value for name, value in whole.items() if name.startswith(_ENVIRONMENT) and value is not None}
     state = StateReader(feed).read().state
-    return RunData(feed, label or run.id, state, flatten(feed.config), found, _content(run.results))
+    return RunData(feed, label or run.id, state, flatten(feed.config), found, _results(run.results))
 
 
 def load_runs(runs: Sequence[RunDir]) -> list[RunData]:
@@ -187,8 +189,15 @@ def label_runs(names: Sequence[str]) -> list[str]:
     return told
 
 
-def _content(path: Any) -> dict[str, Any]:
+def _content(path: Path) -> dict[str, Any]:
     try:
         return read_json(path) if path.exists() else {}
     except UserError:
         return {}  # damaged, or written just now
+
+
+def _results(path: Path) -> dict[str, Any]:
+    try:
+        return read_results(path) if path.exists() else {}
+    except UserError:
+        return {}

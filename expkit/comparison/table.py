@@ -12,8 +12,9 @@ from html import escape
 from typing import Any
 
 from expkit.comparison.configs import MISSING
+from expkit.printable import printable
 
-__all__ = ["Table", "json_value", "shown"]
+__all__ = ["Table", "in_markdown", "json_value", "shown"]
 
 _NUMBER = re.compile(r"[-+]?\d[\d.,e+-]*(?: \*)?")
 
@@ -22,7 +23,7 @@ _SHORT = 28  # characters
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "<": r"\textless{}",
-    ">": r"\textgreater{}",
+    ">": r"\textgreater{}", "|": r"\textbar{}", "…": r"\ldots{}",
 }  # fmt: skip
 
 
@@ -43,35 +44,41 @@ class Table:
     note: str = ""
 
     def text(self) -> str:
-        """Return it aligned, for a terminal."""
-        rows = [[shown(cell) for cell in row] for row in self.rows]
+        """Return it aligned, for a terminal, which finds nothing in it to obey."""
+        rows = [[printable(shown(cell)) for cell in row] for row in self.rows]
+        columns = list(map(printable, self.columns))
         right = [all(_is_number(row[place]) for row in self.rows) for place in range(len(self.columns))]
-        widths = [max(len(row[place]) for row in [self.columns, *rows]) for place in range(len(self.columns))]
+        widths = [max(len(row[place]) for row in [columns, *rows]) for place in range(len(self.columns))]
         lines = [
             "  ".join(
                 cell.rjust(width) if aligned else cell.ljust(width)
                 for cell, width, aligned in zip(row, widths, right, strict=True)
             ).rstrip()
-            for row in [self.columns, ["-" * width for width in widths], *rows]
+            for row in [columns, ["-" * width for width in widths], *rows]
         ]
-        return "\n".join([self.title, *(f"  {line}" for line in lines), *([f"  {self.note}"] if self.note else [])])
+        note = [f"  {printable(self.note)}"] if self.note else []
+        return "\n".join([printable(self.title), *(f"  {line}" for line in lines), *note])
 
     def markdown(self) -> str:
         """Return it as GitHub's Markdown."""
         right = [all(_is_number(row[place]) for row in self.rows) for place in range(len(self.columns))]
-        rows = [[_markdown(shown(cell)) for cell in row] for row in self.rows]
+        rows = [[in_markdown(shown(cell)) for cell in row] for row in self.rows]
         marks = ["---:" if aligned else "---" for aligned in right]
-        head = [_markdown(column) for column in self.columns]
+        head = [in_markdown(column) for column in self.columns]
         lines = [f"| {' | '.join(row)} |" for row in [head, marks, *rows]]
         return "\n".join(
-            [f"**{_markdown(self.title)}**", "", *lines, *(["", _markdown(self.note)] if self.note else [])]
+            [f"**{in_markdown(self.title)}**", "", *lines, *(["", in_markdown(self.note)] if self.note else [])]
         )
 
     def csv(self) -> str:
-        """Return comma-separated values with one line of titles; what is not there is an empty cell."""
+        """Return comma-separated values with one line of titles; what is not there is an empty cell.
+
+        Values are told as they are, for programs, control characters apart: a text that begins with `=` is no formula
+        to them. Into a spreadsheet, import columns of other people's runs as text.
+        """
         out = io.StringIO()
-        plain = [["" if cell is None or cell is MISSING else cell for cell in row] for row in self.rows]
-        csv.writer(out, lineterminator="\n").writerows([self.columns, *plain])
+        plain = [["" if cell is None or cell is MISSING else _csv(cell) for cell in row] for row in self.rows]
+        csv.writer(out, lineterminator="\n").writerows([map(printable, self.columns), *plain])
         return out.getvalue()
 
     def latex(self) -> str:
@@ -143,10 +150,17 @@ def _kind(name: str, cells: Sequence[Any]) -> str:
     return ' class="short"' if max(len(shown(cell)) for cell in [name, *cells]) <= _SHORT else ""
 
 
-def _markdown(text: str) -> str:
-    escaped = re.sub(r"([|\\`*<>\[\]]|(?<!\w)_|_(?!\w))", r"\\\1", text)
+def in_markdown(text: str) -> str:
+    """Return a text as Markdown shows it letter by letter, in one line."""
+    escaped = re.sub(r"([|\\`*<>\[\]&~$]|(?<!\w)_|_(?!\w))", r"\\\1", printable(text))
     return re.sub(r"\s+", " ", escaped)
 
 
 def _latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in re.sub(r"\s+", " ", text))
+    text = re.sub(r"\s+", " ", printable(text))
+    made = "".join(_LATEX.get(character, character) for character in text)
+    return f"{{}}{made}" if made.startswith(("[", "*")) else made  # else an argument of the command before it
+
+
+def _csv(cell: Any) -> Any:
+    return cell if isinstance(cell, int | float) else printable(str(cell))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from expkit.comparison.compare import Comparison
-from expkit.comparison.configs import MISSING
+from expkit.comparison.configs import MISSING, written_value
 from expkit.comparison.run_data import RunData
 from expkit.comparison.statistics import CONFIDENCE
 from expkit.comparison.table import Table, json_value
@@ -39,13 +38,13 @@ def tidy_table(comparison: Comparison) -> Table:
     """Return one table with a row for each run and metric, and the configuration in which they differ: for programs."""
     keys = [f"config/{key}" for key in comparison.differences]
     columns = ["run", "group", "state", "seed", *keys, "metric", *_COLUMNS[1:]]
-    groups = {run.name: group.label for group in comparison.groups for run in group.runs}
+    groups = {id(run): group.label for group in comparison.groups for run in group.runs}  # ids of runs may be the same
     rows = []
     for place, run in enumerate(comparison.runs):
         config = [values[place] for values in comparison.differences.values()]
         for metric in comparison.metrics:
             row = _row(comparison, run, place, metric)[1:]
-            rows.append([run.name, groups.get(run.name), run.state, run.seed, *config, metric, *row])
+            rows.append([run.name, groups.get(id(run)), run.state, run.seed, *config, metric, *row])
     return Table("comparison", columns, rows)
 
 
@@ -60,7 +59,11 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
                 "seed": json_value(run.seed),
                 "step": json_value(run.feed.last.get("step")),
                 "seconds": run.feed.duration,
-                "differs": {key: json_value(values[place]) for key, values in comparison.differences.items()},
+                "differs": {  # what a run has not is not there; null is a value
+                    key: json_value(values[place])
+                    for key, values in comparison.differences.items()
+                    if values[place] is not MISSING
+                },
             }
             for place, run in enumerate(comparison.runs)
         ],
@@ -90,7 +93,7 @@ _KEYS = ("run", "last", "best", "best_step", "min", "max", "common", "values", "
 
 def _runs(comparison: Comparison) -> Table:
     rows = [
-        [run.label, run.state, _whole(run.feed.last.get("step")), _span(run.feed.duration), run.seed, run.name]
+        [run.label, run.state, _whole(run.feed.last.get("step")), _span(run.feed.duration), _text(run.seed), run.name]
         for run in comparison.runs
     ]
     return Table("Runs", ["run", "state", "steps", "time", "seed", "id"], rows)
@@ -101,11 +104,11 @@ def _differences(comparison: Comparison) -> Table:
     title, found = "In what they differ", comparison.differences
     if len(found) < len(comparison.runs):
         rows = [
-            [run.label, *(_cell(values[place]) for values in found.values())]
+            [run.label, *(_setting(values[place]) for values in found.values())]
             for place, run in enumerate(comparison.runs)
         ]
         return Table(title, ["run", *found], rows)
-    rows = [[key, *map(_cell, values)] for key, values in found.items()]
+    rows = [[key, *map(_setting, values)] for key, values in found.items()]
     return Table(title, ["key", *(run.label for run in comparison.runs)], rows)
 
 
@@ -188,11 +191,13 @@ def _interval(low: float | None, high: float | None) -> str | None:
     return f"{low:.5g} to {high:.5g}" if low is not None and high is not None else None
 
 
-def _cell(value: Any) -> Any:
-    """Return a value of a configuration as YAML writes it."""
-    if value is None:
-        return "null"
-    return str(value) if isinstance(value, Sequence | Mapping) and not isinstance(value, str) else value
+def _setting(value: Any) -> Any:
+    """Return a value of a configuration with all its digits: those that tell runs apart may be the last ones."""
+    return value if value is MISSING else written_value(value)
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
 
 
 def _whole(value: float | None) -> int | None:

@@ -8,15 +8,21 @@ from typing import Any
 
 __all__ = ["TextExperiment", "parse_text"]
 
-_NUMBER = r"[-+]?(?:\d[\d,_]*\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?:inity)?)"
+_LONGEST = 2000  # characters of a line
+_WHOLE = r"(?:[1-9]\d{0,2}(?:,\d{3})+(?![\d,])|\d+(?:_\d+)*)"  # 1,234 and 1_234; 0,5 and 12,34 are none
+_NUMBER = rf"[-+]?(?:{_WHOLE}(?:\.\d*)?(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?:inity)?)"
 _VALUE = re.compile(rf"({_NUMBER})\s*(?:%|[a-zA-Z/]{{1,12}})?", re.IGNORECASE)
 _NAMED = re.compile(r"(?:experiment|run)(?:\s+name)?\s*[:=]\s*(?P<name>.+)", re.IGNORECASE)
-_DECORATED = re.compile(r"(?:[=#*~]{2,}|#\s|\[)\s*(?P<name>.*?)\s*(?:[=#*~-]{2,}|\])?")
+_DECORATED = re.compile(r"(?:[=#*~]{2,}|#\s)(?P<name>.*?)(?:[=#*~-]{2,})?")
+_BRACKETS = re.compile(r"\[(?P<inside>[^\[\]]*)\](?P<rest>.*)")
 _RULE = re.compile(r"[=#*~_-]{3,}")
 _AT = re.compile(
-    r"(?:step|iter|iteration|epoch)\s*[:=#]?\s*(?P<step>\d[\d,_]*)(?:\s*/\s*\d[\d,_]*)?\b(?P<rest>.*)", re.IGNORECASE
+    rf"(?P<what>step|iter|iteration|epoch)\s*[:=#]?\s*(?P<step>{_WHOLE})(?:\s*/\s*{_WHOLE})?\b(?P<rest>.*)",
+    re.IGNORECASE,
 )
-_PAIR = re.compile(rf"(?P<name>[A-Za-z][\w./ -]*?)\s*[:=]\s*(?P<value>{_NUMBER})\s*%?(?=$|[\s,;|)])", re.IGNORECASE)
+_PAIR = re.compile(
+    rf"(?P<name>[A-Za-z][\w./ -]*?)\s*[:=]\s*(?P<value>{_NUMBER})\s*%?(?=$|[\s;|)]|,(?!\d))", re.IGNORECASE
+)
 _ENTRY = re.compile(r"(?P<name>[^:=]+?)\s*[:=]\s*(?P<value>.*)")
 _CONFIG = ("config", "configuration", "hyperparameters", "settings", "arguments", "parameters")
 #: What is configuration wherever it is written.
@@ -56,12 +62,15 @@ def parse_text(text: str) -> tuple[list[TextExperiment], list[int]]:
     - `config:` (configuration, hyperparameters, settings, arguments, parameters) on a line of its own begins the
       configuration, `results:` (metrics, final metrics, final results) ends it; so does an empty line.
     - `Step 100: loss 6.5, val_loss=6.7` is history: step, iteration or epoch, its number (`100/5000` too), then pairs
-      NAME: VALUE or NAME=VALUE.
+      NAME: VALUE or NAME=VALUE. Where there is an epoch and a step, the step counts.
+    - What is in brackets before other things, as in logs, is passed over: `[12:00:01] [INFO] Step 100: loss 6.5`. A
+      step may be in them: `[Step 100] loss 6.5`.
     - `NAME: VALUE` or `NAME = VALUE`, with `-` or `*` before it or not, is a final metric where VALUE is a number
-      (1,234.5, 1e-3, 97.5 %, 12.5 s, nan), and configuration within the configuration, where it is anything else, and
-      where the name is a usual setting's (seed, lr, batch size, num layers). Several pairs on a line are several
-      metrics.
-    - Rules (`-----`), empty lines and Markdown's emphasis are passed over.
+      (1,234.5, 1e-3, 97.5 %, 12.5 s, nan), and configuration within the configuration, where it is anything else (0,5
+      with a decimal comma, too), and where the name is a usual setting's (seed, lr, batch size, num layers). Several
+      pairs on a line are several metrics.
+    - Rules (`-----`), empty lines and Markdown's emphasis are passed over. A line with more than 2,000 characters is
+      not read.
 
     Names are written as in journals: "Final Validation Loss" is val_loss, "Best val loss" best_val_loss.
     """
@@ -70,11 +79,13 @@ def parse_text(text: str) -> tuple[list[TextExperiment], list[int]]:
     unread: list[int] = []
     for number, raw in enumerate(text.splitlines(), 1):
         line = raw.replace("**", "").replace("`", "").strip()
-        line = re.sub(r"^[-*•]\s+", "", line)
+        line = _without_stamps(re.sub(r"^[-*•]\s+", "", line))
         if not line or _RULE.fullmatch(line):
             in_config = in_config and bool(line)
         elif (section := line.strip("#*= ").rstrip(":").lower()) in (*_CONFIG, *_RESULTS):
             in_config = section in _CONFIG
+        elif len(line) > _LONGEST:
+            unread.append(number)
         elif (name := _heading(line)) is not None:
             experiments.append(TextExperiment(name))
             in_config = False
@@ -85,20 +96,36 @@ def parse_text(text: str) -> tuple[list[TextExperiment], list[int]]:
 
 def _heading(line: str) -> str | None:
     """Return the name of the experiment that begins here, or None."""
-    decorated = _DECORATED.fullmatch(line)
-    inside = decorated["name"] if decorated is not None else line
+    brackets = _BRACKETS.fullmatch(line)
+    if brackets is not None and _AT.fullmatch(brackets["inside"].strip()) is not None:
+        return None
+    found = brackets or _DECORATED.fullmatch(line)
+    inside = found[1].strip() if found is not None else line
     named = _NAMED.fullmatch(inside)
-    found = named["name"] if named is not None else inside if decorated is not None else ""
-    return found.strip(" :") or None
+    name = named["name"] if named is not None else inside if found is not None else ""
+    return name.strip(" :") or None
+
+
+def _without_stamps(line: str) -> str:
+    """Return a line without the brackets that it begins with, unless they are all of it; a step in them stays."""
+    step = ""
+    while (found := _BRACKETS.fullmatch(line)) is not None and found["rest"].strip():
+        if _AT.fullmatch(found["inside"].strip()) is not None:
+            step = found["inside"].strip()
+        line = found["rest"].strip(" :-")
+    return f"{step} {line}".strip()
 
 
 def _take(experiment: TextExperiment, line: str, in_config: bool) -> bool:
     """Take what is in a line; return whether there is anything."""
     at = _AT.fullmatch(line)
     if at is not None and not in_config:
-        pairs = [(match["name"], match["value"]) for match in _PAIR.finditer(_separated(at["rest"]))]
+        inner = _AT.fullmatch(at["rest"].lstrip(" ,;|/()[]:-"))  # Epoch 3, Step 300
+        step = at["step"] if inner is None or at["what"].lower() != "epoch" else inner["step"]
+        rest = at["rest"] if inner is None else inner["rest"]
+        pairs = [(match["name"], match["value"]) for match in _PAIR.finditer(_separated(rest))]
         for name, value in pairs:
-            experiment.history.setdefault(_metric(name), []).append((_number(at["step"]), _number(value)))
+            experiment.history.setdefault(_metric(name), []).append((_number(step), _number(value)))
         return bool(pairs)
     entry = _ENTRY.fullmatch(line)
     if entry is None:
@@ -138,14 +165,12 @@ def _plain(text: str) -> Any:
     """Return a configuration's value: a number, a truth value, or the text."""
     if text.lower() in ("true", "yes", "on", "false", "no", "off"):
         return text.lower() in ("true", "yes", "on")
+    if re.fullmatch(_NUMBER, text, re.IGNORECASE) is None:
+        return text.strip("\"'")
     try:
         return int(text.replace(",", ""))
     except ValueError:
-        pass
-    try:
         return _number(text)
-    except ValueError:
-        return text.strip("\"'")
 
 
 def _metric(name: str) -> str:

@@ -116,6 +116,14 @@ class Curve:
             averages.append(mean + decay * (averages[-1] - mean) if averages else mean)
         return table[_STEP].tolist(), averages
 
+    def means(self) -> tuple[list[float], list[float]]:
+        """Return steps and values of the bins' means; of a curve that is not thinned, the values.
+
+        `line` goes from extreme to extreme: of noise that is not symmetric, its middle is not the mean.
+        """
+        table = self._all()
+        return table[_STEP].tolist(), table[_MEAN].tolist()
+
     def resolution(self, between: tuple[float, float]) -> tuple[int, int]:
         """Return how many bins show the steps from one to another, and how many values are in a bin."""
         table = self._all()

@@ -57,7 +57,7 @@ class Axis:
         at, values = feed.curves[self.along].line()
         if not at:
             return places
-        known = np.array(values)
+        known = np.maximum.accumulate(values)
         if self.along == "time":
             known = (known - known[0]) / self.unit
         first, last = np.interp(places, known, at).tolist()

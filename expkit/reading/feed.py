@@ -147,7 +147,8 @@ class RunFeed:
         at, values = self.curves[name].line() if name in self.curves else ([], [])
         if not at:
             return np.full(len(steps), math.nan)
-        return np.interp(steps, at, values) - (values[0] if from_zero else 0.0)
+        known = np.maximum.accumulate(values)  # where a clock was set back it stands still
+        return np.interp(steps, at, known) - (values[0] if from_zero else 0.0)
 
     def _curve(self, name: str) -> Curve:
         found = self.curves.get(name)

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import orjson
-
+from expkit.errors import UserError
+from expkit.files import read_json
 from expkit.record import RESERVED
 
-__all__ = ["history_entries", "read_history"]
+__all__ = ["history_entries", "read_history", "read_results"]
 
 #: What the entries of a history hold in groups, and how these names begin in a journal.
 _PREFIXES = {"train": "train_", "test": "val_", "val": "val_", "validation": "val_", "diagnostics": ""}
@@ -20,20 +20,30 @@ _RENAMED = {"test_loss": "val_loss", "test_accuracy": "val_accuracy"}
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """Return the entries that a results.json holds. NaN and infinities, which Python's json writes, are read too.
+    """Return the entries that a results.json holds.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is no JSON object; it is being written, say.
+        UserError: (a ValueError) it is no JSON object; it is being written, say.
     """
-    data = path.read_bytes()
+    return history_entries(read_results(path))
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Return what a results.json holds. NaN and infinities, which Python's json writes, are read too.
+
+    Raises:
+        UserError: (a ValueError) there is none, it cannot be read, or it holds something else.
+    """
     try:
-        results = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        results = json.loads(data)
-    if not isinstance(results, dict):
-        raise ValueError(f"{path} holds no JSON object")
-    return history_entries(results)
+        return read_json(path)
+    except UserError:
+        try:
+            found = json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise
+    return found
 
 
 def history_entries(results: Mapping[str, Any]) -> list[dict[str, Any]]:

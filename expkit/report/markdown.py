@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
-from expkit.comparison.table import Table
+from expkit.comparison.table import Table, in_markdown
 from expkit.plots.themes import ThemeName
 from expkit.report import tables
 from expkit.report.content import Report
@@ -32,13 +32,13 @@ def make_markdown(report: Report, path: Path, theme: ThemeName, single: bool) ->
     """
     files: dict[Path, bytes] = {}
     figures = [] if single else list(_figures(report, path, theme, files))
-    parts = [f"# {_inline(report.title)}", _lead(report), *_sections(report, figures)]
+    parts = [f"# {in_markdown(report.title)}", _lead(report), *_sections(report, figures)]
     return ("\n\n".join(parts) + "\n").encode("utf-8", "replace"), files
 
 
 def _lead(report: Report) -> str:
     what = "A training run" if report.single else f"{len(report.runs)} training runs"
-    notes = "".join(f" {_inline(note)}" for note in report.notes)
+    notes = "".join(f" {in_markdown(note)}" for note in report.notes)
     return f"{what}, as of {report.when}.{notes}"
 
 
@@ -69,7 +69,7 @@ def _sections(report: Report, figures: list[str]) -> Iterator[str]:
     if texts:
         yield "## Samples"
     for part, text in texts:
-        yield f"**{_inline(part.label)}**"
+        yield f"**{in_markdown(part.label)}**"
         yield _fenced(text)
 
 
@@ -92,7 +92,7 @@ def _figures(report: Report, path: Path, theme: ThemeName, files: dict[Path, byt
         file = folder / f"{number:02}_{safe}{suffix}"
         files[file] = content
         address = quote(f"{folder.name}/{file.name}")
-        return f"![{_inline(caption)}]({address})\n\n*Figure {number}: {_inline(caption)}.*"
+        return f"![{in_markdown(caption)}]({address})\n\n*Figure {number}: {in_markdown(caption)}.*"
 
     for panel in panels_for(report):
         said = remarks_of(panel)
@@ -105,10 +105,6 @@ def _figures(report: Report, path: Path, theme: ThemeName, files: dict[Path, byt
             stem = picture.kind if report.single else f"{part.label}_{picture.kind}"
             whose = "" if report.single else f" of {part.label}"
             yield figure(stem, Path(picture.name).suffix.lower(), picture.content, f"{picture.kind}{whose}{when}")
-
-
-def _inline(text: str) -> str:
-    return re.sub(r"\s+", " ", re.sub(r"([|\\`*<>\[\]]|(?<!\w)_|_(?!\w))", r"\\\1", text))
 
 
 def _fenced(text: str) -> str:

@@ -49,13 +49,13 @@ def _summary(report: Report, part: RunPart) -> dict[str, Any]:
     figures = part.data.figures(metric) if metric is not None else None
     best = figures.best(comparison.direction(metric)) if figures is not None and metric is not None else (None, None)
     told = f"{state.state}: {state.text}" if state.text else state.state
-    groups = {run.name: group.label for group in comparison.groups for run in group.runs}
+    groups = {id(run): group.label for group in comparison.groups for run in group.runs}
     events = ", ".join(
         f"{part.counted[name]} {name.lower()}" for name in ("CRITICAL", "WARNING") if part.counted.get(name)
     )
     return {
         "run": part.label,
-        "group": groups.get(part.data.name),
+        "group": groups.get(id(part.data)),
         "state": told if report.single or state.state not in ("finished", "running") else state.state,
         "steps": _steps(state.step, state.total_steps),
         "time": _span(part.data.feed.duration),

@@ -13,6 +13,7 @@ from rich.style import Style
 from rich.text import Text
 
 from expkit.plots.themes import THEMES, Theme
+from expkit.printable import printable as plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -127,11 +128,6 @@ def detect_look(out: TextIO, environment: Mapping[str, str] = os.environ) -> Loo
         light=environment.get("COLORFGBG", "").rpartition(";")[2] in ("7", "15"),
         movable=movable,
     )
-
-
-def plain(text: str) -> str:
-    """Return text in one line, without characters that a terminal would obey."""
-    return "".join(sign if sign.isprintable() else " " if sign.isspace() else "?" for sign in text)
 
 
 def shortened(name: str, width: int) -> str:

@@ -163,6 +163,7 @@ def test_runs_are_called_by_what_they_differ_in_if_that_tells_them_apart(six: li
         ({"group_by": "seed", "baseline": "x"}, "there is no such group; there are: lr 1, lr 2"),
         ({"baseline": "x"}, "none without --group-by"),
         ({"minimize": ["x"]}, "there is no metric x"),
+        ({"minimize": ["odd"], "maximize": ["odd"]}, "odd: choose one of them"),
     ],
 )
 def test_what_there_is_not_is_refused_in_one_line(six: list[RunDir], request_: dict[str, Any], says: str) -> None:
@@ -192,7 +193,7 @@ def test_every_form_has_the_same_figures(six: list[RunDir], tmp_path: Path) -> N
 def test_a_table_can_be_pasted_whatever_is_in_it(tmp_path: Path) -> None:
     found = of(make_run(tmp_path / "a", [1.0], note="a|b\n50% & $x_1$"), make_run(tmp_path / "b", [1.0], note="c"))
     assert r"a\|b 50%" in written(found, "markdown").decode()
-    assert r"a|b 50\% \& \$x\_1\$" in written(found, "latex").decode()
+    assert r"a\textbar{}b 50\% \& \$x\_1\$" in written(found, "latex").decode()
 
 
 def test_the_command_writes_what_the_ending_says(
@@ -204,7 +205,7 @@ def test_the_command_writes_what_the_ending_says(
     assert r"\toprule" in (folder / "made" / "table.tex").read_text()
     assert main(["compare", "--outputs", ".", "--json"]) == 0
     capsys.readouterr()
-    assert main(["compare", "--outputs", str(folder), "--newest", "3", "--json"]) == 0
+    assert main(["compare", "--outputs", str(folder), "--newest", "3", "--metrics", "odd, val_loss", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["runs"]) == 3
 
 

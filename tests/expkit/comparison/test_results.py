@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from expkit import ResultsAggregator, ResultsParser, VisualizationManager
+from expkit.comparison.text_results import parse_text
 from expkit.errors import UserError
 from tests.expkit.comparison.test_compare import make_run
 
@@ -55,6 +56,57 @@ def test_a_text_is_read_by_its_grammar(text: Path, caplog: pytest.LogCaptureFixt
     assert second["config"] == {"lr": 0.002, "seed": 3, "Optimizer": "Adam"} and second["seed"] == 3
     assert second["final_metrics"] == {"val_loss": 5.1, "accuracy": 97.5, "loss": 5.0, "perplexity": 148.4}
     assert "passed over 2 line(s) that are no results, the first is line 1" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("line", "history", "final", "config"),
+    [
+        ("[2026-01-01 10:00:00] [INFO] step 100 loss 3.2", {"loss": [(100, 3.2)]}, {}, {}),
+        ("[Step 100/500] loss: 3, acc: 1", {"loss": [(100, 3.0)], "acc": [(100, 1.0)]}, {}, {}),
+        ("Epoch 3, Step 1,300: loss 2", {"loss": [(1300, 2.0)]}, {}, {}),
+        ("Step 300 (epoch 3): loss 2", {"loss": [(300, 2.0)]}, {}, {}),
+        ("[INFO] val_loss: 2", {}, {"val_loss": 2.0}, {}),
+        ("step 5 loss -1e-3, lr .5", {"loss": [(5, -1e-3)], "lr": [(5, 0.5)]}, {}, {}),
+        ("loss=6.5,val_loss=6.7", {}, {"loss": 6.5, "val_loss": 6.7}, {}),
+        ("tokens: 1,234,567", {}, {"tokens": 1234567.0}, {}),
+        ("val_loss: 0,523", {}, {}, {"val_loss": "0,523"}),  # 523 would be a lie
+        ("hidden: 128,64", {}, {}, {"hidden": "128,64"}),
+        ("Step 5: loss 3,21", {}, {}, {}),
+        ("Step 5: loss=3,21", {}, {}, {}),
+        (f"val_loss: 1{'0' * 3000}", {}, {}, {}),
+    ],
+)
+def test_a_line_is_read_as_it_is_meant_or_not_at_all(
+    line: str, history: dict[str, object], final: dict[str, float], config: dict[str, object]
+) -> None:
+    found, unread = parse_text(line)
+    assert unread == ([] if history or final or config else [1])
+    assert [(each.history, each.final, each.config) for each in found] == ([] if unread else [(history, final, config)])
+
+
+def test_steps_are_put_in_their_order_and_none_of_many_is_left_out(tmp_path: Path) -> None:
+    lines = [f"Step {step}: loss {step}" for step in (*range(3000, 6000), *range(1, 3000))]
+    (tmp_path / "log.txt").write_text("\n".join(lines))
+    history = [{"step": step, "loss": step} for step in range(1, 6000)]
+    (tmp_path / "results.json").write_text(json.dumps({"training_history": history, "final_metrics": {"a": 1}}))
+    for found in ResultsParser([tmp_path / "log.txt", tmp_path / "results.json"]).parse():
+        assert found["loss_history"] == found["steps"]["loss"] == list(range(1, 6000))
+        assert found["final_metrics"]["loss"] == 5999
+
+
+def test_what_pythons_json_writes_is_read_and_what_is_odd_is_passed_over(tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    file.write_text(
+        '{"final_metrics": {"val_loss": NaN, "a": null, "b": [1], "c": {"d": 1}, "e": true, "f": 2}, "seed": [1]}'
+    )
+    (found,) = ResultsParser(file).parse()
+    aggregator = ResultsAggregator([found, {"name": "big", "final_metrics": {"f": 10**400}}])
+    assert aggregator.metrics == ["f", "val_loss"] and found["seed"] is None
+    assert aggregator.generate_summary_statistics()["f"]["n"] == 1
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{")
+    file.rename(tmp_path / "run" / "results.json")
+    assert ResultsParser(tmp_path / "run").parse()[0]["config"] == {}, "a damaged configuration hides no results"
 
 
 def test_a_text_without_a_heading_is_one_experiment(tmp_path: Path) -> None:

@@ -99,6 +99,12 @@ def test_a_band_is_where_every_curve_has_a_value() -> None:
     assert len(band([([1, 2], [1.0, 1.0]), ([], [])]).places) == len(band([]).places) == 0
 
 
+def test_where_places_fall_what_was_there_before_is_undone() -> None:
+    rewound = ([1, 2, 3, 4, 3, 4, 5], [1.0, 2.0, 9.0, 9.0, 3.0, 4.0, 5.0])
+    np.testing.assert_allclose(values_at([rewound], [1, 2, 3, 4, 5]), [[1, 2, 3, 4, 5]])
+    assert band([rewound, ([1, 5], [1.0, 5.0])]).mean.tolist() == [1, 2, 3, 4, 5]
+
+
 def test_many_places_become_evenly_few_unless_all_have_the_same() -> None:
     long = (range(1000), [float(number) for number in range(1000)])
     found = band([long, ([0.5, 999.5], [0.5, 999.5])], most=50)

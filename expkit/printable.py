@@ -1,0 +1,10 @@
+"""Names and texts from files, made fit for a terminal."""
+
+from __future__ import annotations
+
+__all__ = ["printable"]
+
+
+def printable(text: str) -> str:
+    """Return text in one line, without characters that a terminal would obey: escapes, controls, turns of direction."""
+    return "".join(sign if sign.isprintable() else " " if sign.isspace() else "?" for sign in text)
