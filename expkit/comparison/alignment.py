@@ -74,9 +74,10 @@ def band(curves: Sequence[Points], most: int = _MOST) -> Band:
     if len(places) > most and not all(np.array_equal(each, given[0]) for each in given[1:]):
         places = np.linspace(start, end, most)
     values = values_at(curves, places)
-    mean, count = values.mean(axis=0), len(values)
-    half = half_width(1.0, count) * values.std(axis=0, ddof=1) if count > 1 else np.zeros(len(mean))
-    return Band(places, mean, mean - half, mean + half)
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, count = values.mean(axis=0), len(values)
+        half = half_width(1.0, count) * values.std(axis=0, ddof=1) if count > 1 else np.zeros(len(mean))
+        return Band(places, mean, mean - half, mean + half)
 
 
 def _clean(places: Sequence[float], values: Sequence[float]) -> tuple[_Array, _Array]:

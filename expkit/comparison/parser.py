@@ -34,7 +34,8 @@ class ResultsParser:
         path: one of these, or several of them in a list:
 
             - a run directory, of the runner or of somebody's own loop (`results.json`, `logs/metrics.jsonl`);
-            - a folder of run directories: all of them, the one that was active last at the end;
+            - a folder of run directories: all of them, the one that was active last at the end; before them those
+              without a config.json, by name;
             - a `results.json`;
             - a plain text file. Its grammar is in `expkit.comparison.text_results.parse_text`: headings
               (`Experiment: NAME`, `=== NAME ===`), `config:` with `NAME: VALUE` lines up to an empty line, history
@@ -66,7 +67,7 @@ class ResultsParser:
 
     def _parse(self, path: Path) -> list[dict[str, Any]]:
         if path.is_dir():
-            runs = [RunDir(path)] if _is_run(RunDir(path)) else active_runs(path)
+            runs = [RunDir(path)] if _is_run(RunDir(path)) else _runs_in(path)
             if not runs:
                 raise UserError(f"{path}: there is no run in it (no config.json, results.json or logs/metrics.jsonl)")
             return [_of_run(load_run(run)) for run in runs]
@@ -98,6 +99,13 @@ class ResultsParser:
 
 def _is_run(run: RunDir) -> bool:
     return run.exists() or run.metrics.exists() or run.results.exists()
+
+
+def _runs_in(folder: Path) -> list[RunDir]:
+    runs = active_runs(folder)
+    known = {run.root for run in runs}
+    others = [RunDir(each) for each in sorted(folder.iterdir()) if each not in known and each.is_dir()]
+    return [*filter(_is_run, others), *runs]
 
 
 def _of_run(run: RunData) -> dict[str, Any]:

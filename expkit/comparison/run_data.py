@@ -45,7 +45,7 @@ class Figures:
     Attributes:
         last: its last value, finite or not.
         min: the least.
-        min_step: where.
+        min_step: where; exact up to 2^53, as all steps of curves.
         max: the greatest.
         max_step: where.
         count: finite values.
@@ -72,7 +72,7 @@ class RunData:
     """A run: what it was trained with, and its curves.
 
     Attributes:
-        feed: its files, read.
+        feed: its files, read; a final metric of results.json that has no curve is one value at the last step.
         label: its name in tables.
         state: finished, running, crashed ...
         config: flat, as it was resolved; {} if it is not known.
@@ -161,7 +161,9 @@ def load_run(run: RunDir, label: str = "") -> RunData:
     whole = flatten(_content(run.config))
     found = {name: value for name, value in whole.items() if name.startswith(_ENVIRONMENT) and value is not None}
     state = StateReader(feed).read().state
-    return RunData(feed, label or run.id, state, flatten(feed.config), found, _results(run.results))
+    results = _results(run.results)
+    _add_final(feed, results)
+    return RunData(feed, label or run.id, state, flatten(feed.config), found, results)
 
 
 def load_runs(runs: Sequence[RunDir]) -> list[RunData]:
@@ -194,6 +196,14 @@ def _content(path: Path) -> dict[str, Any]:
         return read_json(path) if path.exists() else {}
     except UserError:
         return {}  # damaged, or written just now
+
+
+def _add_final(feed: RunFeed, results: Mapping[str, Any]) -> None:
+    final = results.get("final_metrics")
+    for name, value in final.items() if isinstance(final, dict) else ():
+        if type(value) in (int, float) and name not in feed.curves and name not in RESERVED:
+            feed.curves[name] = Curve([feed.last.get("step", 0)], [float(value)])
+            feed.last[name] = float(value)
 
 
 def _results(path: Path) -> dict[str, Any]:

@@ -71,12 +71,15 @@ def estimate(values: Sequence[float]) -> Estimate | None:
     found = _finite(values)
     if not found:
         return None
-    array = np.asarray(found)
-    mean, n = float(array.mean()), len(found)
-    std = float(array.std(ddof=1)) if n > 1 else None
+    array, n = np.asarray(found), len(found)
+    same = min(found) == max(found)  # exactly: no error of rounding is a deviation
+    with np.errstate(over="ignore", invalid="ignore"):  # beyond 1e154 a square is infinite, and so is the interval
+        mean = found[0] if same else float(array.mean())
+        std = (0.0 if same else float(array.std(ddof=1))) if n > 1 else None
+        median = float(np.median(array))
     half = half_width(std, n) if std is not None else None
     low, high = (mean - half, mean + half) if half is not None else (None, None)
-    return Estimate(n, mean, std, low, high, min(found), max(found), float(np.median(array)))
+    return Estimate(n, mean, std, low, high, min(found), max(found), median)
 
 
 def half_width(std: float, n: int) -> float:
@@ -99,12 +102,19 @@ def difference(first: Mapping[Hashable, float], second: Mapping[Hashable, float]
         for seed in first
         if seed in second and math.isfinite(first[seed]) and math.isfinite(second[seed])
     ]
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _difference(pairs, _finite(list(first.values())), _finite(list(second.values())))
+
+
+def _difference(
+    pairs: Sequence[tuple[float, float]], before: Sequence[float], after: Sequence[float]
+) -> Difference | None:
     if len(pairs) >= 2:
-        gaps = np.asarray([after - before for before, after in pairs])
+        gaps = np.asarray([end - start for start, end in pairs])
         return _tested(
             float(gaps.mean()), float(gaps.std(ddof=1)) / math.sqrt(len(gaps)), len(gaps) - 1, len(gaps), True
         )
-    a, b = np.asarray(_finite(list(first.values()))), np.asarray(_finite(list(second.values())))
+    a, b = np.asarray(before), np.asarray(after)
     if len(a) < 2 or len(b) < 2:
         return None
     parts = a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)
@@ -119,7 +129,7 @@ def _tested(mean: float, error: float, freedom: float, n: int, paired: bool) -> 
 
     half = _quantile(freedom) * error
     t = mean / error if error else math.copysign(math.inf, mean) if mean else math.nan
-    p = 2 * float(stdtr(freedom, -abs(t))) if not math.isnan(t) else 1.0
+    p = 2 * float(stdtr(freedom, -abs(t))) if error or mean else 1.0
     return Difference(mean, mean - half, mean + half, t, p, n, paired)
 
 

@@ -19,6 +19,7 @@ __all__ = ["Table", "in_markdown", "json_value", "shown"]
 _NUMBER = re.compile(r"[-+]?\d[\d.,e+-]*(?: \*)?")
 
 _SHORT = 28  # characters
+_LONGEST = 1000
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -122,14 +123,17 @@ class Table:
 
 
 def shown(cell: Any) -> str:
-    """Return a cell for people: five digits, and a dash where there is nothing to say."""
+    """Return a cell for people: five digits, a dash where there is nothing to say, of a long text the beginning."""
     if cell is None:
         return "-"
     if isinstance(cell, bool):
         return str(cell).lower()
     if isinstance(cell, int):
         return f"{cell:,}"
-    return f"{cell:.5g}" if isinstance(cell, float) else str(cell)
+    if isinstance(cell, float):
+        return f"{cell:.5g}"
+    text = str(cell)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… ({len(text):,} characters)"
 
 
 def json_value(cell: Any) -> Any:

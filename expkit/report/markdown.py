@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
-from expkit.comparison.table import Table, in_markdown
+from expkit.comparison.table import Table, in_markdown, shown
 from expkit.plots.themes import ThemeName
 from expkit.report import tables
 from expkit.report.content import Report
@@ -56,7 +56,7 @@ def _sections(report: Report, figures: list[str]) -> Iterator[str]:
     whole = tables.configuration_table(report)
     if whole is not None and whole.rows:
         yield "The whole configuration:" if report.single else "What all configurations have in common:"
-        yield _fenced("\n".join(f"{key}: {value}" for key, value in whole.rows))
+        yield _fenced("\n".join(f"{key}: {shown(value)}" for key, value in whole.rows))
     environment = tables.environment_tables(report)
     named = [replace(table, title=table.title or "What the run was trained with") for table in environment]
     yield from _titled("Environment", named)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from expkit import ResultsParser
 from expkit.cli.compare import written
 from expkit.comparison.configs import MISSING
 from expkit.comparison.table import Table
+from expkit.experiment import RunDir
 from expkit.journal import Journal
 from expkit.record import Record
 from tests.expkit.comparison.test_compare import make_run, of
@@ -61,6 +64,24 @@ def test_a_clock_that_is_set_back_stands_still(tmp_path: Path) -> None:
     found = of(run, make_run(tmp_path / "b", [9.0, 8.0, 7.0]), along="time")
     assert found.runs[0].curve("val_loss", found.axis).line()[0] == [0.0, 10.0, 10.0, 20.0, 30.0]
     assert found.common_end("val_loss") == (20.0, [2.0, 7.0])
+
+
+def test_a_run_with_nothing_but_final_metrics_is_compared_by_them(tmp_path: Path) -> None:
+    for name, loss in (("a", 3.0), ("b", 4.0)):
+        final = {"val_loss": loss, "note": "x", "step": 7, "none": None}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps({"final_metrics": final}))
+    found = of(RunDir(tmp_path / "a"), RunDir(tmp_path / "b"))
+    assert (found.metrics, found.left_out) == (["val_loss"], [])
+    told = json.loads(written(found, "json"))["metrics"]["val_loss"]["runs"]
+    assert [(each["last"], each["values"]) for each in told] == [(3.0, 1), (4.0, 1)]
+    assert [each["name"] for each in ResultsParser(tmp_path).parse()] == ["a", "b"]
+
+
+def test_of_a_long_text_the_beginning_is_shown_and_programs_have_all(tmp_path: Path) -> None:
+    found = of(*(make_run(tmp_path / name, [1.0], note=name * 100_000) for name in "ab"))
+    assert len(written(found, "text")) < 20_000 and b"(100,000 characters)" in written(found, "text")
+    assert b"b" * 100_000 in written(found, "csv")
 
 
 def test_settings_are_told_with_all_their_digits(tmp_path: Path) -> None:

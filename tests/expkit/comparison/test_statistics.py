@@ -68,6 +68,19 @@ def test_pairs_that_differ_by_the_same_are_certain_and_equal_ones_are_not_differ
     assert (same.mean, same.p) == (0.0, 1.0)
 
 
+@pytest.mark.filterwarnings("error")
+def test_values_that_are_the_same_deviate_by_nothing_and_huge_ones_break_nothing() -> None:
+    same = estimate([0.1] * 3)
+    assert same is not None
+    assert (same.mean, same.std, same.low, same.high) == (0.1, 0.0, 0.1, 0.1)
+    huge = estimate([1e300, -2e300])
+    assert huge is not None
+    assert huge.min == -2e300 and not math.isfinite(huge.high or 0)
+    for second in ({0: -1e308, 1: 1e308}, {5: 1e200, 6: 3e200}):
+        assert difference({0: 1e308, 1: -1e308}, second) is not None
+    assert len(band([([1, 2], [1e308, 1.0]), ([1, 2], [-1e308, 2.0])]).places) == 2
+
+
 def test_too_few_values_tell_nothing() -> None:
     assert difference({0: 1.0}, {0: 2.0}) is None
     assert difference({0: 1.0, 1: math.nan}, {0: 2.0, 1: 3.0}) is None
