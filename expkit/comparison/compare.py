@@ -192,7 +192,7 @@ def compare(runs: Sequence[RunData], request: Request | None = None) -> Comparis
     if request.baseline is not None and request.baseline not in [group.label for group in groups]:
         there = ", ".join(group.label for group in groups) or "none without --group-by"
         raise UserError(f"--baseline {request.baseline}: there is no such group; there are: {there}")
-    return Comparison(
+    made = Comparison(
         request,
         runs,
         metrics,
@@ -202,6 +202,10 @@ def compare(runs: Sequence[RunData], request: Request | None = None) -> Comparis
         groups,
         notes,
     )
+    unclear = [name for name in metrics if groups and request.which == "best" and made.direction(name) is None]
+    if unclear:
+        notes.append(f"whether less or more is better is not known of {', '.join(unclear)}: --minimize or --maximize")
+    return made
 
 
 def _chosen(known: Sequence[str], wanted: Sequence[str] | None, curves: Collection[str]) -> list[str]:

@@ -84,6 +84,14 @@ def test_of_a_long_text_the_beginning_is_shown_and_programs_have_all(tmp_path: P
     assert b"b" * 100_000 in written(found, "csv")
 
 
+def test_a_best_value_of_which_nobody_knows_the_direction_is_said(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, [2.0, 1.0], lr=name) for name in "ab"]
+    wanted = {"metrics": ["odd", "val_loss"], "group_by": "lr", "which": "best"}
+    (said,) = of(*runs, **wanted).notes
+    assert said == "whether less or more is better is not known of odd: --minimize or --maximize"
+    assert of(*runs, **wanted, maximize=["odd"]).notes == []
+
+
 def test_settings_are_told_with_all_their_digits(tmp_path: Path) -> None:
     runs = [
         make_run(tmp_path / str(place), [1.0], lr=lr, batch=2048) for place, lr in enumerate([0.1234567, 0.1234568])
