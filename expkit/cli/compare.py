@@ -142,6 +142,7 @@ def request_of(options: argparse.Namespace) -> Request:
 
 def written(comparison: Comparison, form: str) -> bytes:
     """Return a comparison as text, markdown, csv, json or latex."""
+    from expkit.comparison.direction import telling_rank
     from expkit.comparison.tables import tables_of, tidy_table, to_json
 
     if form == "json":
@@ -150,7 +151,7 @@ def written(comparison: Comparison, form: str) -> bytes:
         return tidy_table(comparison).csv().encode("utf-8", "replace")
     tables = [getattr(table, form)() for table in tables_of(comparison)]
     if form == "text" and comparison.left_out:
-        first = printable(comparison.left_out[0])
+        first = printable(min(comparison.left_out, key=telling_rank))
         tables.append(f"{len(comparison.left_out)} more metrics: --metrics {first},... (or '*')")
     return ("\n\n".join(tables) + "\n").encode("utf-8", "replace")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from expkit.comparison.alignment import values_at
+from expkit.comparison.alignment import standing, values_at
 from expkit.comparison.configs import flatten, seed_of
 from expkit.comparison.direction import Direction
 from expkit.errors import UserError
@@ -48,7 +48,7 @@ class Figures:
         min_step: where; exact up to 2^53, as all steps of curves.
         max: the greatest.
         max_step: where.
-        count: finite values.
+        count: finite values, of what was done again, too.
         nonfinite: others.
     """
 
@@ -108,6 +108,8 @@ class RunData:
         steps, values = curve.line() if curve is not None else ([], [])
         if curve is None or not values:
             return None
+        if (np.diff(steps) < 0).any():  # somebody's own loop that went back: what it did again counts
+            steps, values = (each.tolist() for each in standing(steps, values))
         low, high = int(np.argmin(values)), int(np.argmax(values))
         last = self.feed.last.get(metric, math.nan)  # an index keeps no NaN
         return Figures(last, values[low], int(steps[low]), values[high], int(steps[high]), curve.count, curve.nonfinite)

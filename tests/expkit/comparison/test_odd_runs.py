@@ -92,6 +92,18 @@ def test_a_best_value_of_which_nobody_knows_the_direction_is_said(tmp_path: Path
     assert of(*runs, **wanted, maximize=["odd"]).notes == []
 
 
+def test_of_a_loop_that_went_back_what_it_did_again_counts(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", [5.0, 4.0, 0.0])
+    with Journal(run.metrics) as journal:
+        for step, loss in ((2, 3.0), (3, 2.0), (4, 2.5)):
+            journal.write(Record(step, 1, 1e9 + step, {"val_loss": loss}))
+    found = of(run, make_run(tmp_path / "b", [1.0] * 3))
+    figures = found.runs[0].figures("val_loss")
+    assert figures is not None
+    assert (figures.last, figures.min, figures.min_step, figures.max) == (2.5, 2.0, 3, 5.0)
+    assert found.common_end("val_loss") == (3.0, [2.0, 1.0])
+
+
 def test_settings_are_told_with_all_their_digits(tmp_path: Path) -> None:
     runs = [
         make_run(tmp_path / str(place), [1.0], lr=lr, batch=2048) for place, lr in enumerate([0.1234567, 0.1234568])
