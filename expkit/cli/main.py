@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import expkit
 from expkit.errors import UserError
+from expkit.printable import printable
 
 __all__ = ["Command", "command_names", "find_command", "main"]
 
@@ -67,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         if argv is None and error.hangs:
             sys.stdout.flush()
             sys.stderr.flush()

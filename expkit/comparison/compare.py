@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from expkit.comparison.alignment import Band, band
-from expkit.comparison.configs import (
-    MISSING,
-    differences,
-    is_seed,
-    mark_of,
-    short_names,
-    without_identity,
-    written_value,
-)  # fmt: skip
+from expkit.comparison.configs import MISSING, differences, is_seed, short_names, without_identity, written_value
 from expkit.comparison.direction import Direction, direction_of, telling_rank
+from expkit.comparison.groups import MOST_IN_LABEL, Group, grouped, near
 from expkit.comparison.run_data import RunData
 from expkit.comparison.statistics import Difference, Estimate, difference, estimate
-from expkit.comparison.table import shown
 from expkit.errors import UserError
 from expkit.journal import is_volatile
-from expkit.printable import printable
 from expkit.reading.axis import Along, Axis, axis_of
 
 __all__ = ["Comparison", "Group", "Request", "Which", "compare"]
 
 Which = Literal["last", "best", "min", "max", "at"]
 _MOST_METRICS = 8
-_MOST_IN_LABEL, _LONGEST_LABEL = 3, 60
+_LONGEST_LABEL = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +48,6 @@ class Request:
     which: Which = "last"
     minimize: Sequence[str] = ()
     maximize: Sequence[str] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Runs that are summarized together."""
-
-    label: str
-    runs: Sequence[RunData]
 
 
 @dataclass(frozen=True)
@@ -178,7 +160,7 @@ def compare(runs: Sequence[RunData], request: Request | None = None) -> Comparis
     metrics = _chosen(known, request.metrics, curves)
     for name in (*request.minimize, *request.maximize):
         if name not in known:
-            raise UserError(f"--minimize and --maximize: there is no metric {name}{_near(name, known)}")
+            raise UserError(f"--minimize and --maximize: there is no metric {name}{near(name, known)}")
     if both := sorted({*request.minimize} & {*request.maximize}):
         raise UserError(f"--minimize and --maximize {both[0]}: choose one of them")
     if request.along == "samples" and not any("samples" in run.feed.curves for run in runs):
@@ -188,7 +170,7 @@ def compare(runs: Sequence[RunData], request: Request | None = None) -> Comparis
     if unknown := [run.label for run, config in zip(runs, configs, strict=True) if not config]:
         notes.append(f"no configuration is known of {', '.join(unknown)}")
     runs = _labelled(runs, found) if not unknown else runs
-    groups = _grouped(runs, configs, found, request.group_by, notes) if request.group_by else []
+    groups = grouped(runs, configs, found, request.group_by, notes) if request.group_by else []
     if request.baseline is not None and request.baseline not in [group.label for group in groups]:
         there = ", ".join(group.label for group in groups) or "none without --group-by"
         raise UserError(f"--baseline {request.baseline}: there is no such group; there are: {there}")
@@ -217,7 +199,7 @@ def _chosen(known: Sequence[str], wanted: Sequence[str] | None, curves: Collecti
     for pattern in wanted:
         matches = [name for name in known if name == pattern] or [name for name in known if fnmatchcase(name, pattern)]
         if not matches:
-            raise UserError(f"--metrics {pattern}: no run has such a metric{_near(pattern, known)}")
+            raise UserError(f"--metrics {pattern}: no run has such a metric{near(pattern, known)}")
         found += [name for name in matches if name not in found]
     return found
 
@@ -236,79 +218,11 @@ def _labelled(runs: Sequence[RunData], found: Mapping[str, Sequence[Any]]) -> Se
     """Return runs that are called by what they differ in, if that is little and tells them apart."""
     keys = [key for key in found if not is_seed(key) or key == "trainer.seed"]
     short = short_names(keys)
-    if not 1 <= len(keys) <= _MOST_IN_LABEL:
+    if not 1 <= len(keys) <= MOST_IN_LABEL:
         return runs
-    labels = [", ".join(f"{short[key]} {shown(found[key][place])}" for key in keys) for place in range(len(runs))]
+    labels = [
+        ", ".join(f"{short[key]} {written_value(found[key][place])}" for key in keys) for place in range(len(runs))
+    ]
     if len(set(labels)) < len(labels) or max(map(len, labels)) > _LONGEST_LABEL:
         return runs
     return [replace(run, label=label) for run, label in zip(runs, labels, strict=True)]
-
-
-def _grouped(
-    runs: Sequence[RunData],
-    configs: Sequence[Mapping[str, Any]],
-    found: Mapping[str, Sequence[Any]],
-    key: str,
-    notes: list[str],
-) -> list[Group]:
-    if key == "seed":
-        keys = [name for name in found if not is_seed(name)]
-        if any(run.seed is None for run in runs):
-            notes.append("of some runs the seed is not known: their values are in no pair")
-    else:
-        keys = [_resolve(key, configs)]
-    groups: dict[bytes, list[RunData]] = {}
-    chosen: dict[bytes, dict[str, Any]] = {}
-    for run, config in zip(runs, configs, strict=True):
-        values = {name: config.get(name, MISSING) for name in keys}
-        mark = mark_of(values) if config or key != "seed" else b""  # who knows in what else than its seed it differs
-        groups.setdefault(mark, []).append(run)
-        chosen.setdefault(mark, values)
-    known = [values for mark, values in chosen.items() if mark]
-    labels = iter(_group_labels(known, {} if key == "seed" else {keys[0]: key}))
-    return [Group(next(labels) if mark else "configuration not known", members) for mark, members in groups.items()]
-
-
-def _group_labels(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> list[str]:
-    """Return what groups are called: by all in which they differ if that is little, else by what tells them apart."""
-    keys = list(rows[0]) if rows else []
-    if len(keys) > _MOST_IN_LABEL:
-        keys = _telling_apart(rows)
-    short = {**short_names(keys), **names}
-
-    def labels(write: Callable[[Any], str]) -> list[str]:
-        return [", ".join(f"{short[name]} {write(row[name])}" for name in keys) or "all runs" for row in rows]
-
-    for made in (labels(written_value), labels(repr)):  # 2 and "2"
-        if len(set(made)) == len(made) and max(map(len, made), default=0) <= _LONGEST_LABEL:
-            return made
-    return [f"group {number}" for number in range(1, len(rows) + 1)]
-
-
-def _telling_apart(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a few keys by which rows are told apart: those with the shortest values that split them further."""
-    chosen: list[str] = []
-    apart = 1
-    for key in sorted(rows[0], key=lambda key: (max(len(written_value(row[key])) for row in rows), len(key))):
-        split = len({mark_of({each: row[each] for each in [*chosen, key]}) for row in rows})
-        if split > apart:
-            chosen, apart = [*chosen, key], split
-    return chosen
-
-
-def _resolve(key: str, configs: Sequence[Mapping[str, Any]]) -> str:
-    """Return the whole key of which somebody has typed the end."""
-    known = sorted({name for config in configs for name in config})
-    if key in known:
-        return key
-    matches = [name for name in known if name.endswith(f".{key}")]
-    if len(matches) == 1:
-        return matches[0]
-    if matches:
-        raise UserError(f"--group-by {key}: it is the end of several keys; write one of {', '.join(matches[:5])}")
-    raise UserError(f"--group-by {key}: no run has such a key in its configuration{_near(key, known)}")
-
-
-def _near(name: str, known: Sequence[str]) -> str:
-    close = list(map(printable, difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known[:5]))
-    return f"; there are {', '.join(close)}" if close else ""

@@ -119,7 +119,7 @@ def test_a_metric_that_one_run_has_not_is_missing_there(tmp_path: Path) -> None:
 
 def test_seeds_are_one_group_and_groups_are_tested_in_pairs(six: list[RunDir]) -> None:
     found = of(*six, group_by="seed", which="best")
-    assert [(group.label, len(group.runs)) for group in found.groups] == [("lr 1", 3), ("lr 2", 3)]
+    assert [(group.label, len(group.runs)) for group in found.groups] == [("lr 1.0", 3), ("lr 2.0", 3)]
     estimates = [found.estimate(group, "val_loss") for group in found.groups]
     assert [each.mean for each in estimates if each] == pytest.approx([1.1, 2.1])
     tested = found.difference(found.groups[1], "val_loss")
@@ -143,15 +143,15 @@ def test_groups_that_differ_in_much_are_called_by_little(tmp_path: Path) -> None
 
 
 def test_a_key_makes_groups_too_and_its_end_is_enough(six: list[RunDir]) -> None:
-    found = of(*six, group_by="lr", baseline="lr 2")
-    assert [group.label for group in found.groups] == ["lr 1", "lr 2"]
+    found = of(*six, group_by="lr", baseline="lr 2.0")
+    assert [group.label for group in found.groups] == ["lr 1.0", "lr 2.0"]
     assert found.baseline is found.groups[1]
     assert found.difference(found.groups[0], "val_loss") is not None
 
 
 def test_runs_are_called_by_what_they_differ_in_if_that_tells_them_apart(six: list[RunDir]) -> None:
     assert [run.label for run in of(*six[:2]).runs] == ["seed 0", "seed 1"]
-    assert of(*six).runs[3].label == "seed 0, lr 2"
+    assert of(*six).runs[3].label == "seed 0, lr 2.0"
     assert [run.label for run in of(six[0], six[0]).runs] == ["0 (1)", "0 (2)"]
 
 
@@ -160,7 +160,7 @@ def test_runs_are_called_by_what_they_differ_in_if_that_tells_them_apart(six: li
     [
         ({"metrics": ["val_los"]}, "--metrics val_los: no run has such a metric; there are val_loss"),
         ({"group_by": "optimizer.lrr"}, "no run has such a key"),
-        ({"group_by": "seed", "baseline": "x"}, "there is no such group; there are: lr 1, lr 2"),
+        ({"group_by": "seed", "baseline": "x"}, "there is no such group; there are: lr 1.0, lr 2.0"),
         ({"baseline": "x"}, "none without --group-by"),
         ({"minimize": ["x"]}, "there is no metric x"),
         ({"minimize": ["odd"], "maximize": ["odd"]}, "odd: choose one of them"),
@@ -178,13 +178,13 @@ def test_every_form_has_the_same_figures(six: list[RunDir], tmp_path: Path) -> N
     rows = list(csv.DictReader(io.StringIO(written(found, "csv").decode())))
     assert [float(row["best"]) for row in rows] == [entry["best"] for entry in plain["metrics"]["val_loss"]["runs"]]
     assert [row["config/optimizer.lr"] for row in rows] == ["1.0"] * 3 + ["2.0"] * 3
-    assert {row["group"] for row in rows} == {"lr 1", "lr 2"}
+    assert {row["group"] for row in rows} == {"lr 1.0", "lr 2.0"}
     latex = written(found, "latex").decode()
     assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 4
     assert r"val\_loss" in latex
     assert "| group | n | mean |" in written(found, "markdown").decode()
     panels = panels_of(found)
-    assert [line.label for line in panels[0].lines] == ["lr 1 (3 runs)", "lr 2 (3 runs)"]
+    assert [line.label for line in panels[0].lines] == ["lr 1.0 (3 runs)", "lr 2.0 (3 runs)"]
     assert all(line.band is not None for line in panels[0].lines)
     draw(found, tmp_path / "a.svg", "print")
     assert "<svg" in (tmp_path / "a.svg").read_text()
