@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from expkit.config_tracker import ConfigTracker
+from expkit.errors import UserError
 from expkit.experiment import RunDir
 from expkit.journal import JournalReader
 
@@ -17,6 +19,7 @@ __all__ = ["ResultsView"]
 
 log = logging.getLogger("expkit")
 
+_PICTURE = re.compile(r"visualizations/[^/]+_step_(?P<step>\d{1,18})\.png")
 _SPEEDS = ("samples_per_sec", "tokens_per_sec")
 
 
@@ -46,6 +49,7 @@ class ResultsView:
         self._generation = 0
         self._broken = 0
         self._interval = interval
+        self._earlier: list[str] | None = None
         self._written = -math.inf
 
     def due(self) -> bool:
@@ -68,7 +72,8 @@ class ResultsView:
         Args:
             best: what was best so far (best_val_loss, best_step ...); becomes part of final_metrics.
             best_checkpoint: its checkpoint, relative to the run directory.
-            samples: what the model made: texts, or paths of pictures.
+            samples: what the model made: texts, or paths of pictures. Without any, the pictures of them that an
+                earlier start of the run has drawn stay.
             elapsed: seconds that the run took so far.
         """
         self._written = time.monotonic()
@@ -82,9 +87,21 @@ class ResultsView:
         self._tracker.save_results(
             final_metrics={**self._history.final(), **best, "total_time_seconds": round(elapsed, 3)},
             best_checkpoint=best_checkpoint,
-            generation_samples=samples,
+            generation_samples=samples or self._drawn_before(),
             training_history=self._history.finished(),
         )
+
+    def _drawn_before(self) -> list[str]:
+        """Return the pictures that results.json has named, of steps that the run still has."""
+        if self._earlier is None:
+            try:
+                said = self._tracker.load_results().get("generation_samples")
+            except UserError:
+                said = None
+            self._earlier = [each for each in said if isinstance(each, str)] if isinstance(said, list) else []
+        steps = ((name, _PICTURE.fullmatch(name)) for name in self._earlier)
+        drawn = [name for name, match in steps if match is not None and int(match["step"]) <= self._history.step]
+        return [name for name in drawn if (self._files.root / name).is_file()]
 
     def _clear_if_anew(self) -> None:
         if self._reader.generation != self._generation:
@@ -112,7 +129,7 @@ class _History:
         self.entries: list[dict[str, Any]] = []
         self._sums: dict[str, tuple[float, int]] = {}
         self._speeds: dict[str, tuple[float, int]] = {}
-        self._samples = self._epoch = self._step = 0
+        self._samples = self._epoch = self.step = 0
         self._last: dict[str, Any] = {}
         self._diagnostics: dict[str, dict[str, Any]] = {name: {} for name in self._names}
 
@@ -129,7 +146,7 @@ class _History:
                 place[name] = total + value * weight, count + weight
         self._take_diagnostics(entry)
         self._last.update({name: value for name, value in entry.items() if isinstance(value, int | float)})
-        self._step = entry["step"]
+        self.step = entry["step"]
         test = {name.removeprefix("val_"): value for name, value in entry.items() if name.startswith("val_")}
         if test:
             self._close(test)
@@ -148,7 +165,7 @@ class _History:
         train = {name.removeprefix("train_"): total / count for name, (total, count) in self._sums.items()}
         if train:
             train |= self._summarize(dict(train))
-        made = {"epoch": self._epoch, "step": self._step, "train": train, "test": test}
+        made = {"epoch": self._epoch, "step": self.step, "train": train, "test": test}
         return {**made, "diagnostics": self._without_prefix()}
 
     def final(self) -> dict[str, Any]:

@@ -22,6 +22,8 @@ from expkit.ending import ending
 from expkit.errors import UserError
 from expkit.experiment import RunDir
 from expkit.files import write_bytes
+from expkit.listing.about import entry_of
+from expkit.longer import longer
 from expkit.results import ResultsView
 from expkit.troubles import WriteTrouble
 from train.parts import Parts
@@ -140,8 +142,8 @@ class Report:
         if runner is None:
             return
         best: dict[str, Any] = {f"best_{name}": value for name, value in runner.best.metrics.items()}
-        if best:
-            best["best_step"] = runner.best.step  # of the best checkpoint
+        if runner.best.step:  # of the best checkpoint: none where its metric was never finite
+            best["best_step"] = runner.best.step
         drawn = self.pictures.latest.get("samples", ()) if self.pictures is not None else ()
         shown = [str(path.relative_to(self.files.root)) for path in drawn]
         if self._results is None:
@@ -278,8 +280,9 @@ def say_next(outcome: Outcome, config: DictConfig) -> None:
         said += ["", "First, once for each terminal", f"  source {os.path.relpath(sys.prefix)}/bin/activate"]
     said += ["", "Look at", *(f"  {line}" for line in (*files, *outcome.look))]
     if config.checkpoint.get("_target_") is not None:
-        limit = "max_epochs" if config.trainer.max_steps is None else "max_steps"
-        said += ["Go on with it", f"  {resume_command(directory)} trainer.{limit}={2 * config.trainer[limit]}"]
+        status = entry_of(RunDir(directory)).status
+        more = longer(config.trainer, status.get("step"), status.get("total_steps"))
+        said += ["Go on with it", f"  {resume_command(directory)} {more}".rstrip()]
     try:
         print(*said, sep="\n", flush=True)
     except OSError:  # nobody is there any more to read it, which is no fault of the run's

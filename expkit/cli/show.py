@@ -22,6 +22,7 @@ from expkit.files import read_json
 from expkit.forecast import forecast_text
 from expkit.listing.about import about, entry_of
 from expkit.listing.entry import RunEntry
+from expkit.longer import longer
 from expkit.standing import sign_of, standing
 from expkit.trackers.known import KNOWN
 
@@ -84,7 +85,7 @@ def describe(run: RunDir) -> dict[str, Any]:
     command = config.get("command") or ""
     metrics = {
         name: value
-        for name, value in _metrics(entry, status).items()
+        for name, value in (entry.newest_metrics if entry.status else entry.metrics).items()
         if name.startswith(("train_", "val_", "final/", "loss"))
     }
     checkpoints = (
@@ -100,12 +101,12 @@ def describe(run: RunDir) -> dict[str, Any]:
         **_responses(config, status),
         "metrics": metrics,
         **checkpoints,
-        "next": _next(run, said["state"], config),
+        "next": _next(run, said["state"], config, status),
         "standing": state,
         "git_dirty": config.get("git_dirty"),
         **about(entry),
     }
-    return {**found, "commands": _commands(run, state, found, config)}
+    return {**found, "commands": _commands(run, state, found, config, status)}
 
 
 def _step(entry: RunEntry, status: Mapping[str, Any], ended: Ending | None) -> int:
@@ -114,15 +115,9 @@ def _step(entry: RunEntry, status: Mapping[str, Any], ended: Ending | None) -> i
     return max((step for step in steps if isinstance(step, int)), default=0)
 
 
-def _metrics(entry: RunEntry, status: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the last value of each metric: as the heartbeat has it, or the journal's end if that is later."""
-    said = dict(status.get("metrics") or {})
-    if entry.last.get("step", 0) > (status.get("step") or 0):
-        said |= entry.last
-    return said
-
-
-def _commands(run: RunDir, state: str, found: Mapping[str, Any], config: Mapping[str, Any]) -> list[dict[str, str]]:
+def _commands(
+    run: RunDir, state: str, found: Mapping[str, Any], config: Mapping[str, Any], status: Mapping[str, Any]
+) -> list[dict[str, str]]:
     """Return what to type next, the most useful first, and what each does."""
     root = shlex.quote(str(run.root))
     again = _again(run, config) if config.get("config") is not None else None
@@ -146,7 +141,7 @@ def _commands(run: RunDir, state: str, found: Mapping[str, Any], config: Mapping
     if "checkpoints" in found:
         said.append((f"expkit checkpoints {root} --verify", "whether every byte of its checkpoints is right"))
     if state == "finished" and again is not None:
-        said.append((_longer(again, config), "trains it on"))
+        said.append((_longer(again, config, status), "trains it on"))
     return [{"command": command, "does": does} for command, does in said]
 
 
@@ -177,12 +172,12 @@ def _standing(status: Mapping[str, Any], ended: Ending | None) -> dict[str, Any]
     return {"state": state, **told, **event}
 
 
-def _next(run: RunDir, state: str, config: Mapping[str, Any]) -> str:
+def _next(run: RunDir, state: str, config: Mapping[str, Any], status: Mapping[str, Any]) -> str:
     """Return what to type next, in one line for programs; `commands` has more."""
     if state in ("starting", "running", "unknown") or state.startswith("silent"):
         return f"expkit show {run.root} --json"
     again = _again(run, config)
-    return _longer(again, config) if state == "finished" else again
+    return _longer(again, config, status) if state == "finished" else again
 
 
 def _again(run: RunDir, config: Mapping[str, Any]) -> str:
@@ -191,10 +186,9 @@ def _again(run: RunDir, config: Mapping[str, Any]) -> str:
     return " ".join(["python -m train", *words, f"resume={run.root}"])
 
 
-def _longer(again: str, config: Mapping[str, Any]) -> str:
+def _longer(again: str, config: Mapping[str, Any], status: Mapping[str, Any]) -> str:
     trainer = (config.get("config") or {}).get("trainer") or {}
-    limit = "max_steps" if trainer.get("max_steps") is not None else "max_epochs"
-    return f"{again} trainer.{limit}=... (more than {trainer[limit]})" if trainer.get(limit) is not None else again
+    return f"{again} {longer(trainer, status.get('step'), status.get('total_steps'))}".rstrip()
 
 
 def _config_dirs(command: Any) -> list[str]:

@@ -40,7 +40,9 @@ def _parts(summary: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
     yield "seed", ["" if summary.get("seed") is None else str(summary["seed"])]
     yield "host", [_host(summary)]
     yield "metrics", [_numbers(summary["metrics"], without=("final/",))]
-    final = {name: value for name, value in summary.get("final_metrics", {}).items() if not name.startswith("best_")}
+    ended = summary["standing"] not in ("starting", "running", "stalled", "crashed")  # else they are old
+    said = summary.get("final_metrics", {}) if ended else {}
+    final = {name: value for name, value in said.items() if not name.startswith("best_")}
     yield "final", [_numbers({name: value for name, value in final.items() if name not in summary["metrics"]})]
     yield "best", [_best(summary.get("best", {}))]
     yield "events", list(_events(summary.get("events", {})))

@@ -75,11 +75,12 @@ def _best(entry: RunEntry) -> dict[str, Any]:
     said = entry.config_value("checkpoint.monitor", None)
     if names:
         metric = said if said in names else min(names, key=lambda name: (telling_rank(name), name))
-        checkpoint = entry.results.get("best_checkpoint")
+        own = metric == said or said is None  # else step and checkpoint are another metric's
+        checkpoint = entry.results.get("best_checkpoint") if own else None
         return {
             "metric": metric,
             "value": final[f"best_{metric}"],
-            "step": final.get("best_step"),
+            "step": final.get("best_step") if own else None,
             "checkpoint": checkpoint if isinstance(checkpoint, str) else None,
         }
     return {}

@@ -46,8 +46,8 @@ def value_of(run: RunEntry, name: str) -> Any:
     """Return what a run has in a column; MISSING where it has nothing of this name."""
     if name in BUILT_IN:
         return BUILT_IN[name](run)
-    metrics = run.status.get("metrics")
-    if isinstance(metrics, Mapping) and name in metrics:
+    metrics = run.metrics if run.status.get("metrics") else {}
+    if name in metrics:
         return math.nan if metrics[name] is None else metrics[name]
     found = run.config_value(name)
     return run.metric(name) if found is MISSING else found

@@ -18,12 +18,14 @@ from expkit.comparison.direction import direction_of
 from expkit.ending import life_sign
 from expkit.experiment import RunDir
 from expkit.journal.last import last_entries
+from expkit.listing.selected import selected
 from expkit.record import RESERVED
 from expkit.standing import STALLED_AFTER, standing
 
 __all__ = ["RunEntry"]
 
 _GAPS = 8  # records of whose distance the usual gap is the mean
+_LATER = 64  # records: more than a run writes between two heartbeats
 
 
 class RunEntry:
@@ -154,12 +156,23 @@ class RunEntry:
 
     @property
     def metrics(self) -> Mapping[str, Any]:
-        """The last value of each metric."""
+        """The last value of each metric: of a run that was killed the journal's, as its last heartbeat is older."""
         said = self.status.get("metrics")
         if isinstance(said, Mapping) and said:
-            return said
+            return self.newest_metrics if self.state in ("crashed", "stalled") else said
         own = {name: value for name, value in self.last.items() if name not in RESERVED}
         return own or self.final_metrics
+
+    @cached_property
+    def newest_metrics(self) -> Mapping[str, Any]:
+        """The last value of each metric: the heartbeat's, or the journal's where that is ahead of it."""
+        said = self.status.get("metrics")
+        found: dict[str, Any] = dict(said) if isinstance(said, Mapping) else {}
+        step = _whole(self.status.get("step")) or 0
+        for record in last_entries(self.run.metrics, _LATER):
+            if (_whole(record.get("step")) or 0) > step:
+                found |= {name: value for name, value in record.items() if name not in RESERVED}
+        return found
 
     @property
     def final_metrics(self) -> Mapping[str, Any]:
@@ -189,7 +202,7 @@ class RunEntry:
         for tree in (self.resolved, self.config):
             found = _at(tree, key)
             if found is not MISSING:
-                return _selected(key, found, self.overrides) if isinstance(found, Mapping) else found
+                return selected(key, found, self.overrides) if isinstance(found, Mapping) else found
         return default
 
     def forget(self) -> None:
@@ -250,32 +263,6 @@ def _at(tree: Mapping[str, Any], key: str) -> Any:
             return MISSING
         found = found[part]
     return found
-
-
-def _selected(key: str, node: Mapping[str, Any], overrides: list[str]) -> Any:
-    """Return the name of the option that a group of the configuration has."""
-    group = key.replace(".", "/")
-    typed = [text.partition("=")[2] for text in overrides if text.partition("=")[0].lstrip("+") == group]
-    if typed:
-        return typed[-1].strip("[]")
-    target = node.get("_target_")
-    if not isinstance(target, str):
-        return ",".join(node) if all(isinstance(each, Mapping) for each in node.values()) else str(dict(node))
-    words = "".join(
-        f"_{each.lower()}" if _begins_word(target, place) else each.lower() for place, each in _tail(target)
-    )
-    return words.strip("_").removesuffix(f"_{key.rpartition('.')[2]}")
-
-
-def _tail(target: str) -> list[tuple[int, str]]:
-    start = target.rfind(".") + 1
-    return list(enumerate(target))[start:]
-
-
-def _begins_word(text: str, place: int) -> bool:
-    """Whether a word of a class's name begins there: TwoLayerNet, GPTTask."""
-    before, after = text[place - 1 : place], text[place + 1 : place + 2]
-    return text[place].isupper() and (before.islower() or before.isdigit() or after.islower())
 
 
 def _moment(text: Any) -> float | None:

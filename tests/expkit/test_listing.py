@@ -97,6 +97,17 @@ def test_the_step_of_a_killed_run_is_its_journals(tmp_path: Path) -> None:
     assert only(tmp_path / "outputs").step == 7
 
 
+def test_the_metrics_of_a_killed_run_are_its_journals(tmp_path: Path) -> None:
+    heartbeat = status("running", pid=GONE, metrics={"loss": 0.5, "val_loss": 0.9, "gpu/0/power_w": 100.0})
+    results = {"final_metrics": {"best_val_loss": 0.8}}
+    root = make(tmp_path / "outputs" / "run", heartbeat, results=results, records=7)
+    with (root / "logs" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 8, "time": 1.0, "loss": 0.1, "val_loss": 0.25}\n{"step": 9, "time": 2.0, "loss": 0.125}\n')
+    run = only(tmp_path / "outputs")
+    found = {name: value_of(run, name) for name in ("loss", "val_loss", "best_val_loss", "gpu/0/power_w")}
+    assert found == {"loss": 0.125, "val_loss": 0.25, "best_val_loss": 0.25, "gpu/0/power_w": 100.0}
+
+
 @pytest.mark.parametrize("broken", ["{", "[]", ""])
 def test_half_written_runs_are_listed_as_such(tmp_path: Path, broken: str) -> None:
     outputs = tmp_path / "outputs"

@@ -159,3 +159,14 @@ def test_a_run_without_evaluation_has_an_empty_history(run: Path) -> None:
     assert results(ResultsView(run), run)["training_history"] == []
     write(run, (1, 1, {"train_loss": 1.0}))
     assert results(ResultsView(run), run)["training_history"] == []
+
+
+def test_a_start_that_draws_nothing_keeps_the_pictures_of_the_one_before(run: Path) -> None:
+    write(run, (10, 1, {"val_loss": 3.0}), (20, 2, {"val_loss": 2.0}))
+    names = [f"visualizations/made_step_{step}.png" for step in (10, 20, 30)]
+    for name in names[1:]:
+        (run / name).touch()
+    results(ResultsView(run), run, samples=[*names, "once upon a time"])
+    again = ResultsView(run)
+    assert results(again, run)["generation_samples"] == names[1:2], "10 is gone, 30 is not of this run any more"
+    assert results(again, run, samples=["a text"])["generation_samples"] == ["a text"]

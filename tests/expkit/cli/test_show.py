@@ -221,14 +221,18 @@ def test_what_to_type_next_is_what_works(run: Path, show: Show) -> None:
     update(run / "status.json", state="interrupted")
     again = f"python -m train --config-dir 'my conf' --config-dir more resume={run}"
     assert show()["next"] == again
-    update(run / "status.json", state="finished")
+    update(run / "status.json", state="finished", step=100)
     for trainer, more in (
-        ({"max_steps": 300, "max_epochs": None}, " trainer.max_steps=... (more than 300)"),
-        ({"max_steps": None, "max_epochs": 50}, " trainer.max_epochs=... (more than 50)"),
+        ({"max_steps": 300, "max_epochs": None}, " trainer.max_steps=600"),
+        ({"max_steps": None, "max_epochs": 50}, " trainer.max_epochs=100"),
+        ({"max_steps": 100, "max_epochs": 50}, " trainer.max_steps=200"),
+        ({"max_steps": 300, "max_epochs": 5}, " trainer.max_epochs=10"),
         ({}, ""),
     ):
         update(run / "config.json", config={"trainer": trainer})
         assert show()["next"] == again + more
+    update(run / "status.json", step=11)  # stopped by a detector: there is something left to train
+    assert show()["next"] == again
 
 
 def test_the_step_of_a_dead_run_is_the_last_that_is_known(
@@ -256,11 +260,11 @@ def test_what_to_type_next_depends_on_how_it_stands(run: Path, show: Show) -> No
     assert commands(show()) == [f"expkit monitor {run}"]
     update(run / "status.json", state="failed", error="RuntimeError: no")
     assert commands(show())[0] == f"python -m train resume={run}"
-    update(run / "status.json", state="finished", trackers={"wandb": {"failures": 2, "undelivered": 3}})
+    update(run / "status.json", state="finished", step=100, trackers={"wandb": {"failures": 2, "undelivered": 3}})
     said = commands(show())
     assert said[:2] == [f"expkit compare {run} OTHER_RUN", f"expkit report {run} -o report.html"]
     assert f"expkit replay {run} --to wandb" in said
-    assert said[-1] == f"python -m train resume={run} trainer.max_epochs=... (more than 5)"
+    assert said[-1] == f"python -m train resume={run} trainer.max_epochs=10"
 
 
 def test_what_trackers_lack_is_said(run: Path, show: Show, capsys: pytest.CaptureFixture[str]) -> None:
@@ -329,3 +333,25 @@ def test_the_step_and_the_metrics_are_the_journals_where_it_is_ahead(run: Path, 
     (run / "logs" / "metrics.jsonl").write_text('{"step":31,"time":1.0,"train_loss":0.5}\n{"step":3')
     shown = show()
     assert (shown["step"], shown["metrics"]["train_loss"]) == ("31 of 100", 0.5)
+
+
+def test_what_results_have_of_a_run_that_was_killed_is_not_final(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(run / "results.json", {"final_metrics": {"total_time_seconds": 1.5}})
+    monkeypatch.setattr("expkit.cli.show.ending", lambda _: Ending("killed", "SIGKILL", step=72))
+    assert main(["show", str(run)]) == 0
+    assert "total_time_seconds" not in capsys.readouterr().out
+    monkeypatch.undo()
+    update(run / "status.json", state="finished")
+    assert main(["show", str(run)]) == 0
+    assert "\nfinal       total_time_seconds 1.5\n" in capsys.readouterr().out
+
+
+def test_the_best_of_another_metric_than_the_checkpoints_has_not_their_step(run: Path, show: Show) -> None:
+    write(
+        run / "results.json", {"final_metrics": {"best_val_accuracy": 10.0, "best_step": 7}, "best_checkpoint": "c.pt"}
+    )
+    update(run / "status.json", state="finished")
+    update(run / "config.json", config={"checkpoint": {"monitor": "val_loss"}})
+    assert show()["best"] == {"metric": "val_accuracy", "value": 10.0, "step": None, "checkpoint": None}

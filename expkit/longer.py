@@ -1,0 +1,27 @@
+"""What to type for a run that has finished to be trained for longer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["longer"]
+
+
+def longer(trainer: Mapping[str, Any], step: int | None = None, total_steps: int | None = None) -> str:
+    """Return the override with twice the limit at which a run has ended: `trainer.max_epochs=100`.
+
+    Args:
+        trainer: the section of its configuration, with `max_epochs` and `max_steps`.
+        step: the last one that it has trained; None if it is not known.
+        total_steps: how many it was to train; None if it is not known.
+
+    Returns:
+        "" where no limit is known, and where the run stopped before: a resume alone goes on with it.
+    """
+    if step is not None and total_steps is not None and step < total_steps:
+        return ""
+    steps, epochs = trainer.get("max_steps"), trainer.get("max_epochs")
+    by_steps = steps is not None and (epochs is None or total_steps is None or steps == total_steps)
+    name, limit = ("max_steps", steps) if by_steps else ("max_epochs", epochs)
+    return f"trainer.{name}={2 * limit}" if isinstance(limit, int) else ""
