@@ -112,10 +112,22 @@ class RunDir:
             return False
 
 
-def active_runs(outputs: Path) -> list[RunDir]:
-    """Return the runs in `outputs`, the one that was active last at the end."""
-    runs = [RunDir(file.parent) for file in outputs.glob("*/config.json")]
-    return sorted(runs, key=lambda run: (run.status if run.status.exists() else run.config).stat().st_mtime)
+def active_runs(outputs: Path, own: bool = False) -> list[RunDir]:
+    """Return the runs in `outputs`, the one that was active last at the end.
+
+    Args:
+        outputs: a folder of run directories.
+        own: those of somebody's own loop too, which have a journal or a results.json, and need no config.json.
+    """
+    marks = ("*/config.json", "*/logs/metrics.jsonl", "*/results.json") if own else ("*/config.json",)
+    roots = {path.parents[mark.count("/") - 1] for mark in marks for path in outputs.glob(mark)}
+    return sorted(map(RunDir, roots), key=_changed)
+
+
+def _changed(run: RunDir) -> tuple[float, str]:
+    """Return when a run gave its last sign of life."""
+    files = (run.status, run.metrics, run.results, run.config)
+    return next((file.stat().st_mtime for file in files if file.exists()), 0.0), run.id
 
 
 def newest_run(outputs: Path) -> RunDir | None:

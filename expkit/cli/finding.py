@@ -45,9 +45,9 @@ def find_any(name: str | None, outputs: Path) -> RunDir:
         if _has_something(RunDir(place)):
             return RunDir(place)
     if name in (None, "", "latest") and newest_run(outputs) is None and outputs.is_dir():
-        own = [RunDir(path) for path in outputs.iterdir() if _has_something(RunDir(path))]
+        own = active_runs(outputs, own=True)
         if own:
-            return max(own, key=_active)
+            return own[-1]
     return find(name, outputs)
 
 
@@ -65,11 +65,6 @@ def _places(name: str, outputs: Path) -> Iterator[Path]:
                 f"{name}: {len(ends)} runs in {outputs} end like that, {ends[0]} and {ends[1]} say: write more"
             )
         yield from (outputs / each for each in ends)
-
-
-def _active(run: RunDir) -> float:
-    files = [path for path in (run.status, run.metrics, run.results) if path.exists()]
-    return max((path.stat().st_mtime for path in files), default=0.0)
 
 
 def _instead(name: str, outputs: Path) -> str:
@@ -111,12 +106,12 @@ def find_runs(names: Sequence[str], outputs: Path) -> list[RunDir]:
 
 
 def newest_runs(outputs: Path, count: int) -> list[RunDir]:
-    """Return the runs in `outputs` that were active last, oldest first.
+    """Return the runs in `outputs` that were active last, oldest first; of a folder without any, those of own loops.
 
     Raises:
         UserError: there is none.
     """
-    runs = active_runs(outputs)[-count:]
+    runs = (active_runs(outputs) or active_runs(outputs, own=True))[-count:]
     if not runs:
         raise UserError(f"there is no run in {outputs.absolute()}: start one with python -m train")
     return runs

@@ -51,12 +51,16 @@ class ResultsAggregator:
 
     @property
     def metrics(self) -> list[str]:
-        """The names of the final metrics that are numbers in any experiment: the most frequent first."""
+        """The names of the final metrics that are numbers in any experiment: the most frequent first, and last what
+        tells of the machine and the progress alone.
+        """
         count: dict[str, int] = {}
         for experiment in self.experiments:
             for name in experiment["final_metrics"]:
                 count[name] = count.get(name, 0) + (_number(experiment, name) is not None)
-        return sorted((name for name in count if count[name]), key=lambda name: (-count[name], telling_rank(name)))
+        dull = telling_rank("") + 1
+        ranks = {name: telling_rank(name) for name in count if count[name]}
+        return sorted(ranks, key=lambda name: (ranks[name] >= dull, -count[name], ranks[name]))
 
     def generate_comparison_table(
         self,

@@ -9,7 +9,15 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from expkit.comparison.alignment import Band, band
-from expkit.comparison.configs import MISSING, differences, is_seed, short_names, without_identity, written_value
+from expkit.comparison.configs import (
+    MISSING,
+    differences,
+    find_label,
+    is_seed,
+    short_names,
+    without_identity,
+    written_value,
+)
 from expkit.comparison.direction import Direction, direction_of, telling_rank
 from expkit.comparison.groups import MOST_IN_LABEL, Group, grouped, near
 from expkit.comparison.run_data import RunData
@@ -171,9 +179,8 @@ def compare(runs: Sequence[RunData], request: Request | None = None) -> Comparis
         notes.append(f"no configuration is known of {', '.join(unknown)}")
     runs = _labelled(runs, found) if not unknown else runs
     groups = grouped(runs, configs, found, request.group_by, notes) if request.group_by else []
-    if request.baseline is not None and request.baseline not in [group.label for group in groups]:
-        there = ", ".join(group.label for group in groups) or "none without --group-by"
-        raise UserError(f"--baseline {request.baseline}: there is no such group; there are: {there}")
+    if request.baseline is not None:
+        request = replace(request, baseline=find_label(request.baseline, [group.label for group in groups]))
     made = Comparison(
         request,
         runs,

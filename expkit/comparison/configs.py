@@ -7,9 +7,11 @@ from typing import Any, Final
 
 import orjson
 
+from expkit.errors import UserError
+
 __all__ = [
-    "MISSING", "differences", "flatten", "is_seed", "mark_of", "seed_of", "short_names", "without_identity",
-    "written_value",
+    "MISSING", "differences", "find_label", "flatten", "is_seed", "mark_of", "seed_of", "short_names",
+    "without_identity", "written_value",
 ]  # fmt: skip
 
 
@@ -102,6 +104,33 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
             key,
         )
     return short
+
+
+def find_label(wanted: str, labels: Sequence[str]) -> str:
+    """Return the label of the group that somebody means: of `lr 0.003` the value alone, or `lr=0.003`, is enough.
+
+    Raises:
+        UserError: there is no such group, or more than one.
+    """
+    if not labels:
+        raise UserError(f"--baseline {wanted}: there are no groups; say which with --group-by seed, or a key")
+    told = wanted.replace("=", " ")
+    ends = [
+        label for label in labels if label == told or ("," not in label and label.endswith((f" {told}", f".{told}")))
+    ]
+    found = [label for label in labels if label == wanted] or ends or [each for each in labels if _means(each, told)]
+    if len(found) != 1:
+        raise UserError(f"--baseline {wanted}: there is no such group; there are: {', '.join(labels)}")
+    return found[0]
+
+
+def _means(label: str, told: str) -> bool:
+    """Whether a label is what was told with the number written otherwise: 2 for 2.0, 1e-3 for 0.001."""
+    (key, _, value), (name, _, number) = label.rpartition(" "), told.rpartition(" ")
+    try:
+        return "," not in label and key.endswith(name) and float(value) == float(number)
+    except ValueError:
+        return False
 
 
 def _equal(first: Any, second: Any) -> bool:

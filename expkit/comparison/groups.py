@@ -95,12 +95,14 @@ def _resolve(key: str, configs: Sequence[Mapping[str, Any]]) -> str:
     known = sorted({name for config in configs for name in config})
     if key in known:
         return key
+    if f"{key}._target_" in known:  # task, optimizer: a selected option
+        return f"{key}._target_"
     matches = [name for name in known if name.endswith(f".{key}")]
     if len(matches) == 1:
         return matches[0]
     if matches:
         raise UserError(f"--group-by {key}: it is the end of several keys; write one of {', '.join(matches[:5])}")
-    raise UserError(f"--group-by {key}: no run has such a key in its configuration{near(key, known)}")
+    raise UserError(f"--group-by {key}: no run has such a key in its configuration{near(key, ['seed', *known])}")
 
 
 def near(name: str, known: Sequence[str]) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from expkit.comparison.run_data import RunData, load_run
 from expkit.comparison.text_results import TextExperiment, parse_text
 from expkit.errors import UserError
 from expkit.experiment import RunDir, active_runs
+from expkit.files import read_json
 from expkit.plots.columns import add_entries
 from expkit.plots.curve import Curve
 from expkit.reading.history import history_entries, read_results
@@ -67,10 +70,12 @@ class ResultsParser:
 
     def _parse(self, path: Path) -> list[dict[str, Any]]:
         if path.is_dir():
-            runs = [RunDir(path)] if _is_run(RunDir(path)) else _runs_in(path)
+            if _is_run(RunDir(path)):
+                return [_of_run(load_run(RunDir(path)))]
+            runs = active_runs(path, own=True)
             if not runs:
                 raise UserError(f"{path}: there is no run in it (no config.json, results.json or logs/metrics.jsonl)")
-            return [_of_run(load_run(run)) for run in runs]
+            return _of_runs(runs)
         if not path.exists():
             raise UserError(f"{path}: there is no such file")
         if path.suffix == ".json":
@@ -94,25 +99,44 @@ class ResultsParser:
             log.warning(
                 "%s: passed over %d line(s) that are no results, the first is line %d", path, len(unread), unread[0]
             )
+        if back := [each.name or path.stem for each in found if _goes_back(each)]:
+            log.warning(
+                "%s: steps go back within %s: several experiments? Begin each with `Experiment: NAME`", path, back[0]
+            )
         return [_of_text(each, path) for each in found]
+
+
+def _goes_back(experiment: TextExperiment) -> bool:
+    rows = (pair for history in experiment.history.values() for pair in pairwise(history))
+    return any(later < earlier for (earlier, _), (later, _) in rows)
 
 
 def _is_run(run: RunDir) -> bool:
     return run.exists() or run.metrics.exists() or run.results.exists()
 
 
-def _runs_in(folder: Path) -> list[RunDir]:
-    runs = active_runs(folder)
-    known = {run.root for run in runs}
-    others = [RunDir(each) for each in sorted(folder.iterdir()) if each not in known and each.is_dir()]
-    return [*filter(_is_run, others), *runs]
+def _of_runs(runs: Sequence[RunDir]) -> list[dict[str, Any]]:
+    """Return what the runs of a folder came to, without those that cannot be read: a note says which."""
+    found = []
+    for run in runs:
+        try:
+            found.append(_of_run(load_run(run)))
+        except UserError as error:
+            log.warning("passed over %s", error)
+    return found
 
 
 def _of_run(run: RunData) -> dict[str, Any]:
     final = {name: run.feed.last[name] for name in run.metrics if name in run.feed.last}
     own = run.results.get("final_metrics")
+    own = {name: math.nan if value is None else value for name, value in own.items()} if isinstance(own, dict) else {}
+    if not run.config and run.feed.run.exists():
+        try:
+            read_json(run.feed.run.config)
+        except UserError as error:
+            log.warning("%s: its configuration is not known", error)
     found = _experiment(run.name, run.feed.run.root, run.feed.config, run.feed.curves, run.metrics)
-    return {**found, "final_metrics": final | (own if isinstance(own, dict) else {}), "seed": run.seed}
+    return {**found, "final_metrics": final | own, "seed": run.seed}
 
 
 def _of_results(path: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from expkit.comparison.direction import Direction
 from expkit.errors import UserError
 from expkit.experiment import RunDir
 from expkit.files import read_json
+from expkit.listing.about import entry_of
 from expkit.plots.curve import Curve
 from expkit.reading.axis import Axis
 from expkit.reading.feed import RunFeed
@@ -163,7 +164,11 @@ def load_run(run: RunDir, label: str = "") -> RunData:
     whole = flatten(_content(run.config))
     found = {name: value for name, value in whole.items() if name.startswith(_ENVIRONMENT) and value is not None}
     state = StateReader(feed).read().state
+    if state == "unknown":  # its files may be damaged, or it has a results.json alone
+        state = entry_of(run).state
     results = _results(run.results)
+    if feed.status.get("state") in ("starting", "running"):  # or killed: what results.json says is older
+        results.pop("final_metrics", None)
     _add_final(feed, results)
     return RunData(feed, label or run.id, state, flatten(feed.config), found, results)
 

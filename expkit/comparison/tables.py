@@ -115,7 +115,8 @@ def _differences(comparison: Comparison) -> Table:
 def _metric(comparison: Comparison, metric: str) -> Table:
     rows = [_row(comparison, run, place, metric) for place, run in enumerate(comparison.runs)]
     common = comparison.common_end(metric)
-    at = f"at {comparison.axis.along} {common[0]:,.6g}" if common is not None else "in common"
+    unit = " s" if comparison.axis.along == "time" else ""
+    at = f"at {comparison.axis.along} {common[0]:,.6g}{unit}" if common is not None else "in common"
     columns = [at if column == "common" else column for column in _COLUMNS]
     keep = [place for place, column in enumerate(_COLUMNS) if column != "not finite" or any(row[-1] for row in rows)]
     better = {"min": " (less is better)", "max": " (more is better)", None: ""}[comparison.direction(metric)]

@@ -24,6 +24,7 @@ _PAIR = re.compile(
     rf"(?P<name>[A-Za-z][\w./ -]*?)\s*[:=]\s*(?P<value>{_NUMBER})\s*%?(?=$|[\s;|)]|,(?!\d))", re.IGNORECASE
 )
 _ENTRY = re.compile(r"(?P<name>[^:=]+?)\s*[:=]\s*(?P<value>.*)")
+_HEADED = re.compile(r"(?P<name>[A-Za-z][^:=()]{0,200})\((?P<settings>[^()]{1,500})\):?")
 _CONFIG = ("config", "configuration", "hyperparameters", "settings", "arguments", "parameters")
 #: What is configuration wherever it is written.
 _SETTINGS = re.compile(
@@ -57,8 +58,9 @@ class TextExperiment:
 def parse_text(text: str) -> tuple[list[TextExperiment], list[int]]:
     """Return the experiments in a text, and the numbers of lines that are none of these:
 
-    - A heading begins an experiment: `Experiment: NAME`, `Run: NAME`, `=== NAME ===`, `## NAME`, `[NAME]`. What is
-      before the first heading belongs to one without a name.
+    - A heading begins an experiment: `Experiment: NAME`, `Run: NAME`, `=== NAME ===`, `## NAME`, `[NAME]`, and
+      `NAME (lr=0.1, seed=1)` with usual settings (below). What is before the first heading belongs to one without a
+      name.
     - `config:` (configuration, hyperparameters, settings, arguments, parameters) on a line of its own begins the
       configuration, `results:` (metrics, final metrics, final results) ends it; so does an empty line.
     - `Step 100: loss 6.5, val_loss=6.7` is history: step, iteration or epoch, its number (`100/5000` too), then pairs
@@ -86,6 +88,9 @@ def parse_text(text: str) -> tuple[list[TextExperiment], list[int]]:
             in_config = section in _CONFIG
         elif len(line) > _LONGEST:
             unread.append(number)
+        elif (headed := _headed(line)) is not None:
+            experiments.append(headed)
+            in_config = False
         elif (name := _heading(line)) is not None:
             experiments.append(TextExperiment(name))
             in_config = False
@@ -116,6 +121,20 @@ def _without_stamps(line: str) -> str:
     return f"{step} {line}".strip()
 
 
+def _headed(line: str) -> TextExperiment | None:
+    """Return the experiment that `NAME (SETTING=VALUE, ...)` begins, or None."""
+    match = _HEADED.fullmatch(line)
+    pairs = [part.partition("=") for part in match["settings"].split(",")] if match is not None else []
+    if match is None or not all(sign and _is_setting(key.strip()) for key, sign, _ in pairs):
+        return None
+    config = {_key(key.strip()): _plain(value.strip()) for key, _, value in pairs}
+    return TextExperiment(match["name"].strip(), config)
+
+
+def _is_setting(name: str) -> bool:
+    return _SETTINGS.fullmatch(re.sub(r"[\s_-]+", " ", name)) is not None
+
+
 def _take(experiment: TextExperiment, line: str, in_config: bool) -> bool:
     """Take what is in a line; return whether there is anything."""
     at = _AT.fullmatch(line)
@@ -130,7 +149,7 @@ def _take(experiment: TextExperiment, line: str, in_config: bool) -> bool:
     entry = _ENTRY.fullmatch(line)
     if entry is None:
         return False
-    if in_config or _SETTINGS.fullmatch(re.sub(r"[\s_-]+", " ", entry["name"])):
+    if in_config or _is_setting(entry["name"]):
         experiment.config[_key(entry["name"])] = _plain(entry["value"].strip())
         return True
     if _VALUE.fullmatch(entry["value"].strip()):

@@ -168,7 +168,8 @@ class RunEntry:
         """The last value of each metric: the heartbeat's, or the journal's where that is ahead of it."""
         said = self.status.get("metrics")
         found: dict[str, Any] = dict(said) if isinstance(said, Mapping) else {}
-        step = _whole(self.status.get("step")) or 0
+        # A resume that trained nothing has no metrics in its heartbeat.
+        step = (_whole(self.status.get("step")) or 0) if found else -1
         for record in last_entries(self.run.metrics, _LATER):
             if (_whole(record.get("step")) or 0) > step:
                 found |= {name: value for name, value in record.items() if name not in RESERVED}

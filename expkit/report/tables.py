@@ -40,8 +40,10 @@ def summary_table(report: Report) -> Table:
 
 
 def best_metric(comparison: Comparison) -> str | None:
-    """Return the metric by which runs are judged: the first of which it is known whether less or more is better."""
-    return next((name for name in comparison.metrics if comparison.direction(name) is not None), None)
+    """Return the metric by which runs are judged: that of their checkpoints, or the first with a known direction."""
+    own = [run.config.get("checkpoint.monitor") for run in comparison.runs[:1]]
+    names = [*(name for name in comparison.metrics if name in own), *comparison.metrics]
+    return next((name for name in names if comparison.direction(name) is not None), None)
 
 
 def _summary(report: Report, part: RunPart) -> dict[str, Any]:
@@ -212,7 +214,8 @@ def _steps(step: int | None, total: int | None) -> str | None:
 
 
 def _values(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {private(shown(value))}" for name, value in values.items())
+    told = {name: "not finite" if value is None else shown(value) for name, value in values.items()}  # JSON has no NaN
+    return ", ".join(f"{name} {private(value)}" for name, value in told.items())
 
 
 def _plain(value: Any) -> Any:

@@ -108,6 +108,11 @@ def test_the_metrics_of_a_killed_run_are_its_journals(tmp_path: Path) -> None:
     assert found == {"loss": 0.125, "val_loss": 0.25, "best_val_loss": 0.25, "gpu/0/power_w": 100.0}
 
 
+def test_a_resume_that_trained_nothing_has_the_metrics_of_the_journal(tmp_path: Path) -> None:
+    make(tmp_path / "outputs" / "run", status("finished", metrics={}), records=5)
+    assert only(tmp_path / "outputs").newest_metrics == {"loss": 0.2}
+
+
 @pytest.mark.parametrize("broken", ["{", "[]", ""])
 def test_half_written_runs_are_listed_as_such(tmp_path: Path, broken: str) -> None:
     outputs = tmp_path / "outputs"

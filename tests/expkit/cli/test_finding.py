@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from expkit.cli.finding import find, find_any, find_runs
+from expkit.cli.finding import find, find_any, find_runs, newest_runs
 from expkit.errors import UserError
 
 
@@ -92,3 +92,4 @@ def test_runs_of_ones_own_loop_are_found_where_a_journal_is_enough(outputs: Path
         (outputs / name / "config.json").unlink()
     os.utime(outputs / "guide" / "results.json", (1, 1))
     assert find_any(None, outputs).id == "own"
+    assert [run.id for run in newest_runs(outputs, 2)] == ["guide", "own"]

@@ -147,6 +147,18 @@ def test_a_key_makes_groups_too_and_its_end_is_enough(six: list[RunDir]) -> None
     assert [group.label for group in found.groups] == ["lr 1.0", "lr 2.0"]
     assert found.baseline is found.groups[1]
     assert found.difference(found.groups[0], "val_loss") is not None
+    for wanted in ("2", "lr=2", "optimizer.lr 2"):
+        found = of(*six, group_by="optimizer.lr", baseline=wanted)
+        assert found.baseline is found.groups[1]
+    found = of(make_run(six[0].root.parent / "more", [1.0], optimizer={"lr": 12.0}), *six, group_by="lr", baseline="2")
+    assert found.baseline is not None and found.baseline.label == "lr 2.0"
+
+
+def test_a_selected_option_makes_groups(tmp_path: Path) -> None:
+    first = make_run(tmp_path / "a", [1.0], optimizer={"_target_": "torch.optim.Adam", "lr": 1})
+    second = make_run(tmp_path / "b", [1.0], optimizer={"_target_": "torch.optim.SGD", "lr": 1})
+    found = of(first, second, group_by="optimizer")
+    assert [group.label for group in found.groups] == ["optimizer torch.optim.Adam", "optimizer torch.optim.SGD"]
 
 
 def test_runs_are_called_by_what_they_differ_in_if_that_tells_them_apart(six: list[RunDir]) -> None:
@@ -161,7 +173,8 @@ def test_runs_are_called_by_what_they_differ_in_if_that_tells_them_apart(six: li
         ({"metrics": ["val_los"]}, "--metrics val_los: no run has such a metric; there are val_loss"),
         ({"group_by": "optimizer.lrr"}, "no run has such a key"),
         ({"group_by": "seed", "baseline": "x"}, "there is no such group; there are: lr 1.0, lr 2.0"),
-        ({"baseline": "x"}, "none without --group-by"),
+        ({"baseline": "x"}, "--baseline x: there are no groups; say which with --group-by"),
+        ({"group_by": "sed"}, "there are seed"),
         ({"minimize": ["x"]}, "there is no metric x"),
         ({"minimize": ["odd"], "maximize": ["odd"]}, "odd: choose one of them"),
     ],
@@ -232,3 +245,10 @@ def test_mistakes_are_one_line(
     assert main(["compare", *([] if "run_x" in arguments else ["--outputs", "."]), *arguments]) == 1
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1 and says in said
+
+
+def test_a_run_whose_files_are_damaged_is_not_taken_for_one_of_somebodys_own(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "broken")
+    run.root.mkdir()
+    run.config.write_text("{")
+    assert load_run(run).state == "unreadable"

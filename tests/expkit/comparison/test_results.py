@@ -182,3 +182,49 @@ def test_groups_of_experiments_are_paired_by_their_seeds() -> None:
 def test_what_was_parsed_can_be_drawn(text: Path, tmp_path: Path) -> None:
     made = VisualizationManager(tmp_path / "pictures").generate_comparison_plots(ResultsParser(text).parse())
     assert [path.name for path in made] == ["experiment_comparison.png"]
+
+
+def test_what_results_have_of_a_run_that_was_killed_is_older_than_its_journal(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", [3.0, 1.0])
+    run.results.write_text(json.dumps({"final_metrics": {"val_loss": 3.0, "best_val_loss": 3.0}}))
+    run.status.write_text(json.dumps({"state": "running"}))
+    (killed,) = ResultsParser(run.root).parse()
+    assert killed["final_metrics"]["val_loss"] == 1.0 and "best_val_loss" not in killed["final_metrics"]
+    run.status.write_text(json.dumps({"state": "finished"}))
+    (finished,) = ResultsParser(run.root).parse()
+    assert finished["final_metrics"]["best_val_loss"] == 3.0, "it has finished: what it says counts"
+
+
+def test_the_table_begins_with_what_tells_most() -> None:
+    metrics = {"cpu/percent": 1.0, "samples": 5, "best_step": 3, "val_loss": 2.0}
+    others = [{"name": f"r{place}", "final_metrics": {"cpu/percent": 1.0, "samples": 5}} for place in range(3)]
+    aggregator = ResultsAggregator([{"name": "a", "final_metrics": metrics}, *others])
+    assert aggregator.metrics[0] == "val_loss" and len(aggregator.metrics) == 4
+
+
+def test_of_a_run_with_a_damaged_configuration_the_rest_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_run(tmp_path / "outputs" / "a", [3.0])
+    damaged = make_run(tmp_path / "outputs" / "b", [3.0])
+    damaged.config.write_text("{")
+    own = make_run(tmp_path / "outputs" / "own", [2.0])
+    own.config.unlink()
+    found = {each["name"]: each for each in ResultsParser(tmp_path / "outputs").parse()}
+    assert found["b"]["config"] == {} and found["b"]["metrics"]["val_loss"] == [3.0] and "own" in found
+    assert f"{damaged.config} is not valid JSON" in caplog.text
+
+
+def test_settings_in_brackets_make_a_heading_and_steps_that_go_back_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "mine.txt"
+    lines = ["epoch 1: loss 2.5", "epoch 2: loss 2.0", "accuracy: 50"]
+    path.write_text("\n".join(["wide (lr=0.1, seed=1)", *lines, "narrow (lr=0.01, seed=2):", *lines]))
+    wide, narrow = ResultsParser(path).parse()
+    assert (wide["name"], wide["config"], wide["seed"]) == ("wide", {"lr": 0.1, "seed": 1}, 1)
+    assert (narrow["name"], narrow["loss_history"]) == ("narrow", [2.5, 2.0])
+    assert not caplog.text
+    path.write_text("\n".join(["wide, with the large rate", *lines, "narrow, with the small one", *lines]))
+    assert len(ResultsParser(path).parse()) == 1
+    assert "mine.txt: steps go back within mine: several experiments? Begin each with `Experiment:" in caplog.text

@@ -284,3 +284,16 @@ def test_no_run_and_a_path_that_is_none(tmp_path: Path) -> None:
         write_report([], tmp_path / "x.html")
     with pytest.raises(UserError, match="no such directory"):
         write_report([tmp_path / "nope"], tmp_path / "x.html")
+
+
+def test_a_run_is_judged_by_the_metric_of_its_checkpoints_and_a_nan_is_no_dash(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", val_accuracy=90.0)
+    assert "best val_accuracy" in report(tmp_path, run).text
+    whole = json.loads(run.config.read_text())
+    whole["config"]["checkpoint"] = {"monitor": "val_loss", "mode": "min"}
+    run.config.write_text(json.dumps(whole))
+    event = {"step": 9, "severity": "CRITICAL", "kind": "nonfinite", "message": "it is nan", "values": {"value": None}}
+    run.events.write_text(json.dumps({"time": 1e9, "detector": "nonfinite", **event}) + "\n")
+    found = report(tmp_path, run).text
+    assert "best val_loss" in found and "best val_accuracy" not in found
+    assert "value not finite" in found
