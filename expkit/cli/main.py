@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib.util
 import os
@@ -9,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import expkit
 from expkit.errors import UserError
@@ -47,6 +48,10 @@ _GROUPS = {
 _OTHERS = "Of other packages"
 
 
+#: Commands that talk to W&B and leave nothing to be ended: interrupted as its service starts, W&B waits for that.
+_NOTHING_TO_END = frozenset({"sync", "wandb"})
+
+
 class Command(Protocol):
     """What a subcommand is. Packages that expkit must not import offer theirs as `expkit.commands` entry points."""
 
@@ -70,15 +75,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         if argv is None and error.hangs:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(1)
+            _leave(1)
         return 1
     except KeyboardInterrupt:  # while something is waited for
+        if argv is None and arguments[0] in _NOTHING_TO_END:
+            _leave(130)
         return 130
     except BrokenPipeError:  # the reader of our output, head say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
         return 0
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process without what libraries do at its exit, which may wait for a server for ever."""
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def _run(arguments: Sequence[str]) -> int:
