@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from expkit.journal import is_volatile
+from expkit.plots.choosing import DULL
 
 __all__ = ["Direction", "direction_of", "telling_rank"]
 
@@ -36,6 +37,6 @@ def direction_of(name: str, config: Mapping[str, Any] | None = None) -> Directio
 
 def telling_rank(name: str) -> int:
     """Return a place in the order in which metrics are shown: what is validated, what is trained, the rest."""
-    if name.startswith(_DULL) or is_volatile(name):
+    if name.startswith(_DULL) or name.endswith(DULL) or is_volatile(name):
         return len(_ORDER) + 1
     return next((place for place, prefix in enumerate(_ORDER) if name.startswith(prefix)), len(_ORDER))

@@ -9,10 +9,11 @@ from expkit.plots.curve import Curve
 from expkit.plots.panels import LOSSES, group
 from expkit.record import RESERVED
 
-__all__ = ["telling_groups"]
+__all__ = ["DULL", "telling_groups"]
 
 _UNINTERESTING = ("samples", "learning_rate")
-_DULL = ("loss_on", "loss_off", "scaled_loss", "coder_mean", "n_noise_points")
+#: Endings of metrics that say less than their neighbours.
+DULL = ("loss_on", "loss_off", "scaled_loss", "coder_mean", "n_noise_points")
 
 
 def telling_groups(curves: Mapping[str, Curve]) -> dict[str, Sequence[str]]:
@@ -40,5 +41,5 @@ def _most_telling(groups: Mapping[str, Sequence[str]]) -> list[str]:
         return next(found, len(order)), title
 
     wanted = sorted((title for title in groups if title not in _UNINTERESTING), key=rank)
-    telling = [title for title in wanted if not title.endswith(_DULL)]
+    telling = [title for title in wanted if not title.endswith(DULL)]
     return [*telling[:2], "learning_rate"] if "learning_rate" in groups else telling[:3]

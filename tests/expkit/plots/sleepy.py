@@ -47,7 +47,9 @@ class Slow(Plot):
         (collected / f"began_{context.step}").touch()
         while not (collected / "go").exists():
             time.sleep(0.01)
-        return [context.folder / f"slow_step_{context.step}.png"]
+        path = context.folder / f"slow_step_{context.step}.png"
+        path.touch()
+        return [path]
 
 
 class Asleep(Plot):
