@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from expkit.journal import is_volatile
-from expkit.plots.choosing import DULL
+from expkit.telling import DULL
 
 __all__ = ["Direction", "direction_of", "telling_rank"]
 

@@ -8,12 +8,11 @@ from expkit.journal import is_volatile
 from expkit.plots.curve import Curve
 from expkit.plots.panels import LOSSES, group
 from expkit.record import RESERVED
+from expkit.telling import DULL
 
-__all__ = ["DULL", "telling_groups"]
+__all__ = ["telling_groups"]
 
 _UNINTERESTING = ("samples", "learning_rate")
-#: Endings of metrics that say less than their neighbours.
-DULL = ("loss_on", "loss_off", "scaled_loss", "coder_mean", "n_noise_points")
 
 
 def telling_groups(curves: Mapping[str, Curve]) -> dict[str, Sequence[str]]:
