@@ -160,7 +160,8 @@ def compose(outputs: Path) -> Iterator[Callable[..., Any]]:
         GlobalHydra.instance().clear()
         initialize_config_dir(str(CONF_DIR), version_base="1.3")
         given = [f"run.outputs={outputs}", "run.min_free_gb=0", *overrides]
-        config = hydra_compose("config", overrides=rewrite(given), return_hydra_config=True)
+        overrides = [each for each in rewrite(given) if each != "-m"]
+        config = hydra_compose("config", overrides=overrides, return_hydra_config=True)
         HydraConfig.instance().set_config(config)
         from omegaconf import OmegaConf, open_dict
 

@@ -87,6 +87,7 @@ def run_experiment(
     from train.cli.overlaps import say_overlaps
     from train.cli.typed import check_typed
     from train.config.build import extra_folders
+    from train.config.cluster import enter_cluster
     from train.config.compose import compose, hydra_with, literal
     from train.config.mistakes import one_line
     from train.config.trainer import check_run
@@ -116,6 +117,7 @@ def run_experiment(
             with open_dict(described):
                 del described["hydra"]
             check_run(described.run)
+            enter_cluster(described.cluster)
             console = console_logging()
             say_overlaps(arguments)
             return run(described, console)

@@ -21,6 +21,7 @@ from train.parts import assemble
 from train.report import Outcome, resume_command
 from train.responses import Rewind
 from train.resume import Origin, check_same_kind, find_origin, origin_of
+from train.staging import staged
 from train.unfinished import is_of_this_job, newest_step
 
 __all__ = ["run"]
@@ -61,7 +62,8 @@ def _attempt(
     config: DictConfig, origin: Origin | None, console: Console, rewind: Rewind | None = None
 ) -> tuple[Attempt, Outcome]:
     """Train until the end, a stop, or a rewind."""
-    parts = assemble(config)
+    here, copies = staged(config)
+    parts = replace(assemble(here), copies=copies)
     with ExitStack() as stack:
         stack.enter_context(_threads(parts.trainer.threads))
         resumed = None if origin is None or origin.is_fork else origin

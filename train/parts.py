@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
@@ -67,6 +67,7 @@ class Parts:
         guards: those of the detectors that are to skip updates.
         responses: how detectors' events are responded to.
         snapshots: makes what takes snapshots of a run directory.
+        copies: of data, on a disk of this node -> the paths that were configured.
     """
 
     task: Task
@@ -83,6 +84,7 @@ class Parts:
     guards: list[Guard]
     responses: ResponseSettings
     snapshots: Callable[[RunDir], Snapshots]
+    copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def update(self, total_steps: int) -> Update:
         """Return what does one optimizer update, in a run of `total_steps`."""

@@ -31,6 +31,7 @@ from train.pictures import Pictures
 from train.program import shadow
 from train.responses import Rewind
 from train.runner import Runner
+from train.staging import unstaged
 
 __all__ = ["Outcome", "Report", "dataset_info", "resume_command", "say_next"]
 
@@ -256,7 +257,7 @@ def dataset_info(parts: Parts, train: Any, val: Any) -> Mapping[str, Any]:
         return {"class": type(batches.data).__name__, "samples": batches.size, "batches": batches.steps}
 
     shown = {"train": seen(train), "val": seen(val) if val is not None else None}
-    return {**shown, **parts.task.describe_data()}
+    return {**shown, **unstaged(parts.task.describe_data(), parts.copies)}
 
 
 def resume_command(run: Path) -> str:

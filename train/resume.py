@@ -215,7 +215,7 @@ def merge_overrides(origin: Origin, typed: Sequence[str]) -> list[str]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return `key: old -> new` for every value that differs, sections `run` and `resume` aside.
+    """Return `key: old -> new` for every value that differs, of sections that decide over the training.
 
     Of what is selected by name, trackers say, it is the names, and the settings of those that stay.
     """
@@ -228,7 +228,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     ]
     for key in before.keys() | after.keys():
         group, *inside = key.split(".")
-        if group in ("resume", "run") or before.get(key) == after.get(key):
+        if group in ("cluster", "resume", "run", "sweep") or before.get(key) == after.get(key):
             continue
         if group in selected and not all(inside and inside[0] in names for names in selected[group]):
             continue

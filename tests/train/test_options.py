@@ -20,7 +20,7 @@ from tests.conftest import CONF, SMALL, Train, options
 from train.config.build import MULTI_SELECT
 
 #: What no short run is made of here: they take long, need a task of their own, or other processes.
-NOT_RUN = ("hydra/", "experiment=", "task/")
+NOT_RUN = ("hydra/", "experiment=", "sweep=", "task/")
 #: What decides over other groups too.
 ALONE = ("task=", "trainer=", "debug=")
 
@@ -32,6 +32,7 @@ def all_options() -> list[str]:
 
 def test_the_promised_groups_are_there() -> None:
     promised = "task optimizer scheduler tracker checkpoint diagnostics detectors plots experiment debug hydra/launcher"
+    promised += " cluster sweep"
     for group in promised.split():
         assert (CONF / group).is_dir(), group
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from train.config.build import CONF_DIR, MULTI_SELECT, group_folders
+from train.config.build import CONF_DIR, MULTI_SELECT, group_folders, preset
 
 __all__ = ["commented_values"]
 
@@ -28,7 +28,8 @@ def commented_values(config: DictConfig) -> str:
     chosen += [(group, str(option)) for group in MULTI_SELECT for option in config[group]]
     for group, option in chosen:
         for folder in group_folders(group) if not group.startswith("hydra/") else ():
-            said |= _comments(folder / f"{option}.yaml", group.replace("/", "."))
+            for file in (*preset(group, option), option):  # what it is built on, first
+                said |= _comments(folder / f"{file}.yaml", group.replace("/", "."))
     shown = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     plain = _without_targets(OmegaConf.to_container(shown, resolve=False))
     lines: list[str] = []

@@ -25,6 +25,7 @@ from train.cli.resumed import with_resumed
 from train.cli.typed import FlagError, check_typed, config_folders, quoted_option
 from train.cli.typed import parse_override as _parse
 from train.config.build import CONF_DIR, MULTI_SELECT, extra_folders, group_options
+from train.config.cluster import enter_cluster, minutes, setup_lines
 from train.config.experiment_file import Experiment, take_config_file
 from train.config.mistakes import explain, is_mistake
 from train.config.trainer import check_run
@@ -37,6 +38,11 @@ log = logging.getLogger("expkit")
 _VALUE_FLAGS = (
     *("--cfg", "-c", "--package", "-p", "--info", "-i"),
     *("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"),
+)
+
+#: Flags beside which `sweep=NAME` alone starts no sweep: they say themselves what is to be done.
+_NOT_SWEEPING = frozenset(
+    ("-m", "--multirun", "--run", "-r", "--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help")
 )
 
 _failures: list[int] = []
@@ -97,6 +103,7 @@ def job(config: DictConfig) -> float | None:
         mask_multirun(Path(HydraConfig.get().sweep.dir) / "multirun.yaml")
     try:
         check_run(config.run)
+        enter_cluster(config.cluster)
         typed: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
         say_overlaps(typed)
         outcome = run(config, console)
@@ -124,14 +131,21 @@ def rewrite(arguments: list[str], experiment: Experiment | None = None) -> list[
     """Return the arguments that Hydra gets.
 
     A comma in a multi-select group means both, with and without -m: `tracker=wandb,trackio` becomes
-    `tracker=[wandb,trackio]`. With `resume=`, the resumed run's own overrides come first. Those of `experiment`, or of
-    the file that `config_file=` names, come next, before those typed.
+    `tracker=[wandb,trackio]`. `sweep=seeds` means -m, too. With `resume=`, the resumed run's own overrides come first.
+    Those of `experiment`, or of the file that `config_file=` names, come next, before those typed.
     """
     found, arguments = take_config_file(arguments)
     experiment = experiment or found
-    typed = _flags_first([_both(quoted_option(argument)) for argument in arguments])
+    typed = _flags_first(_sweeping([_both(quoted_option(argument)) for argument in arguments]))
     merged = with_resumed(typed, experiment)
     return merged if experiment is None else _flags_first(experiment.merge(merged, typed))
+
+
+def _sweeping(arguments: list[str]) -> list[str]:
+    """Return the arguments with the -m that `sweep=NAME` is meant with, unless a flag or `resume=` says otherwise."""
+    keys = {each.partition("=")[0]: each.partition("=")[2] for each in arguments}
+    named = keys.get("sweep", "null") not in ("null", "") and "resume" not in keys
+    return ["-m", *arguments] if named and _NOT_SWEEPING.isdisjoint(keys) else arguments
 
 
 def _flags_first(arguments: list[str]) -> list[str]:
@@ -184,3 +198,5 @@ def _help_values(*, _root_: DictConfig) -> str:
 OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
 OmegaConf.register_new_resolver("help_values", _help_values, replace=True)
 OmegaConf.register_new_resolver("help_options", lambda group: ", ".join(group_options(group)), replace=True)
+OmegaConf.register_new_resolver("cluster_minutes", minutes, replace=True)
+OmegaConf.register_new_resolver("cluster_setup", setup_lines, replace=True)
