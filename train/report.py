@@ -22,7 +22,7 @@ from expkit.ending import ending
 from expkit.errors import UserError
 from expkit.experiment import RunDir
 from expkit.files import write_bytes
-from expkit.listing.about import entry_of
+from expkit.listing.entry import entry_of
 from expkit.longer import longer
 from expkit.results import ResultsView
 from expkit.troubles import WriteTrouble

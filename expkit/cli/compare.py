@@ -142,8 +142,8 @@ def request_of(options: argparse.Namespace) -> Request:
 
 def written(comparison: Comparison, form: str) -> bytes:
     """Return a comparison as text, markdown, csv, json or latex."""
-    from expkit.comparison.direction import telling_rank
     from expkit.comparison.tables import tables_of, tidy_table, to_json
+    from expkit.telling import telling_rank
 
     if form == "json":
         return as_json(to_json(comparison))

@@ -42,7 +42,7 @@ class MonitorCommand:
         _check(options)
         runs = find_runs(options.run, Path("outputs"))
         from expkit.monitor import TrainingMonitor, View
-        from expkit.monitor.screen import check_names
+        from expkit.reading.screen import check_names
 
         metrics = [each.strip() for each in options.metrics.split(",")] if options.metrics is not None else None
         logarithmic = True if options.log_y else None

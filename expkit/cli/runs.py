@@ -14,15 +14,15 @@ from typing import Any
 import orjson
 
 from expkit.cli.parser import Parser
-from expkit.comparison.configs import MISSING
-from expkit.comparison.table import Table, json_value
 from expkit.errors import UserError
 from expkit.files import is_there
 from expkit.listing.columns import BUILT_IN, check_names, main_metric, shown, value_of
 from expkit.listing.entry import RunEntry
 from expkit.listing.filters import Filter, parse_filter
 from expkit.listing.scan import scan
+from expkit.nested import MISSING
 from expkit.standing import STATES
+from expkit.table import Table, json_value
 
 __all__ = ["RunsCommand"]
 

@@ -20,8 +20,8 @@ from expkit.ending import Ending, ending
 from expkit.experiment import RunDir
 from expkit.files import read_json
 from expkit.forecast import forecast_text
-from expkit.listing.about import about, entry_of
-from expkit.listing.entry import RunEntry
+from expkit.listing.about import about
+from expkit.listing.entry import RunEntry, entry_of
 from expkit.longer import longer
 from expkit.standing import sign_of, standing
 from expkit.trackers.known import KNOWN

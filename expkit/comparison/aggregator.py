@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
-from expkit.comparison.configs import MISSING, seed_of
-from expkit.comparison.direction import direction_of, telling_rank
+from expkit.comparison.configs import seed_of
 from expkit.comparison.parser import ResultsParser
 from expkit.comparison.statistics import difference, estimate
-from expkit.comparison.table import Table
 from expkit.errors import UserError
+from expkit.nested import MISSING
+from expkit.table import Table
+from expkit.telling import direction_of, telling_rank
 
 __all__ = ["ResultsAggregator"]
 

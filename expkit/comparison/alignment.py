@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expkit.comparison.statistics import half_width
+from expkit.reading.figures import ascending
 
-__all__ = ["Band", "band", "standing", "values_at"]
+__all__ = ["Band", "band", "values_at"]
 
 _Array = NDArray[np.float64]
 _MOST = 500
@@ -47,7 +48,7 @@ def values_at(curves: Sequence[Points], places: Sequence[float] | _Array) -> _Ar
         places: (p,).
     """
     at = np.asarray(places, float)
-    clean = [standing(*curve) for curve in curves]
+    clean = [ascending(*curve) for curve in curves]
     values = [
         np.interp(at, known, heights, left=np.nan, right=np.nan) if len(known) else np.full(len(at), np.nan)
         for known, heights in clean
@@ -65,7 +66,7 @@ def band(curves: Sequence[Points], most: int = _MOST) -> Band:
         curves: places and values of each, as in `values_at`. Of one the band has no width.
         most: places, at most.
     """
-    given = [standing(*curve)[0] for curve in curves]
+    given = [ascending(*curve)[0] for curve in curves]
     if not given or not all(map(len, given)):
         return Band(*np.empty((4, 0)))
     start, end = max(places[0] for places in given), min(places[-1] for places in given)
@@ -78,18 +79,3 @@ def band(curves: Sequence[Points], most: int = _MOST) -> Band:
         mean, count = values.mean(axis=0), len(values)
         half = half_width(1.0, count) * values.std(axis=0, ddof=1) if count > 1 else np.zeros(len(mean))
         return Band(places, mean, mean - half, mean + half)
-
-
-def standing(places: Sequence[float], values: Sequence[float]) -> tuple[_Array, _Array]:
-    """Return a curve without what is not finite, each place once, with its last value, in ascending order.
-
-    Where places fall, in the journal of a loop that began again further back, what was there before is left out.
-    """
-    at, known = np.asarray(places, float), np.asarray(values, float)
-    keep = np.isfinite(at) & np.isfinite(known)
-    at, known = at[keep], known[keep]
-    if not len(at):
-        return at, known
-    later = np.minimum.accumulate(at[::-1])[::-1]  # the least place from here on
-    last = np.append(at[:-1] < later[1:], True)
-    return at[last], known[last]

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from expkit.comparison.alignment import Band, band
 from expkit.comparison.configs import (
-    MISSING,
     differences,
     find_label,
     is_seed,
@@ -18,13 +17,14 @@ from expkit.comparison.configs import (
     without_identity,
     written_value,
 )
-from expkit.comparison.direction import Direction, direction_of, telling_rank
 from expkit.comparison.groups import MOST_IN_LABEL, Group, grouped, near
 from expkit.comparison.run_data import RunData
 from expkit.comparison.statistics import Difference, Estimate, difference, estimate
 from expkit.errors import UserError
 from expkit.journal import is_volatile
+from expkit.nested import MISSING
 from expkit.reading.axis import Along, Axis, axis_of
+from expkit.telling import Direction, direction_of, telling_rank
 
 __all__ = ["Comparison", "Group", "Request", "Which", "compare"]
 

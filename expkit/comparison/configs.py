@@ -3,53 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import orjson
 
 from expkit.errors import UserError
+from expkit.nested import MISSING
 
 __all__ = [
-    "MISSING", "differences", "find_label", "flatten", "is_seed", "mark_of", "seed_of", "short_names",
-    "without_identity", "written_value",
+    "differences", "find_label", "is_seed", "mark_of", "seed_of", "short_names", "without_identity", "written_value",
 ]  # fmt: skip
 
 
-class _Missing:
-    """The value of a key that a run has not."""
-
-    def __repr__(self) -> str:
-        return "missing"
-
-
-MISSING: Final = _Missing()
-
 #: What every run has of its own, and that says nothing of what it did.
 _IDENTITY = frozenset({"run.id", "run.dir", "run.name", "run.outputs", "run.notes", "resume"})
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nested configuration as {"optimizer.lr": 0.02}; lists and empty mappings stay values.
-
-    Lists that are nested too deeply to be written as JSON, more than some 250 times, are texts.
-    """
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value if _is_shallow(value) else str(value)
-    return flat
-
-
-def _is_shallow(value: Any) -> bool:
-    if not isinstance(value, list | tuple):
-        return True
-    try:
-        orjson.dumps(value, default=str)
-    except TypeError as error:
-        return "Recursion" not in str(error)
-    return True
 
 
 def without_identity(flat: Mapping[str, Any]) -> dict[str, Any]:

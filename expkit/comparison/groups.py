@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from expkit.comparison.configs import MISSING, is_seed, mark_of, short_names, written_value
+from expkit.comparison.configs import is_seed, mark_of, short_names, written_value
 from expkit.comparison.run_data import RunData
 from expkit.errors import UserError
+from expkit.nested import MISSING
 from expkit.printable import printable
 
 __all__ = ["MOST_IN_LABEL", "Group", "grouped", "near"]

@@ -9,23 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from expkit.comparison.alignment import standing, values_at
-from expkit.comparison.configs import flatten, seed_of
-from expkit.comparison.direction import Direction
+from expkit.comparison.alignment import values_at
+from expkit.comparison.configs import seed_of
 from expkit.errors import UserError
 from expkit.experiment import RunDir
 from expkit.files import read_json
-from expkit.listing.about import entry_of
+from expkit.listing.entry import entry_of
+from expkit.nested import flatten
 from expkit.plots.curve import Curve
 from expkit.reading.axis import Axis
 from expkit.reading.feed import RunFeed
-from expkit.reading.history import read_results
+from expkit.reading.figures import Figures, figures_of
 from expkit.reading.state import StateReader
-from expkit.record import RESERVED
+from expkit.reading.whole import read_whole
 
-__all__ = ["Figures", "RunData", "label_runs", "load_run", "load_runs"]
+__all__ = ["RunData", "label_runs", "load_run", "load_runs"]
 
 #: What of config.json says where and with what a run was trained.
 _ENVIRONMENT = (
@@ -37,35 +35,6 @@ _ENVIRONMENT = (
     "hardware.gpu_count",
     "hardware.cpu",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """What a run's values of one metric come to.
-
-    Attributes:
-        last: its last value, finite or not.
-        min: the least.
-        min_step: where; exact up to 2^53, as all steps of curves.
-        max: the greatest.
-        max_step: where.
-        count: finite values, of what was done again, too.
-        nonfinite: others.
-    """
-
-    last: float
-    min: float
-    min_step: int
-    max: float
-    max_step: int
-    count: int
-    nonfinite: int
-
-    def best(self, direction: Direction | None) -> tuple[float | None, int | None]:
-        """Return the best value and its step; None without a direction."""
-        if direction is None:
-            return None, None
-        return (self.min, self.min_step) if direction == "min" else (self.max, self.max_step)
 
 
 @dataclass(frozen=True)
@@ -101,19 +70,11 @@ class RunData:
     @property
     def metrics(self) -> list[str]:
         """The names of its metrics, sorted."""
-        return sorted(set(self.feed.curves) - RESERVED)
+        return self.feed.metrics
 
     def figures(self, metric: str) -> Figures | None:
         """Return what a metric's values come to; None without a finite one."""
-        curve = self.feed.curves.get(metric)
-        steps, values = curve.line() if curve is not None else ([], [])
-        if curve is None or not values:
-            return None
-        if (np.diff(steps) < 0).any():  # somebody's own loop that went back: what it did again counts
-            steps, values = (each.tolist() for each in standing(steps, values))
-        low, high = int(np.argmin(values)), int(np.argmax(values))
-        last = self.feed.last.get(metric, math.nan)  # an index keeps no NaN
-        return Figures(last, values[low], int(steps[low]), values[high], int(steps[high]), curve.count, curve.nonfinite)
+        return figures_of(self.feed, metric)
 
     def curve(self, metric: str, axis: Axis) -> Curve:
         """Return a metric's curve over an axis; without a value if the run has no such metric, or no such axis."""
@@ -154,22 +115,12 @@ def load_run(run: RunDir, label: str = "") -> RunData:
     Raises:
         UserError: its files cannot be read.
     """
-    feed = RunFeed(run)
-    try:
-        feed.refresh()
-    except OSError as error:
-        raise UserError(f"{run.root}: {error.strerror or error}") from None
-    finally:
-        feed.close()
+    feed, results = read_whole(run)
     whole = flatten(_content(run.config))
     found = {name: value for name, value in whole.items() if name.startswith(_ENVIRONMENT) and value is not None}
     state = StateReader(feed).read().state
     if state == "unknown":  # its files may be damaged, or it has a results.json alone
         state = entry_of(run).state
-    results = _results(run.results)
-    if feed.status.get("state") in ("starting", "running"):  # or killed: what results.json says is older
-        results.pop("final_metrics", None)
-    _add_final(feed, results)
     return RunData(feed, label or run.id, state, flatten(feed.config), found, results)
 
 
@@ -203,18 +154,3 @@ def _content(path: Path) -> dict[str, Any]:
         return read_json(path) if path.exists() else {}
     except UserError:
         return {}  # damaged, or written just now
-
-
-def _add_final(feed: RunFeed, results: Mapping[str, Any]) -> None:
-    final = results.get("final_metrics")
-    for name, value in final.items() if isinstance(final, dict) else ():
-        if type(value) in (int, float) and name not in feed.curves and name not in RESERVED:
-            feed.curves[name] = Curve([feed.last.get("step", 0)], [float(value)])
-            feed.last[name] = float(value)
-
-
-def _results(path: Path) -> dict[str, Any]:
-    try:
-        return read_results(path) if path.exists() else {}
-    except UserError:
-        return {}

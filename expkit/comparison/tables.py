@@ -6,10 +6,11 @@ import math
 from typing import Any
 
 from expkit.comparison.compare import Comparison
-from expkit.comparison.configs import MISSING, written_value
+from expkit.comparison.configs import written_value
 from expkit.comparison.run_data import RunData
 from expkit.comparison.statistics import CONFIDENCE
-from expkit.comparison.table import Table, json_value
+from expkit.nested import MISSING
+from expkit.table import Table, json_value
 
 __all__ = ["tables_of", "tidy_table", "to_json"]
 

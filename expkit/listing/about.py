@@ -7,25 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from expkit.comparison.direction import direction_of, telling_rank
 from expkit.errors import UserError
 from expkit.events import read_events
 from expkit.experiment import RunDir
 from expkit.listing.checkpoints import describe
 from expkit.listing.entry import RunEntry
+from expkit.nested import value_at
 from expkit.snapshots.reading import list_snapshots
+from expkit.telling import direction_of, telling_rank
 
-__all__ = ["about", "entry_of"]
+__all__ = ["about"]
 
 _EVENTS = 5
 _SNAPSHOTS = 3
 _READ_JOURNAL = 32 << 20  # bytes: a larger one is not read for its best value
-
-
-def entry_of(run: RunDir) -> RunEntry:
-    """Return a run as lists have it."""
-    names = ("config.json", "status.json", "results.json")
-    return RunEntry(str(run.root), run.id, frozenset(name for name in names if (run.root / name).exists()))
 
 
 def about(entry: RunEntry) -> dict[str, Any]:
@@ -87,16 +82,18 @@ def _best(entry: RunEntry) -> dict[str, Any]:
 
 
 def _best_of_journal(entry: RunEntry) -> dict[str, Any]:
-    from expkit.comparison.run_data import load_run
+    from expkit.reading.figures import figures_of
+    from expkit.reading.whole import read_whole
 
     try:
-        data = load_run(entry.run)
+        feed, _ = read_whole(entry.run)
     except UserError:
         return {}
-    said = data.config.get("checkpoint.monitor")
-    order = sorted(data.metrics, key=lambda each: (each != said, telling_rank(each), not each.endswith("loss"), each))
+    config = {key: value_at(feed.config, key) for key in ("checkpoint.monitor", "checkpoint.mode")}
+    said = config["checkpoint.monitor"]
+    order = sorted(feed.metrics, key=lambda each: (each != said, telling_rank(each), not each.endswith("loss"), each))
     for metric in order:
-        direction, figures = direction_of(metric, data.config), data.figures(metric)
+        direction, figures = direction_of(metric, config), figures_of(feed, metric)
         if direction is not None and figures is not None:
             value, step = figures.best(direction)
             return {"metric": metric, "value": value, "step": step, "checkpoint": None}

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from expkit.comparison.configs import MISSING, flatten
-from expkit.comparison.direction import telling_rank
 from expkit.errors import UserError
 from expkit.listing.entry import RunEntry
+from expkit.nested import MISSING, flatten
+from expkit.telling import telling_rank
 
 __all__ = ["AGES", "BUILT_IN", "TIMES", "check_names", "main_metric", "shown", "span", "value_of"]
 

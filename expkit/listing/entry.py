@@ -13,16 +13,16 @@ from typing import Any
 
 import orjson
 
-from expkit.comparison.configs import MISSING
-from expkit.comparison.direction import direction_of
 from expkit.ending import life_sign
 from expkit.experiment import RunDir
 from expkit.journal.last import last_entries
 from expkit.listing.selected import selected
+from expkit.nested import MISSING, value_at
 from expkit.record import RESERVED
 from expkit.standing import STALLED_AFTER, standing
+from expkit.telling import direction_of
 
-__all__ = ["RunEntry"]
+__all__ = ["RunEntry", "entry_of"]
 
 _GAPS = 8  # records of whose distance the usual gap is the mean
 _LATER = 64  # records: more than a run writes between two heartbeats
@@ -134,7 +134,7 @@ class RunEntry:
     @property
     def host(self) -> str | None:
         """The machine that it ran on last."""
-        said = self.status.get("host") or _at(self.config, "hardware.host")
+        said = self.status.get("host") or value_at(self.config, "hardware.host")
         return str(said) if isinstance(said, str) else None
 
     @property
@@ -201,7 +201,7 @@ class RunEntry:
         A key that holds a selected option, `optimizer` say, has the option's name: as it was typed, or of its class.
         """
         for tree in (self.resolved, self.config):
-            found = _at(tree, key)
+            found = value_at(tree, key)
             if found is not MISSING:
                 return selected(key, found, self.overrides) if isinstance(found, Mapping) else found
         return default
@@ -243,6 +243,12 @@ class RunEntry:
         return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
 
 
+def entry_of(run: RunDir) -> RunEntry:
+    """Return a run as lists have it."""
+    names = ("config.json", "status.json", "results.json")
+    return RunEntry(str(run.root), run.id, frozenset(name for name in names if (run.root / name).exists()))
+
+
 def _bytes(path: str) -> bytes:
     """Return what is in a file: of ten thousand small ones in half the time that `open` takes."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -254,16 +260,6 @@ def _bytes(path: str) -> bytes:
         return data
     finally:
         os.close(descriptor)
-
-
-def _at(tree: Mapping[str, Any], key: str) -> Any:
-    """Return what a nested mapping has at a dotted key, MISSING if nothing."""
-    found: Any = tree
-    for part in key.split("."):
-        if not isinstance(found, Mapping) or part not in found:
-            return MISSING
-        found = found[part]
-    return found
 
 
 def _moment(text: Any) -> float | None:

@@ -11,10 +11,10 @@ from typing import Any
 
 import orjson
 
-from expkit.comparison.configs import MISSING
 from expkit.errors import UserError
 from expkit.listing.columns import AGES, TIMES, value_of
 from expkit.listing.entry import RunEntry
+from expkit.nested import MISSING
 
 __all__ = ["Filter", "parse_filter"]
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from expkit.errors import UserError
 from expkit.experiment import RunDir
-from expkit.monitor.screen import Screen, View, compose, find_group, missing_metrics
 from expkit.plots.themes import ThemeName
 from expkit.reading.feed import RunFeed
+from expkit.reading.screen import Screen, View, compose, find_group, missing_metrics
 from expkit.reading.state import RunState, StateReader
 
 __all__ = ["TrainingMonitor"]

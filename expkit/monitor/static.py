@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from expkit.errors import UserError
-from expkit.monitor.screen import Screen
 from expkit.monitor.text import heading_line
 from expkit.plots.drawing import draw_grid, save_figure
 from expkit.plots.themes import ThemeName, find_theme
+from expkit.reading.screen import Screen
 
 __all__ = ["KINDS", "save_screen"]
 

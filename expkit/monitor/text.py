@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from expkit.monitor.screen import Screen
+from expkit.reading.screen import Screen
 from expkit.reading.state import RunState
 
 __all__ = ["heading_line", "state_line"]

@@ -22,6 +22,7 @@ from expkit.reading.detail import Detail
 from expkit.reading.event_feed import EventFeed
 from expkit.reading.history import read_history
 from expkit.reading.index import Index, load_index, save_index
+from expkit.record import RESERVED
 from expkit.status import read_status
 
 __all__ = ["RunFeed"]
@@ -87,6 +88,11 @@ class RunFeed:
     def broken(self) -> int:
         """How many lines of the journal could not be read."""
         return self._broken + self._reader.broken
+
+    @property
+    def metrics(self) -> list[str]:
+        """The names of its metrics, sorted."""
+        return sorted(set(self.curves) - RESERVED)
 
     @property
     def events(self) -> list[dict[str, Any]]:

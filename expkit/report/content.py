@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from expkit.comparison.compare import Comparison, Request, compare
-from expkit.comparison.configs import flatten
 from expkit.comparison.run_data import RunData, load_runs
 from expkit.errors import UserError
 from expkit.experiment import RunDir
 from expkit.files import read_json
-from expkit.monitor.web.pictures import pictures_of
+from expkit.nested import flatten
+from expkit.reading.pictures import pictures_of
 from expkit.reading.state import AlertLine, RunState, StateReader
 from expkit.report.pictures import EmbeddedPicture, Room
 from expkit.report.privacy import private, private_tree, without_home

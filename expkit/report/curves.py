@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from expkit.comparison.panels import panels_of
-from expkit.monitor.screen import View, compose, make_panel
 from expkit.plots.curve import Curve
 from expkit.plots.interactive import look_of, make_figure, plain, said_of
 from expkit.plots.panels import Line, Panel, group
 from expkit.plots.themes import THEMES
+from expkit.reading.screen import View, compose, make_panel
 from expkit.report.content import Report, RunPart
 
 __all__ = ["draw_curve", "labels_of", "panels_for", "plotted", "remarks_of"]

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
-from expkit.comparison.table import Table, in_markdown, shown
 from expkit.plots.themes import ThemeName
 from expkit.report import tables
 from expkit.report.content import Report
 from expkit.report.curves import draw_curve, panels_for, remarks_of
 from expkit.report.pictures import EmbeddedPicture
+from expkit.table import Table, in_markdown, shown
 
 __all__ = ["make_markdown"]
 

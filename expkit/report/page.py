@@ -14,7 +14,6 @@ from typing import Any, Literal
 import orjson
 
 import expkit
-from expkit.comparison.table import Table
 from expkit.plots.interactive import library
 from expkit.plots.panels import Panel
 from expkit.plots.themes import THEMES, Theme
@@ -22,6 +21,7 @@ from expkit.report import tables
 from expkit.report.content import Report, RunPart
 from expkit.report.curves import draw_curve, panels_for, plotted, remarks_of
 from expkit.report.pictures import EmbeddedPicture
+from expkit.table import Table
 
 __all__ = ["PageTheme", "make_page"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from expkit.experiment import RunDir
-from expkit.monitor.web.pictures import read_picture
+from expkit.reading.pictures import read_picture
 
 __all__ = ["EmbeddedPicture", "Room"]
 
@@ -42,7 +42,7 @@ class Room:
         """Return a picture if it can be read and there is room for it."""
         if self._pictures == 0:
             return None
-        found = read_picture([run], "0", name)
+        found = read_picture(run, name)
         if found is None or not 0 < len(found[0]) <= self._bytes:
             return None
         self._pictures -= 1

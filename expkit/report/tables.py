@@ -10,11 +10,11 @@ import orjson
 
 from expkit.comparison.compare import Comparison
 from expkit.comparison.configs import differences, without_identity
-from expkit.comparison.table import Table, shown
 from expkit.comparison.tables import tables_of
 from expkit.report.content import Report, RunPart
 from expkit.report.privacy import private
 from expkit.snapshots.reading import quick_problem
+from expkit.table import Table, shown
 
 __all__ = [
     "best_metric", "comparison_tables", "configuration_table", "difference_table", "environment_tables", "events_table",

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from expkit.comparison.configs import MISSING
 from expkit.errors import UserError
 from expkit.listing.columns import check_names, main_metric, shown, value_of
 from expkit.listing.entry import RunEntry
 from expkit.listing.filters import parse_filter
 from expkit.listing.scan import scan
+from expkit.nested import MISSING
 from expkit.reading.feed import RunFeed
 from expkit.reading.state import StateReader
 from expkit.standing import standing

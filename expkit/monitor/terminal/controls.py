@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from expkit.monitor.screen import View
 from expkit.monitor.terminal.chart import CONSTANTS
 from expkit.reading.axis import ALONG, Along
+from expkit.reading.screen import View
 
 __all__ = ["HELP", "Controls"]
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
-from expkit.monitor.screen import Screen, View, compose, metric_names
 from expkit.monitor.terminal.controls import Controls
 from expkit.plots.panels import Panel, group
 from expkit.reading.feed import RunFeed
+from expkit.reading.screen import Screen, View, compose, metric_names
 from expkit.reading.state import RunState
 
 __all__ = ["Page", "grid", "matching", "turn_to"]

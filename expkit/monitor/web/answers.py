@@ -9,21 +9,24 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, cast
+from urllib.parse import quote
 
 import numpy as np
 
 from expkit.errors import UserError
+from expkit.experiment import RunDir
 from expkit.journal import is_volatile
 from expkit.monitor.monitor import TrainingMonitor
-from expkit.monitor.screen import View, curve_seen, find_group, make_panel, metric_names
 from expkit.plots.curve import Curve
 from expkit.plots.interactive import look_of, make_figure, said_of
 from expkit.plots.panels import Panel, line_of_run
 from expkit.plots.themes import THEMES, Theme, find_theme
 from expkit.reading.axis import ALONG, UNITS, Along, Axis, axis_of
 from expkit.reading.feed import RunFeed
+from expkit.reading.pictures import pictures_of, read_picture
+from expkit.reading.screen import View, curve_seen, find_group, make_panel, metric_names
 
-__all__ = ["Query", "memory", "metrics", "panels", "state_of"]
+__all__ = ["Query", "memory", "metrics", "panels", "picture", "pictures", "state_of"]
 
 _POINTS = 500
 _LEAST_POINTS, _MOST_POINTS = 4, 20_000
@@ -127,6 +130,29 @@ def panels(monitor: TrainingMonitor, query: Query) -> dict[str, Any]:
         found.append({"key": key, **_panel(panel, theme, smoothing, monitor.feeds)})
     axis = axis_of(monitor.feeds, view.along, view.unit)
     return {"panels": found, "limits": _limits(monitor.feeds, axis), "unit": axis.unit}
+
+
+def pictures(runs: Sequence[RunDir]) -> dict[str, Any]:
+    """Return the pictures of runs with the addresses that the page asks for."""
+    found = []
+    for number, run in enumerate(runs):
+        kinds = [
+            {
+                "kind": kind,
+                "pictures": [
+                    {"step": each.step, "url": f"pictures/{number}/{quote(each.name, safe='')}?{each.changed:x}"}
+                    for each in of_kind
+                ],
+            }
+            for kind, of_kind in pictures_of(run).items()
+        ]
+        found.append({"run": run.id, "kinds": kinds})
+    return {"runs": found}
+
+
+def picture(runs: Sequence[RunDir], number: str, name: str) -> tuple[bytes, str] | None:
+    """Return a picture and its media type; None unless it is one of `pictures`."""
+    return read_picture(runs[int(number)], name) if number in map(str, range(len(runs))) else None
 
 
 def _looks(runs: int, theme: Theme) -> list[tuple[str, str]]:

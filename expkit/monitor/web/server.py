@@ -20,7 +20,6 @@ import orjson
 from expkit.errors import UserError, describe
 from expkit.monitor.web import answers
 from expkit.monitor.web.hub import Answer, Hub
-from expkit.monitor.web.pictures import list_pictures, read_picture
 from expkit.plots.interactive import library
 
 __all__ = ["Server", "open_server"]
@@ -147,9 +146,9 @@ class _Handler(BaseHTTPRequestHandler):
                 said = answers.memory(hub.monitor)
             self._send_answer(_tagged(orjson.dumps(said, option=orjson.OPT_INDENT_2)))
         elif path == "api/pictures":
-            self._send_answer(_tagged(orjson.dumps(list_pictures(runs))))
+            self._send_answer(_tagged(orjson.dumps(answers.pictures(runs))))
         elif path.startswith("pictures/") and path.count("/") == 2:
-            found = read_picture(runs, *path.split("/")[1:])
+            found = answers.picture(runs, *path.split("/")[1:])
             if found is None:
                 self._send_missing()
             else:

@@ -13,11 +13,11 @@ import pytest
 
 from expkit import ResultsParser
 from expkit.cli.compare import written
-from expkit.comparison.configs import MISSING
-from expkit.comparison.table import Table
 from expkit.experiment import RunDir
 from expkit.journal import Journal
+from expkit.nested import MISSING
 from expkit.record import Record
+from expkit.table import Table
 from tests.expkit.comparison.test_compare import make_run, of
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from expkit.comparison.configs import MISSING
+from expkit.nested import MISSING
 from expkit.printable import printable
 
 __all__ = ["Table", "in_markdown", "json_value", "shown"]

@@ -15,7 +15,6 @@ from expkit.plots.themes import STYLES
 from expkit.reading.axis import Along, Axis, axis_of
 from expkit.reading.feed import RunFeed
 from expkit.reading.state import RunState
-from expkit.record import RESERVED
 
 __all__ = [
     "Screen",
@@ -106,7 +105,7 @@ def compose(feeds: Sequence[RunFeed], states: Sequence[RunState], view: View) ->
 
 def metric_names(feeds: Sequence[RunFeed]) -> list[str]:
     """Return the names of all metrics that any of the runs has."""
-    return sorted({name for feed in feeds for name in feed.curves} - RESERVED)
+    return sorted({name for feed in feeds for name in feed.metrics})
 
 
 def _usual(feeds: Sequence[RunFeed], notes: list[str]) -> dict[str, list[str]]:

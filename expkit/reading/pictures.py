@@ -5,15 +5,12 @@ from __future__ import annotations
 import operator
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
 
 from expkit.experiment import RunDir
 
-__all__ = ["Picture", "list_pictures", "pictures_of", "read_picture"]
+__all__ = ["Picture", "pictures_of", "read_picture"]
 
 _KINDS = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".gif": "image/gif", ".webp": "image/webp"}
 _OF_STEP = re.compile(r"(?P<kind>.+)_step_(?P<step>\d{1,18})")
@@ -51,32 +48,8 @@ def pictures_of(run: RunDir) -> dict[str, list[Picture]]:
     return {kind: sorted(kinds[kind], key=operator.attrgetter("step")) for kind in sorted(kinds)}
 
 
-def list_pictures(runs: Sequence[RunDir]) -> dict[str, Any]:
-    """Return the pictures of runs with the addresses that the page asks for."""
-    found = []
-    for number, run in enumerate(runs):
-        kinds = [
-            {
-                "kind": kind,
-                "pictures": [
-                    {
-                        "step": each.step,
-                        "url": f"pictures/{number}/{quote(each.name, safe='')}?{each.changed:x}",
-                    }
-                    for each in pictures
-                ],
-            }
-            for kind, pictures in pictures_of(run).items()
-        ]
-        found.append({"run": run.id, "kinds": kinds})
-    return {"runs": found}
-
-
-def read_picture(runs: Sequence[RunDir], number: str, name: str) -> tuple[bytes, str] | None:
-    """Return a picture and its media type; None unless it is one that is listed."""
-    if number not in map(str, range(len(runs))):
-        return None
-    run = runs[int(number)]
+def read_picture(run: RunDir, name: str) -> tuple[bytes, str] | None:
+    """Return a picture of a run and its media type; None unless it is one of those in its `visualizations`."""
     if not any(entry.name == name for entry in _entries(run)):
         return None
     try:
