@@ -95,8 +95,9 @@ class RunEntry:
         """The last step that is known of."""
         said = _whole(self.status.get("step"))
         if self.state in ("crashed", "stalled") or said is None:
-            newest = [step for step in (said, _whole(self.last.get("step"))) if step is not None]
-            return max(newest, default=None)
+            newest = self.last if said is None else next(iter(self._unheard[-1:]), {})
+            found = _whole(newest.get("step"))
+            return said if found is None else found if said is None else max(said, found)
         return said
 
     @property
@@ -168,11 +169,8 @@ class RunEntry:
         """The last value of each metric: the heartbeat's, or the journal's where that is ahead of it."""
         said = self.status.get("metrics")
         found: dict[str, Any] = dict(said) if isinstance(said, Mapping) else {}
-        # A resume that trained nothing has no metrics in its heartbeat.
-        step = (_whole(self.status.get("step")) or 0) if found else -1
-        for record in last_entries(self.run.metrics, _LATER):
-            if (_whole(record.get("step")) or 0) > step:
-                found |= {name: value for name, value in record.items() if name not in RESERVED}
+        for record in self._unheard:
+            found |= {name: value for name, value in record.items() if name not in RESERVED}
         return found
 
     @property
@@ -231,6 +229,13 @@ class RunEntry:
     def _troubled(self, problem: str) -> dict[str, Any]:
         self.problem = problem
         return {}
+
+    @cached_property
+    def _unheard(self) -> list[dict[str, Any]]:
+        """The records that are newer than the metrics of the last heartbeat, oldest first."""
+        # A resume that trained nothing has no metrics in its heartbeat.
+        step = (_whole(self.status.get("step")) or 0) if self.status.get("metrics") else -1
+        return last_entries(self.run.metrics, _LATER, after=step)
 
     @property
     def _quiet(self) -> float | None:

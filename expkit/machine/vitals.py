@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,9 @@ class Vitals:
         return found
 
 
+@lru_cache(maxsize=8)
 def boot_id(root: Path = _ROOT) -> str | None:
-    """Return what tells this start of the machine from every other, or None."""
+    """Return what tells this start of the machine from every other, or None: read once, no process outlives it."""
     return _text(root / "proc/sys/kernel/random/boot_id").strip() or None
 
 

@@ -108,6 +108,16 @@ def test_the_metrics_of_a_killed_run_are_its_journals(tmp_path: Path) -> None:
     assert found == {"loss": 0.125, "val_loss": 0.25, "best_val_loss": 0.25, "gpu/0/power_w": 100.0}
 
 
+def test_of_a_killed_run_nothing_is_read_that_its_heartbeat_has_said(tmp_path: Path) -> None:
+    """A loop of somebody's own that went back: what is before the heartbeat's step again is older than it."""
+    heartbeat = status("running", pid=GONE, step=4, metrics={"loss": 0.5})
+    root = make(tmp_path / "outputs" / "run", heartbeat, records=7)
+    with (root / "logs" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "loss": 0.5}\n{"step": 5, "time": 1.0, "acc": 0.75}\n')
+    run = only(tmp_path / "outputs")
+    assert (run.step, run.metrics) == (5, {"loss": 0.5, "acc": 0.75})
+
+
 def test_a_resume_that_trained_nothing_has_the_metrics_of_the_journal(tmp_path: Path) -> None:
     make(tmp_path / "outputs" / "run", status("finished", metrics={}), records=5)
     assert only(tmp_path / "outputs").newest_metrics == {"loss": 0.2}
