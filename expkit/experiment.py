@@ -20,6 +20,7 @@ __all__ = [
     "generate_experiment_id",
     "is_id",
     "newest_run",
+    "readable_name",
 ]
 
 _ALPHABET = string.ascii_lowercase + string.digits
@@ -35,13 +36,18 @@ def generate_experiment_id(name: str) -> str:
     `create_experiment_directory` then gives it to one of them only. Characters of `name` that do not belong into a file
     name become dashes.
     """
-    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "run"
+    readable = readable_name(name)
     moment = datetime.now().astimezone().strftime("%Y%m%d_%H%M%S")
     with _lock:
         while (made := f"{readable}_{moment}_{''.join(_random.choices(_ALPHABET, k=4))}") in _issued:
             pass
         _issued.add(made)
     return made
+
+
+def readable_name(name: str) -> str:
+    """Return `name` with what does not belong into a file name replaced by dashes."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "run"
 
 
 def is_id(text: str) -> bool:

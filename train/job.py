@@ -22,6 +22,7 @@ from train.report import Outcome, resume_command
 from train.responses import Rewind
 from train.resume import Origin, check_same_kind, find_origin, origin_of
 from train.staging import staged
+from train.sweeping import note_run
 from train.unfinished import is_of_this_job, newest_step
 
 __all__ = ["run"]
@@ -72,6 +73,7 @@ def _attempt(
             stack.enter_context(run_lock(files))
             if resumed is not None:
                 reopen(config, resumed)
+            note_run(files.root)
             job = Attempt(config, origin, parts, files, console, rewind)
             return job, job.run(stack)
         except UserError:

@@ -31,6 +31,7 @@ _COMMANDS = {
     "show": "expkit.cli.show:ShowCommand",
     "snapshots": "expkit.cli.snapshots:SnapshotsCommand",
     "svd": "expkit.cli.svd:SVDCommand",
+    "sweep": "expkit.cli.sweep:SweepCommand",
     "sync": "expkit.cli.sync:SyncCommand",
     "wandb": "expkit.cli.wandb:WandbCommand",
     "watch": "expkit.cli.watch:WatchCommand",
@@ -39,7 +40,7 @@ _COMMANDS = {
 #: What stands together in `expkit --help`, in the order in which one needs it. Others come last.
 _GROUPS = {
     "Train": ("train", "verify-resume"),
-    "While it runs": ("monitor", "watch", "svd"),
+    "While it runs": ("monitor", "watch", "svd", "sweep"),
     "Afterwards": ("runs", "show", "compare", "report", "checkpoints", "snapshots"),
     "When numbers went wrong": ("batch", "bisect-nan"),
     "W&B and trackio": ("dashboard", "replay", "sync", "wandb"),

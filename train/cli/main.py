@@ -30,7 +30,7 @@ from train.config.experiment_file import Experiment, take_config_file
 from train.config.mistakes import explain, is_mistake
 from train.config.trainer import check_run
 
-__all__ = ["job", "main", "rewrite"]
+__all__ = ["job", "main", "note_failure", "rewrite"]
 
 log = logging.getLogger("expkit")
 
@@ -97,16 +97,19 @@ def job(config: DictConfig) -> float | None:
     from train.display import console_logging
     from train.job import run
     from train.report import say_next
+    from train.sweeping import told
 
     console = console_logging()
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         mask_multirun(Path(HydraConfig.get().sweep.dir) / "multirun.yaml")
     try:
-        check_run(config.run)
-        enter_cluster(config.cluster)
-        typed: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
-        say_overlaps(typed)
-        outcome = run(config, console)
+        with told(config) as tell:
+            check_run(config.run)
+            enter_cluster(config.cluster)
+            typed: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+            say_overlaps(typed)
+            outcome = run(config, console)
+            tell(outcome)
     except Exception as error:  # told here, whatever it is: the other jobs of a sweep go on
         if "SUBMITIT_EXECUTOR" in os.environ:
             log.error("%s", error, exc_info=not isinstance(error, UserError))  # the launcher leaves the log empty
@@ -125,6 +128,11 @@ def job(config: DictConfig) -> float | None:
             raise SystemExit(128 + outcome.signal)
         _failures.append(128 + outcome.signal)
     return outcome.best_val_loss
+
+
+def note_failure(code: int = 1) -> None:
+    """Let `main` return at least this exit code: jobs of a sweep have failed elsewhere."""
+    _failures.append(code)
 
 
 def rewrite(arguments: list[str], experiment: Experiment | None = None) -> list[str]:

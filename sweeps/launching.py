@@ -1,0 +1,211 @@
+"""A batch of a sweep's jobs through submitit: written down, submitted, waited for or not, each with its own value."""
+
+from __future__ import annotations
+
+import functools
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from expkit.errors import ConfigError, UserError
+from expkit.experiment import readable_name
+from expkit.printable import printable
+from expkit.secrets import MASK
+from expkit.sweep.folder import JobFile, Submission, SweepDir
+from sweeps.executors import Kind, check_executor
+from sweeps.settings import settings_of
+from train.cli.main import note_failure
+from train.config.build import extra_folders
+from train.sweeping import begin_sweep, note_failed
+
+__all__ = ["SweepJob", "launch", "say_end"]
+
+_OWN_SWEEPER = "ExpkitSweeper"
+
+
+class SweepJob:
+    """One job, called in its own process. submitit pickles it, and calls `checkpoint` when it is to be requeued."""
+
+    def __init__(self, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def __call__(self, overrides: Sequence[str], number: int, singletons: Mapping[type, Singleton]) -> None:
+        """Run the job. What becomes of it is in the sweep's folder, and its error, raised again, in its log."""
+        import submitit
+
+        Singleton.set_state(singletons)
+        setup_globals()
+        try:
+            config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        except Exception as error:
+            note_failed(SweepDir(self.config.hydra.sweep.dir), number, overrides, error)
+            raise
+        with open_dict(config.hydra.job):
+            config.hydra.job.id = submitit.JobEnvironment().job_id
+            config.hydra.job.num = number
+        done = run_job(
+            hydra_context=self.hydra_context,
+            task_function=self.task_function,
+            config=config,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )
+        _ = done.return_value  # which raises what the job has raised
+
+    def checkpoint(self, *arguments: Any) -> Any:
+        """Return what a requeued job does: the same, in the run directory that it has."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self, *arguments)
+
+
+def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], numbers: Sequence[int]) -> list[JobReturn]:
+    """Run jobs, or submit them and return (`sweep.wait=false`).
+
+    Args:
+        launcher: one of `hydra_plugins.expkit_launcher`, set up.
+        job_overrides: of each job, all.
+        numbers: of each job, in the sweep.
+
+    Returns:
+        each job's own value: None of one that failed, or was not waited for. Sweepers count that as a failure.
+
+    Raises:
+        UserError: it cannot be submitted. Nothing was.
+        KeyboardInterrupt: whose text says what goes on, and what to type.
+    """
+    config: DictConfig = launcher.config
+    kind: Kind = launcher.kind
+    settings = settings_of(config)
+    own = str(config.hydra.sweeper.get("_target_")).endswith(_OWN_SWEEPER)
+    if not settings.wait and not own:
+        raise ConfigError(
+            "sweep.wait=false: this sweeper needs each job's value to choose the next: leave it out, and start the "
+            "sweep in the background (nohup ... &)"
+        )
+    params = {key: _plain(value) for key, value in launcher.params.items()}
+    check_executor(kind, params)
+    folder, _ = begin_sweep(config)
+    _write_queued(folder, config, job_overrides, numbers)
+    job = SweepJob(launcher.hydra_context, launcher.task_function, config)
+    calls = [
+        functools.partial(_called, job, list(overrides), number, Singleton.get_state())
+        for overrides, number in zip(job_overrides, numbers, strict=True)
+    ]
+    jobs = dict(zip(numbers, calls, strict=True))
+    if kind == "slurm":
+        from sweeps.slurm import submit, wait
+
+        submit(folder, params, jobs)
+        if settings.wait:
+            wait(folder, numbers)
+    elif settings.wait:
+        from sweeps.local import run_all
+
+        run_all(folder, params, jobs, settings.parallel)
+    else:
+        _detach(folder, job_overrides, numbers)
+    if settings.wait and not own:
+        say_end(folder, numbers)
+    return [_returned(folder, number, overrides) for overrides, number in zip(job_overrides, numbers, strict=True)]
+
+
+def say_end(folder: SweepDir, numbers: Sequence[int] | None = None) -> None:
+    """Say how jobs have ended, and let the exit code tell whether one has failed.
+
+    Args:
+        folder: of the sweep.
+        numbers: of the jobs; None for all.
+    """
+    found = [job for number in (folder.numbers() if numbers is None else numbers) if (job := folder.job(number))]
+    done = [job for job in found if job.state == "done"]
+    failed = [job for job in found if job.state == "failed"]
+    stopped = len(found) - len(done) - len(failed)
+    for job in failed:
+        print(printable(f"job {job.number} failed: {job.error or 'see its log'}"), file=sys.stderr)
+    more = f", {stopped} stopped" if stopped else ""
+    print(f"{len(done)} done, {len(failed)} failed{more}; the table: expkit sweep {shlex.quote(str(folder.root))}")
+    if failed or stopped:
+        note_failure()
+
+
+def _called(job: SweepJob, *arguments: Any) -> Any:
+    return job(*arguments)
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def _write_queued(
+    folder: SweepDir, config: DictConfig, job_overrides: Sequence[Sequence[str]], numbers: Sequence[int]
+) -> None:
+    """Write down every job as it is before it is submitted: with its run's directory, where that is known by now."""
+    suffix = folder.read().get("suffix")
+    width = len(str(max(numbers)))
+    name = readable_name(str(config.run.name))
+    free = config.run.id is None and str(config.resume) == "never" and isinstance(suffix, str)
+    for overrides, number in zip(job_overrides, numbers, strict=True):
+        before = folder.job(number) or JobFile(number)
+        end = before.suffix or (f"{suffix}-{number:0{width}}" if free else None)
+        known = end is not None and all(_leaves_name(each) for each in overrides)
+        run = before.run or (folder.relative(Path(config.run.outputs) / f"{name}_{end}") if known else None)
+        job = JobFile(number, tuple(overrides), suffix=end, run=run)
+        folder.write(replace(job, job_id=None))
+
+
+def _leaves_name(override: str) -> bool:
+    """Whether an override cannot change what a run is called: it is a single value, of no section that names runs."""
+    key = override.partition("=")[0]
+    return "." in key and "/" not in key and not key.lstrip("+~").startswith("run.")
+
+
+def _returned(folder: SweepDir, number: int, overrides: Sequence[str]) -> JobReturn:
+    job = folder.job(number)
+    done = JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED)
+    done.return_value = job.value if job is not None and job.state == "done" else None
+    return done
+
+
+def _detach(folder: SweepDir, job_overrides: Sequence[Sequence[str]], numbers: Sequence[int]) -> None:
+    """Let a process of its own start the jobs one after the other."""
+    named = [each for each in job_overrides[0] if "_target_" in each]  # what names code is taken from here alone
+    named = [each for each in named if all(each in overrides for overrides in job_overrides)]
+    hidden = next((number for number in numbers if _is_masked(folder, number)), None)
+    if hidden is not None:
+        raise UserError(
+            f"sweep.wait=false: the overrides of job {hidden} hold what looks like a secret, which is written nowhere, "
+            "so that no other process could start it: take it from the environment (KEY=${oc.env:NAME}), or wait"
+        )
+    folders = [word for each in extra_folders for word in ("--config-dir", str(each))]
+    command = [sys.executable, "-m", "sweeps.resubmit", str(folder.root), ",".join(map(str, numbers))]
+    command += [*folders, *named, "sweep.wait=true"]
+    with folder.log.open("ab") as log:
+        process = subprocess.Popen(  # noqa: S603 - our own module
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+    folder.note(Submission("local", dict.fromkeys(numbers), host=_host(), pid=process.pid))
+    print(
+        f"{len(numbers)} jobs are run by process {process.pid}, which goes on by itself: "
+        f"expkit sweep {shlex.quote(str(folder.root))}"
+    )
+
+
+def _is_masked(folder: SweepDir, number: int) -> bool:
+    job = folder.job(number)
+    return job is not None and any(MASK in each for each in job.overrides)
+
+
+def _host() -> str:
+    import platform
+
+    return platform.node()
