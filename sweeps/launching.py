@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
@@ -152,7 +153,7 @@ def _write_queued(
     """Write down every job as it is before it is submitted: with its run's directory, where that is known by now."""
     suffix = folder.read().get("suffix")
     width = len(str(max(numbers)))
-    name = readable_name(str(config.run.name))
+    name = readable_name(_run_name(config))
     free = config.run.id is None and str(config.resume) == "never" and isinstance(suffix, str)
     for overrides, number in zip(job_overrides, numbers, strict=True):
         before = folder.job(number) or JobFile(number)
@@ -161,6 +162,17 @@ def _write_queued(
         run = before.run or (folder.relative(Path(config.run.outputs) / f"{name}_{end}") if known else None)
         job = JobFile(number, tuple(overrides), suffix=end, run=run)
         folder.write(replace(job, job_id=None))
+
+
+def _run_name(config: DictConfig) -> str:
+    """Return `run.name`, which asks Hydra what was chosen: outside a job Hydra has not been told yet."""
+    hydra = HydraConfig.instance()
+    before = hydra.cfg
+    hydra.set_config(config)
+    try:
+        return str(config.run.name)
+    finally:
+        hydra.cfg = before
 
 
 def _leaves_name(override: str) -> bool:
