@@ -91,7 +91,8 @@ def ending(run: RunDir, locked: bool = False, root: Path = Path("/")) -> Ending 
     if state == "finished":
         return Ending(state, step=step)
     if state in ("interrupted", "preempted"):
-        said = [_said(status, "signal"), _slurm(status) if state == "preempted" else ""]
+        known = _said(status, "scheduler")  # asked when the signal came
+        said = [_said(status, "signal"), known or (_slurm(status) if state == "preempted" else "")]
         return Ending(state, "; ".join(filter(None, said)), step=step)
     if state == "failed":
         return Ending(state, _failure(status), step=step, last_event=_last_event(run))

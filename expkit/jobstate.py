@@ -12,7 +12,7 @@ from datetime import datetime
 
 from expkit.environment import job_name
 
-__all__ = ["job_verdict"]
+__all__ = ["controller_fields", "job_verdict"]
 
 #: Seconds to wait for each command: somebody may be looking at the answer.
 _PATIENCE = 5.0
@@ -92,12 +92,27 @@ def _accounted(name: str) -> list[_Row]:
 def _known_to_controller(name: str) -> list[_Row]:
     """Ask the controller, which forgets a job some minutes after its end."""
     rows = []
-    for line in _said("scontrol", "-o", "show", "job", name).splitlines():
-        fields = dict(each.partition("=")[::2] for each in line.split())
-        if "JobState" in fields:
-            start = _time(fields.get("StartTime", ""))
-            rows.append(_Row(False, fields["JobState"], fields.get("ExitCode", ""), start))
+    for fields in _controller(name):
+        start = _time(fields.get("StartTime", ""))
+        rows.append(_Row(False, fields["JobState"], fields.get("ExitCode", ""), start))
     return rows
+
+
+def controller_fields(job: Mapping[str, str]) -> dict[str, str]:
+    """Return what the controller says of a job (JobState, Restarts, EndTime ...); {} if nothing.
+
+    Args:
+        job: its ids as `expkit.environment.slurm_ids` gives them.
+    """
+    name = job_name(job)
+    found = _controller(name) if name is not None else []
+    return found[0] if len(found) == 1 else {}
+
+
+def _controller(name: str) -> list[dict[str, str]]:
+    lines = _said("scontrol", "-o", "show", "job", name).splitlines()
+    jobs = [dict(each.partition("=")[::2] for each in line.split()) for line in lines]
+    return [fields for fields in jobs if "JobState" in fields]
 
 
 def _time(text: str) -> float | None:

@@ -8,7 +8,7 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ from expkit.stopping import received_signal
 from expkit.troubles import WriteTrouble
 
 __all__ = ["StatusFile", "note_delivered", "read_status"]
+
+#: So many endings are kept.
+_ENDINGS = 100
 
 
 def read_status(path: Path) -> dict[str, Any]:
@@ -74,6 +77,7 @@ class StatusFile:
         self._interval = interval
         self._heartbeat = 0
         self._restarts = 0
+        self._ended_before: list[Mapping[str, Any]] = []
         self.trouble = WriteTrouble(path)
         self._why: dict[str, str] = {}
         self._vitals, self._forecast = Vitals(), Forecast(path.parent)
@@ -82,9 +86,15 @@ class StatusFile:
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._beat, name="expkit-status", daemon=True)
 
-    def start(self, restarts: int = 0) -> None:
-        """Write the file for the first time and begin the heartbeat."""
+    def start(self, restarts: int = 0, ended_before: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Write the file for the first time and begin the heartbeat.
+
+        Args:
+            restarts: how often the run has been gone on with.
+            ended_before: how it ended each time, the newest last; of very many only these are kept.
+        """
         self._restarts = restarts
+        self._ended_before = list(ended_before)[-_ENDINGS:]
         self.write()
         self._thread.start()
 
@@ -99,8 +109,12 @@ class StatusFile:
         if state == "failed" and error is not None:
             self._why = {"error": mask_text(describe(error))}
         elif state in ("preempted", "interrupted") and number is not None:
-            self._why = {"signal": number.name}
+            self._why |= {"signal": number.name}
         self.write()
+
+    def add_reason(self, **fields: str) -> None:
+        """Say more of why the run has ended, when it is written next; what is empty is left out."""
+        self._why |= {name: text for name, text in fields.items() if text}
 
     def stop(self, state: str) -> None:
         """End the heartbeat and leave `state` behind."""
@@ -130,6 +144,7 @@ class StatusFile:
                 "machine": self._vitals.read(),
                 "slurm": slurm_ids(),
                 "restarts": self._restarts,
+                "ended_before": self._ended_before,
             }
             try:
                 write_json(self.path, content, durable=False)

@@ -16,11 +16,13 @@ from rich.console import Console
 
 from expkit.detectors.base import Event, Severity
 from expkit.dist import Control, Dist
+from expkit.endings import endings
 from expkit.errors import ResumeError
 from expkit.events import EventLog
 from expkit.experiment import RunDir
 from expkit.journal import Journal
 from expkit.recorder import Recorder
+from expkit.requeue import Stop, why_stopped
 from expkit.schedule import auto_intervals
 from expkit.secrets import mask_secrets
 from expkit.status import StatusFile, read_status
@@ -130,7 +132,12 @@ class Attempt:
         before = read_status(self.files.status)
         if self.resumed is not None and not before:
             log.warning("%s is missing or damaged: it is written anew", self.files.status)
-        self.status.start(restarts=0 if self.resumed is None else int(before.get("restarts", 0)) + 1)
+        if self.resumed is None:
+            self.status.start()
+        else:
+            rewind = str(self.rewind) if self.rewind is not None else ""
+            again = int(before.get("restarts") or 0) + 1
+            self.status.start(again, endings(before, self.report.ended, rewind))
 
     def _prepare(self) -> Runner:
         """Return the runner, where it goes on from. Nothing is written but what a damaged checkpoint is renamed to."""
@@ -265,12 +272,15 @@ class Attempt:
         self.status.stop(state)
         self.report.results(self.report.samples() if finished else [])
         self.parts.trackers.finish(self.report.summary(), failed=False)
+        stop = why_stopped() if state == "preempted" else Stop()
+        self.status.add_reason(scheduler=stop.why)
+        self.status.add_reason(scheduler=stop.why)
         self.status.set(state)  # once more: the trackers' last troubles are known now
         complete = self.report.end(state)
         best = runner.best.metrics.get("val_loss")
         number = 0 if finished else int(self.signals.received or 0)
         look = self.parts.trackers.where(replace(self.info, dir=self.files.root))
-        return Outcome(self.files.root, state, best, number, tuple(look), complete)
+        return Outcome(self.files.root, state, best, number, tuple(look), complete, needs_requeue=stop.needs_requeue)
 
     def _status_now(self) -> dict[str, Any]:
         """Return status.json, with what it is about to say of this step."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -15,6 +17,7 @@ from expkit.environment import was_requeued
 from expkit.errors import ResumeError, UserError
 from expkit.experiment import RunDir
 from expkit.lock import run_lock
+from expkit.requeue import requeue
 from train.attempt import Attempt
 from train.directory import fresh_directory, remove_fresh, reopen, typed_overrides
 from train.parts import assemble
@@ -54,6 +57,8 @@ def run(config: DictConfig, console: Console) -> Outcome:
         origin, rewind = origin_of(outcome.dir, outcome.rewind.step), outcome.rewind
         job, outcome = _attempt(config, origin, console, rewind)
     if outcome.signal:
+        if outcome.needs_requeue and outcome.signal == signal.SIGTERM and "SUBMITIT_EXECUTOR" in os.environ:
+            requeue()  # submitit does so at its own signal only; under plain sbatch it is the script's business
         # Last of all: a scheduler's own handler may requeue the job and leave the process.
         job.signals.call_previous()
     return outcome

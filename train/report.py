@@ -50,6 +50,7 @@ class Outcome:
         look: what to type to look at it in the trackers' tools.
         complete: whether everything that it had to say at its end could be written.
         rewind: where it goes on from, if it has not ended.
+        needs_requeue: SLURM preempts its job, and does not start it again by itself.
     """
 
     dir: Path
@@ -59,6 +60,7 @@ class Outcome:
     look: tuple[str, ...] = ()
     complete: bool = True
     rewind: Rewind | None = None
+    needs_requeue: bool = False
 
 
 class Report:
@@ -72,6 +74,7 @@ class Report:
         runner, manager, pictures: set once they are there; the manager knows the best checkpoint.
         troubles: file -> what says which troubles it has had.
         stopped_by: the event that a detector stopped the run for, or None.
+        ended: how a run that is resumed had ended, or None.
     """
 
     def __init__(self, files: RunDir, parts: Parts) -> None:
@@ -79,7 +82,7 @@ class Report:
         self.manager: CheckpointManager | None = None
         self.runner: Runner | None = None
         self.stopped_by: str | None = None
-        self._ended = ending(files, locked=True)  # of a run that is resumed, before its status.json is written anew
+        self.ended = ending(files, locked=True)  # of a run that is resumed, before its status.json is written anew
         self.pictures: Pictures | None = None
         self._results: ResultsView | None = None
         self._results_trouble, self._config_trouble = WriteTrouble(files.results), WriteTrouble(files.config)
@@ -201,8 +204,8 @@ class Report:
                 log.info("begins at step %d, with %s of run %s", step, parent["snapshot"], parent["run"])
             else:
                 log.info("resumed at step %d", step)
-            if self._ended is not None and not self._ended.clean:
-                log.info("it had ended before: %s", self._ended)
+            if self.ended is not None and not self.ended.clean:
+                log.info("it had ended before: %s", self.ended)
             for change in changes:
                 log.info("changed: %s", change)
 

@@ -1,0 +1,159 @@
+"""Runs in SLURM jobs: submitted as a user does, disturbed, and compared with the run that nothing has disturbed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from expkit.journal import read_journal, stable
+from tests.train.helpers import same
+
+__all__ = ["STEPS", "TYPED", "Case", "scontrol", "wait_for"]
+
+ROOT = Path(__file__).parents[2]
+
+STEPS = 600
+#: What is typed for each run. Checkpoints are far apart: what is resumed after a stop is what the stop has saved.
+TYPED = (
+    *("task=slow", "tracker=[]", "plots=[]", "trainer.batch_size=8", f"trainer.max_steps={STEPS}"),
+    *("trainer.max_epochs=null", "trainer.log_interval=4", "trainer.deterministic=true", "trainer.threads=1"),
+    *("trainer.device=cpu", "optimizer=sgd", "optimizer.momentum=0.9", "optimizer.lr=0.001", "scheduler=cosine"),
+    *("checkpoint.save_interval=100", "checkpoint.save.on_best=false", "gpu.enabled=false", "run.min_free_gb=0"),
+)
+
+
+def wait_for(condition: Callable[[], Any], about: Callable[[], str], seconds: float = 180) -> Any:
+    """Return the first value of `condition` that is true."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, about()
+        time.sleep(0.2)
+    return found
+
+
+def scontrol(*command: str) -> str:
+    """Return what one of SLURM's commands says."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, (command, done.stderr)
+    return done.stdout
+
+
+class Case:
+    """A folder in which `python -m train` is typed, and the one run that comes of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.go = folder, folder / "go"
+        (folder / "conf" / "task").mkdir(parents=True)
+        text = f"_target_: tests.slurm.slow_task.SlowTask\ngo: {self.go}\ndata: dataset\nworkers: 0\nbatch_size: 8\n"
+        (folder / "conf" / "task" / "slow.yaml").write_text(text)
+        self.log = folder / "submitter.log"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """One thread, trackio's databases and the code of this repository."""
+        own = {"TRACKIO_DIR": str(self.folder / "trackio"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        return {**os.environ, **own}
+
+    def command(self, *typed: str) -> list[str]:
+        """Return a command line that trains; `typed` wins."""
+        return [sys.executable, "-m", "train", "--config-dir", str(self.folder / "conf"), *TYPED, *typed]
+
+    def train(self, *typed: str) -> None:
+        """Train to the end, without SLURM."""
+        self.go.touch()
+        done = subprocess.run(
+            self.command(*typed), cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=240
+        )
+        assert done.returncode == 0, done.stderr
+
+    @contextlib.contextmanager
+    def submitted(self, *typed: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Submit it as a sweep of one job; the command waits for its end."""
+        command = self.command("-m", "hydra/launcher=slurm_requeue", "hydra.launcher.cpus_per_task=1", *typed)
+        with self.log.open("wb") as log:
+            process = subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=log, stderr=log)
+            try:
+                yield process
+            finally:
+                process.kill()
+                process.wait()
+
+    @property
+    def run(self) -> Path | None:
+        """Its directory, once it is there."""
+        runs = [file.parent for file in self.folder.glob("outputs/*/config.json")]
+        assert len(runs) < 2, runs
+        return runs[0] if runs else None
+
+    @property
+    def status(self) -> Mapping[str, Any]:
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            found: dict[str, Any] = json.loads((self.run or Path()).joinpath("status.json").read_bytes())
+            return found
+        return {}
+
+    @property
+    def step(self) -> int:
+        """The last step of the journal."""
+        file = (self.run or self.folder) / "logs" / "metrics.jsonl"
+        return max((entry["step"] for entry in read_journal(file)), default=0) if file.exists() else 0
+
+    def reaches(self, step: int, restarts: int = 0) -> str:
+        """Wait until it has done so many steps in this start of its job, and return the job's number."""
+        wait_for(lambda: self.status.get("restarts") == restarts and self.step >= step, self.said)
+        return str(self.status["slurm"]["job_id"])
+
+    def stops(self) -> int:
+        """Wait until it has saved and left, and return the step."""
+        wait_for(lambda: self.status.get("state") in ("preempted", "starting"), self.said)
+        return self.step
+
+    def finishes(self) -> None:
+        """Let it go on as fast as it can, to its end."""
+        self.go.touch()
+        wait_for(lambda: self.status.get("state") == "finished", self.said)
+
+    def said(self) -> str:
+        """Everything that was said, for a test that fails."""
+        files = [self.log, *self.folder.glob("**/*_log.*"), *self.folder.glob("*.out")]
+        texts = [f"{file}:\n{file.read_text(errors='replace')[-3000:]}" for file in files if file.exists()]
+        return "\n".join([*texts, json.dumps(self.status, indent=1), scontrol("scontrol", "-o", "show", "job")])
+
+    def checkpoint(self) -> Mapping[str, Any]:
+        """Return the last checkpoint, without what differs by nature."""
+        assert self.run is not None
+        state = torch.load(self.run / "checkpoints" / f"checkpoint_step_{STEPS}.pt", weights_only=True)
+        for each in ("config", "time"):
+            del state[each]
+        state["sampler_state"]["elapsed"] = None
+        state["metrics"] = stable(state["metrics"])
+        return dict(state)
+
+    def journal(self) -> list[str]:
+        """Return the comparable entries, as text: NaN equals NaN there."""
+        assert self.run is not None
+        return [repr(stable(entry)) for entry in read_journal(self.run / "logs" / "metrics.jsonl")]
+
+    def resumed_at(self) -> list[int]:
+        """Return the steps at which it says that it was gone on with."""
+        assert self.run is not None
+        return [int(step) for step in re.findall(r"resumed at step (\d+)", (self.run / "logs/training.log").read_text())]
+
+
+def assert_same(case: Case, whole: Case) -> None:
+    """It has ended as the run that nothing has disturbed has, bit for bit."""
+    one, other = whole.checkpoint(), case.checkpoint()
+    assert one.keys() == other.keys()
+    for key in one:
+        assert same(one[key], other[key]), key
+    assert case.journal() == whole.journal()
