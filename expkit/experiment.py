@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from expkit.errors import UserError
-from expkit.files import check_disk_space
+from expkit.files import check_disk_space, is_there
 
 __all__ = [
     "RunDir",
@@ -23,6 +23,8 @@ __all__ = [
     "readable_name",
 ]
 
+#: What there is to read of a run; the runner's have the first one.
+_MARKS = ("config.json", "logs/metrics.jsonl", "results.json")
 _ALPHABET = string.ascii_lowercase + string.digits
 _random = random.SystemRandom()  # ids must differ even between runs that seed everything alike
 _issued: set[str] = set()
@@ -110,6 +112,10 @@ class RunDir:
         """The experiment id: the folder's name."""
         return self.root.resolve().name
 
+    def has_something(self) -> bool:
+        """Whether there is anything to read, also of a loop of somebody's own, which needs no config.json."""
+        return any(is_there(self.root / mark) for mark in _MARKS)
+
     def exists(self) -> bool:
         """Whether there is a run here: a run exists once its config.json does."""
         try:
@@ -123,10 +129,10 @@ def active_runs(outputs: Path, own: bool = False) -> list[RunDir]:
 
     Args:
         outputs: a folder of run directories.
-        own: those of somebody's own loop too, which have a journal or a results.json, and need no config.json.
+        own: all that have something to read, a journal or a results.json, and not only a config.json.
     """
-    marks = ("*/config.json", "*/logs/metrics.jsonl", "*/results.json") if own else ("*/config.json",)
-    roots = {path.parents[mark.count("/") - 1] for mark in marks for path in outputs.glob(mark)}
+    marks = _MARKS if own else _MARKS[:1]
+    roots = {path.parents[mark.count("/")] for mark in marks for path in outputs.glob(f"*/{mark}")}
     return sorted(map(RunDir, roots), key=_changed)
 
 

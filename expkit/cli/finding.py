@@ -9,7 +9,6 @@ from pathlib import Path
 
 from expkit.errors import UserError
 from expkit.experiment import RunDir, active_runs, is_id, newest_run
-from expkit.files import is_there
 
 __all__ = ["find", "find_any", "find_runs", "find_with", "newest_runs"]
 
@@ -42,7 +41,7 @@ def find_any(name: str | None, outputs: Path) -> RunDir:
         UserError: there is none.
     """
     for place in _places(name, outputs) if name else ():
-        if _has_something(RunDir(place)):
+        if RunDir(place).has_something():
             return RunDir(place)
     if name in (None, "", "latest") and newest_run(outputs) is None and outputs.is_dir():
         own = active_runs(outputs, own=True)
@@ -122,12 +121,8 @@ def _named(name: str, outputs: Path) -> list[RunDir]:
         places = [name] if Path(name).is_absolute() else [name, str(outputs / name)]
         found = [path for place in places for path in sorted(glob.glob(place))]  # noqa: PTH207 - absolute patterns too
         matches = [RunDir(path) for path in found]
-        runs = [run for run in matches if _has_something(run)]
+        runs = [run for run in matches if run.has_something()]
         if not runs:
             raise UserError(f"{name}: no run matches this, in {Path.cwd()} or {outputs.absolute()}")
         return runs
     return [find_any(name, outputs)]
-
-
-def _has_something(run: RunDir) -> bool:
-    return run.exists() or is_there(run.metrics) or is_there(run.results)

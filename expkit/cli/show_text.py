@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from expkit.cli.checkpoints import readable_size
-from expkit.listing.columns import span
+from expkit.spans import span
 
 __all__ = ["lines"]
 

@@ -14,10 +14,10 @@ from expkit.comparison.configs import (
     find_label,
     is_seed,
     short_names,
+    value_in_label,
     without_identity,
-    written_value,
 )
-from expkit.comparison.groups import MOST_IN_LABEL, Group, grouped, near
+from expkit.comparison.groups import LONGEST_LABEL, MOST_IN_LABEL, Group, grouped, near
 from expkit.comparison.run_data import RunData
 from expkit.comparison.statistics import Difference, Estimate, difference, estimate
 from expkit.errors import UserError
@@ -30,7 +30,6 @@ __all__ = ["Comparison", "Group", "Request", "Which", "compare"]
 
 Which = Literal["last", "best", "min", "max", "at"]
 _MOST_METRICS = 8
-_LONGEST_LABEL = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,9 +226,8 @@ def _labelled(runs: Sequence[RunData], found: Mapping[str, Sequence[Any]]) -> Se
     short = short_names(keys)
     if not 1 <= len(keys) <= MOST_IN_LABEL:
         return runs
-    labels = [
-        ", ".join(f"{short[key]} {written_value(found[key][place])}" for key in keys) for place in range(len(runs))
-    ]
-    if len(set(labels)) < len(labels) or max(map(len, labels)) > _LONGEST_LABEL:
+    told = {key: [value_in_label(key, value) for value in found[key]] for key in keys}
+    labels = [", ".join(f"{short[key]} {told[key][place]}" for key in keys) for place in range(len(runs))]
+    if len(set(labels)) < len(labels) or max(map(len, labels)) > LONGEST_LABEL:
         return runs
     return [replace(run, label=label) for run, label in zip(runs, labels, strict=True)]

@@ -8,12 +8,16 @@ from typing import Any
 import orjson
 
 from expkit.errors import UserError
+from expkit.listing.selected import option_of
 from expkit.nested import MISSING
 
 __all__ = [
-    "differences", "find_label", "is_seed", "mark_of", "seed_of", "short_names", "without_identity", "written_value",
+    "differences", "find_label", "is_seed", "mark_of", "seed_of", "short_names", "value_in_label", "without_identity",
+    "written_value",
 ]  # fmt: skip
 
+
+_TARGET = "_target_"  # the key of a selected option that says its class
 
 #: What every run has of its own, and that says nothing of what it did.
 _IDENTITY = frozenset({"run.id", "run.dir", "run.name", "run.outputs", "run.notes", "resume"})
@@ -51,24 +55,30 @@ def written_value(value: Any) -> str:
     return str(value)
 
 
+def value_in_label(key: str, value: Any) -> str:
+    """Return a value of a configuration as labels have it: of a selected option its name, as lists of runs do."""
+    group = key.removesuffix(f".{_TARGET}")
+    return written_value(value) if group == key or not isinstance(value, str) else option_of(group, value)
+
+
 def is_seed(key: str) -> bool:
     """Whether a key is a seed: trainer.seed, task.data.seed."""
     return key.rpartition(".")[2] == "seed"
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Return key -> its shortest ending that no other one has: a.lr is lr unless there is b.lr too."""
+    """Return key -> its shortest ending that no other one has: a.lr is lr unless there is b.lr too.
+
+    The class of a selected option is called by its group: optimizer._target_ is optimizer.
+    """
     short = {}
-    for key in keys:
-        parts = key.split(".")
+    whole = {key: key.removesuffix(f".{_TARGET}") for key in keys}
+    for key, name in whole.items():
+        others = [other for other in whole.values() if other != name]
+        parts = name.split(".")
         endings = [".".join(parts[start:]) for start in range(len(parts) - 1, -1, -1)]
         short[key] = next(
-            (
-                ending
-                for ending in endings
-                if not any(other != key and (other == ending or other.endswith(f".{ending}")) for other in keys)
-            ),
-            key,
+            (each for each in endings if not any(other == each or other.endswith(f".{each}") for other in others)), name
         )
     return short
 

@@ -7,16 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from expkit.comparison.configs import is_seed, mark_of, short_names, written_value
+from expkit.comparison.configs import is_seed, mark_of, short_names, value_in_label, written_value
 from expkit.comparison.run_data import RunData
 from expkit.errors import UserError
 from expkit.nested import MISSING
 from expkit.printable import printable
 
-__all__ = ["MOST_IN_LABEL", "Group", "grouped", "near"]
+__all__ = ["LONGEST_LABEL", "MOST_IN_LABEL", "Group", "grouped", "near"]
 
 MOST_IN_LABEL = 3
-_LONGEST_LABEL = 60
+LONGEST_LABEL = 60  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +71,12 @@ def _group_labels(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -
         keys = _telling_apart(rows)
     short = {**short_names(keys), **names}
 
-    def labels(write: Callable[[Any], str]) -> list[str]:
-        return [", ".join(f"{short[name]} {write(row[name])}" for name in keys) or "all runs" for row in rows]
+    def labels(write: Callable[[str, Any], str]) -> list[str]:
+        return [", ".join(f"{short[name]} {write(name, row[name])}" for name in keys) or "all runs" for row in rows]
 
-    for made in (labels(written_value), labels(repr)):  # 2 and "2"
-        if len(set(made)) == len(made) and max(map(len, made), default=0) <= _LONGEST_LABEL:
+    # Two classes may have one name, and there is 2 and "2".
+    for made in map(labels, (value_in_label, lambda _, value: written_value(value), lambda _, value: repr(value))):
+        if len(set(made)) == len(made) and max(map(len, made), default=0) <= LONGEST_LABEL:
             return made
     return [f"group {number}" for number in range(1, len(rows) + 1)]
 

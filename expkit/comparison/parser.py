@@ -37,8 +37,8 @@ class ResultsParser:
         path: one of these, or several of them in a list:
 
             - a run directory, of the runner or of somebody's own loop (`results.json`, `logs/metrics.jsonl`);
-            - a folder of run directories: all of them, the one that was active last at the end; before them those
-              without a config.json, by name;
+            - a folder of run directories: all of them, the one that was active last at the end; one that cannot be
+              read is passed over, and the log says so;
             - a `results.json`;
             - a plain text file. Its grammar is in `expkit.comparison.text_results.parse_text`: headings
               (`Experiment: NAME`, `=== NAME ===`), `config:` with `NAME: VALUE` lines up to an empty line, history
@@ -70,7 +70,7 @@ class ResultsParser:
 
     def _parse(self, path: Path) -> list[dict[str, Any]]:
         if path.is_dir():
-            if _is_run(RunDir(path)):
+            if RunDir(path).has_something():
                 return [_of_run(load_run(RunDir(path)))]
             runs = active_runs(path, own=True)
             if not runs:
@@ -109,10 +109,6 @@ class ResultsParser:
 def _goes_back(experiment: TextExperiment) -> bool:
     rows = (pair for history in experiment.history.values() for pair in pairwise(history))
     return any(later < earlier for (earlier, _), (later, _) in rows)
-
-
-def _is_run(run: RunDir) -> bool:
-    return run.exists() or run.metrics.exists() or run.results.exists()
 
 
 def _of_runs(runs: Sequence[RunDir]) -> list[dict[str, Any]]:

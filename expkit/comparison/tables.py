@@ -10,6 +10,7 @@ from expkit.comparison.configs import written_value
 from expkit.comparison.run_data import RunData
 from expkit.comparison.statistics import CONFIDENCE
 from expkit.nested import MISSING
+from expkit.spans import clock
 from expkit.table import Table, json_value
 
 __all__ = ["tables_of", "tidy_table", "to_json"]
@@ -94,7 +95,7 @@ _KEYS = ("run", "last", "best", "best_step", "min", "max", "common", "values", "
 
 def _runs(comparison: Comparison) -> Table:
     rows = [
-        [run.label, run.state, _whole(run.feed.last.get("step")), _span(run.feed.duration), _text(run.seed), run.name]
+        [run.label, run.state, _whole(run.feed.last.get("step")), clock(run.feed.duration), _text(run.seed), run.name]
         for run in comparison.runs
     ]
     return Table("Runs", ["run", "state", "steps", "time", "seed", "id"], rows)
@@ -204,9 +205,3 @@ def _text(value: Any) -> str | None:
 
 def _whole(value: float | None) -> int | None:
     return int(value) if value is not None and math.isfinite(value) else None
-
-
-def _span(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

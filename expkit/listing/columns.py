@@ -13,9 +13,10 @@ from typing import Any
 from expkit.errors import UserError
 from expkit.listing.entry import RunEntry
 from expkit.nested import MISSING, flatten
+from expkit.spans import span
 from expkit.telling import telling_rank
 
-__all__ = ["AGES", "BUILT_IN", "TIMES", "check_names", "main_metric", "shown", "span", "value_of"]
+__all__ = ["AGES", "BUILT_IN", "TIMES", "check_names", "main_metric", "shown", "value_of"]
 
 #: Column -> its value. Times are seconds.
 BUILT_IN: Mapping[str, Callable[[RunEntry], Any]] = {
@@ -94,11 +95,3 @@ def shown(name: str, value: Any, now: float | None = None) -> Any:
     if name == "progress" and isinstance(value, float):
         return f"{value:.0%}"
     return value
-
-
-def span(seconds: float) -> str:
-    """Return a time in the largest unit of which there are two."""
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["selected"]
+__all__ = ["option_of", "selected"]
 
 
 def selected(key: str, node: Mapping[str, Any], overrides: list[str]) -> Any:
@@ -17,18 +17,17 @@ def selected(key: str, node: Mapping[str, Any], overrides: list[str]) -> Any:
     target = node.get("_target_")
     if not isinstance(target, str):
         return ",".join(node) if all(isinstance(each, Mapping) for each in node.values()) else str(dict(node))
-    words = "".join(
-        f"_{each.lower()}" if _begins_word(target, place) else each.lower() for place, each in _tail(target)
-    )
-    return words.strip("_").removesuffix(f"_{key.rpartition('.')[2]}")
+    return option_of(key, target)
 
 
-def _tail(target: str) -> list[tuple[int, str]]:
-    start = target.rfind(".") + 1
-    return list(enumerate(target))[start:]
+def option_of(group: str, target: str) -> str:
+    """Return what an option of a group is called whose class is known: of task, train.tasks.gpt.GPTTask is gpt."""
+    name = target.rpartition(".")[2]
+    words = "".join(f"_{each.lower()}" if _begins_word(name, at) else each.lower() for at, each in enumerate(name))
+    return words.strip("_").removesuffix(f"_{group.rpartition('.')[2]}")
 
 
-def _begins_word(text: str, place: int) -> bool:
-    """Whether a word of a class's name begins there: TwoLayerNet, GPTTask."""
-    before, after = text[place - 1 : place], text[place + 1 : place + 2]
-    return text[place].isupper() and (before.islower() or before.isdigit() or after.islower())
+def _begins_word(name: str, at: int) -> bool:
+    """Whether a word of a class's name begins there: TwoLayerNet, GPTTask; a letter that ends it is no word, AdamW."""
+    before, after = name[:at][-1:], name[at + 1 : at + 2]
+    return name[at].isupper() and (after.islower() or (bool(after) and (before.islower() or before.isdigit())))

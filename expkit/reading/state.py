@@ -15,6 +15,7 @@ from expkit.detectors.base import Severity
 from expkit.ending import Ending, ending, life_sign
 from expkit.forecast import forecast_text
 from expkit.reading.feed import RunFeed
+from expkit.spans import span
 from expkit.standing import sign_of, standing
 
 __all__ = ["AlertLine", "Gauge", "RunState", "StateReader"]
@@ -156,7 +157,7 @@ class StateReader:
     def _said_of(self, state: str, ended: Ending | None, quiet: float | None) -> str:
         """Return what there is to say of a state."""
         feed = self._feed
-        ago = f"last record {_span(quiet)} ago" if quiet is not None else "no record yet"
+        ago = f"last record {span(quiet)} ago" if quiet is not None else "no record yet"
         if feed.status.get("state") is None:
             if not feed.records:
                 return "from its results.json alone" if feed.curves else "no record yet"
@@ -250,11 +251,3 @@ def _whole(value: Any) -> int | None:
 
 def _number(value: Any) -> float | None:
     return float(value) if type(value) in (int, float) and math.isfinite(value) else None
-
-
-def _span(seconds: float) -> str:
-    """Return a time in the largest unit of which there are two."""
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"

@@ -14,6 +14,7 @@ from expkit.comparison.tables import tables_of
 from expkit.report.content import Report, RunPart
 from expkit.report.privacy import private
 from expkit.snapshots.reading import quick_problem
+from expkit.spans import clock
 from expkit.table import Table, shown
 
 __all__ = [
@@ -60,7 +61,7 @@ def _summary(report: Report, part: RunPart) -> dict[str, Any]:
         "group": groups.get(id(part.data)),
         "state": told if report.single or state.state not in ("finished", "running") else state.state,
         "steps": _steps(state.step, state.total_steps),
-        "time": _span(part.data.feed.duration),
+        "time": clock(part.data.feed.duration),
         "seed": part.data.seed,
         f"best {metric}": best[0],
         "at step": best[1],
@@ -226,9 +227,3 @@ def _plain(value: Any) -> Any:
         return orjson.dumps(value, default=str).decode()
     except (TypeError, ValueError):
         return str(value)
-
-
-def _span(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

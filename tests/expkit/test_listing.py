@@ -16,6 +16,7 @@ from expkit.listing.columns import check_names, main_metric, shown, value_of
 from expkit.listing.entry import RunEntry
 from expkit.listing.filters import parse_filter
 from expkit.listing.scan import scan
+from expkit.listing.selected import option_of
 from expkit.nested import MISSING
 from expkit.reading.feed import RunFeed
 from expkit.reading.state import StateReader
@@ -121,6 +122,20 @@ def test_of_a_killed_run_nothing_is_read_that_its_heartbeat_has_said(tmp_path: P
 def test_a_resume_that_trained_nothing_has_the_metrics_of_the_journal(tmp_path: Path) -> None:
     make(tmp_path / "outputs" / "run", status("finished", metrics={}), records=5)
     assert only(tmp_path / "outputs").newest_metrics == {"loss": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("group", "target", "name"),
+    [
+        ("optimizer", "torch.optim.Adam", "adam"),
+        ("optimizer", "torch.optim.AdamW", "adamw"),
+        ("optimizer", "train.optim.sgld.SGLD", "sgld"),
+        ("task", "train.tasks.gpt.GPTTask", "gpt"),
+        ("task.model", "TwoLayerNet", "two_layer_net"),
+    ],
+)
+def test_an_option_of_which_the_class_is_known_has_its_name(group: str, target: str, name: str) -> None:
+    assert option_of(group, target) == name
 
 
 @pytest.mark.parametrize("broken", ["{", "[]", ""])

@@ -157,8 +157,12 @@ def test_a_key_makes_groups_too_and_its_end_is_enough(six: list[RunDir]) -> None
 def test_a_selected_option_makes_groups(tmp_path: Path) -> None:
     first = make_run(tmp_path / "a", [1.0], optimizer={"_target_": "torch.optim.Adam", "lr": 1})
     second = make_run(tmp_path / "b", [1.0], optimizer={"_target_": "torch.optim.SGD", "lr": 1})
-    found = of(first, second, group_by="optimizer")
-    assert [group.label for group in found.groups] == ["optimizer torch.optim.Adam", "optimizer torch.optim.SGD"]
+    found = of(first, second, group_by="optimizer", baseline="sgd")
+    assert [group.label for group in found.groups] == ["optimizer adam", "optimizer sgd"], "as expkit runs calls them"
+    assert [run.label for run in found.runs] == ["optimizer adam", "optimizer sgd"]
+    mine = make_run(tmp_path / "c", [1.0], optimizer={"_target_": "mine.Adam", "lr": 1})
+    labels = [group.label for group in of(first, mine, group_by="optimizer").groups]
+    assert labels == ["optimizer torch.optim.Adam", "optimizer mine.Adam"], "two classes of one name are no group"
 
 
 def test_runs_are_called_by_what_they_differ_in_if_that_tells_them_apart(six: list[RunDir]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 from pathlib import Path
 
@@ -213,6 +214,21 @@ def test_of_a_run_with_a_damaged_configuration_the_rest_is_read(
     found = {each["name"]: each for each in ResultsParser(tmp_path / "outputs").parse()}
     assert found["b"]["config"] == {} and found["b"]["metrics"]["val_loss"] == [3.0] and "own" in found
     assert f"{damaged.config} is not valid JSON" in caplog.text
+
+
+def test_of_a_folder_a_run_that_cannot_be_read_is_passed_over_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    outputs = tmp_path / "outputs"
+    for moment, name in ((30, "b"), (10, "z"), (20, "a")):
+        run = make_run(outputs / name, [1.0])
+        run.status.unlink(missing_ok=True)
+        os.utime(run.metrics, (moment, moment))
+    (outputs / "odd" / "logs" / "metrics.jsonl").mkdir(parents=True)
+    assert [each["name"] for each in ResultsParser(outputs).parse()] == ["z", "a", "b"], "active last, at the end"
+    assert f"passed over {outputs / 'odd'}: Is a directory" in caplog.text
+    with pytest.raises(UserError, match="Is a directory"):
+        ResultsParser(outputs / "odd").parse()
 
 
 def test_settings_in_brackets_make_a_heading_and_steps_that_go_back_are_said(
