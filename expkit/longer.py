@@ -1,11 +1,25 @@
-"""What to type for a run that has finished to be trained for longer."""
+"""What to type for a run to go on, and for one that has finished to be trained for longer."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-__all__ = ["longer"]
+__all__ = ["again", "longer"]
+
+
+def again(run: Path, folders: Sequence[str] = (), program: str = "python -m train") -> str:
+    """Return the command that goes on with a run, fit for a shell.
+
+    Args:
+        run: its directory.
+        folders: of one's own configuration, which a resume needs again.
+        program: what trains.
+    """
+    flags = [word for folder in folders for word in ("--config-dir", folder)]
+    return shlex.join([*program.split(), *flags, f"resume={run}"])
 
 
 def longer(trainer: Mapping[str, Any], step: int | None = None, total_steps: int | None = None) -> str:

@@ -23,7 +23,7 @@ from expkit.errors import UserError
 from expkit.experiment import RunDir
 from expkit.files import write_bytes
 from expkit.listing.entry import entry_of
-from expkit.longer import longer
+from expkit.longer import again, longer
 from expkit.results import ResultsView
 from expkit.troubles import WriteTrouble
 from train.parts import Parts
@@ -270,7 +270,7 @@ def resume_command(run: Path) -> str:
         sources = HydraConfig.get().runtime.config_sources
         folders = [source.path for source in sources if source.provider == "command-line"]
     program = "python -m train" if shadow() is None else "expkit-train"
-    return " ".join([program, *(f"--config-dir {folder}" for folder in folders), f"resume={run}"])
+    return again(run, folders, program)
 
 
 def say_next(outcome: Outcome, config: DictConfig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -96,7 +97,7 @@ def _whole() -> Parser:
     whole = Parser(prog="expkit", description="experiments")
     whole.add_argument("-V", "--version", action="store_true", help="the version")
     commands = whole.add_subparsers(metavar="COMMAND")
-    for name in (name for names in command_names().values() for name in names):
+    for name in itertools.chain.from_iterable(command_names().values()):
         try:
             command = find_command(name)
         except UserError:

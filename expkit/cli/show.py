@@ -22,7 +22,7 @@ from expkit.files import read_json
 from expkit.forecast import forecast_text
 from expkit.listing.about import about
 from expkit.listing.entry import RunEntry, entry_of
-from expkit.longer import longer
+from expkit.longer import again, longer
 from expkit.standing import sign_of, standing
 from expkit.trackers.known import KNOWN
 
@@ -88,9 +88,8 @@ def describe(run: RunDir) -> dict[str, Any]:
         for name, value in (entry.newest_metrics if entry.status else entry.metrics).items()
         if name.startswith(("train_", "val_", "final/", "loss"))
     }
-    checkpoints = (
-        {"checkpoints": f"expkit checkpoints {run.root}"} if any(run.checkpoints.glob("checkpoint_step_*")) else {}
-    )
+    saved = any(run.checkpoints.glob("checkpoint_step_*"))
+    checkpoints = {"checkpoints": f"expkit checkpoints {shlex.quote(str(run.root))}"} if saved else {}
     found = {
         "run": str(run.root),
         **said,
@@ -120,12 +119,12 @@ def _commands(
 ) -> list[dict[str, str]]:
     """Return what to type next, the most useful first, and what each does."""
     root = shlex.quote(str(run.root))
-    again = _again(run, config) if config.get("config") is not None else None
+    resume = _again(run, config) if config.get("config") is not None else None
     said = []
     if state in ("starting", "running", "stalled", "unknown"):
         said.append((f"expkit monitor {root}", "its curves, while it runs"))
-    if state in ("crashed", "failed", "interrupted", "preempted") and again is not None:
-        said.append((again, "goes on where it stopped"))
+    if state in ("crashed", "failed", "interrupted", "preempted") and resume is not None:
+        said.append((resume, "goes on where it stopped"))
     if state in ("failed", "crashed", "finished") and "nonfinite" in found.get("events", {}).get("kinds", {}):
         said.append((f"expkit bisect-nan {root}", "the first module that was not finite"))
     if state in ("finished", "interrupted", "crashed", "failed"):
@@ -140,15 +139,16 @@ def _commands(
         said.append((f"expkit snapshots {root}", "what was kept when something happened"))
     if "checkpoints" in found:
         said.append((f"expkit checkpoints {root} --verify", "whether every byte of its checkpoints is right"))
-    if state == "finished" and again is not None:
-        said.append((_longer(again, config, status), "trains it on"))
+    if state == "finished" and resume is not None:
+        said.append((_longer(resume, config, status), "trains it on"))
     return [{"command": command, "does": does} for command, does in said]
 
 
 def _responses(config: Mapping[str, Any], status: Mapping[str, Any]) -> dict[str, Any]:
     """Return what detectors' events have done to a run: where it was rewound, and what it was stopped by."""
-    rewinds = [each["rewind"] for each in config.get("resumes") or () if "rewind" in each]
-    said = [f"step {each['seen']} -> {each['step']} ({each['why']})" for each in rewinds]
+    resumes = [each for each in config.get("resumes") or () if isinstance(each, Mapping)]
+    rewinds = [each["rewind"] for each in resumes if isinstance(each.get("rewind"), Mapping)]
+    said = [f"step {each.get('seen')} -> {each.get('step')} ({each.get('why')})" for each in rewinds]
     return {
         **({"rewound": "; ".join(said)} if said else {}),
         **({"stopped_by": status["stopped_by"]} if status.get("stopped_by") else {}),
@@ -175,20 +175,18 @@ def _standing(status: Mapping[str, Any], ended: Ending | None) -> dict[str, Any]
 def _next(run: RunDir, state: str, config: Mapping[str, Any], status: Mapping[str, Any]) -> str:
     """Return what to type next, in one line for programs; `commands` has more."""
     if state in ("starting", "running", "unknown") or state.startswith("silent"):
-        return f"expkit show {run.root} --json"
-    again = _again(run, config)
-    return _longer(again, config, status) if state == "finished" else again
+        return f"expkit show {shlex.quote(str(run.root))} --json"
+    resume = _again(run, config)
+    return _longer(resume, config, status) if state == "finished" else resume
 
 
 def _again(run: RunDir, config: Mapping[str, Any]) -> str:
-    """Return what goes on with a run: with the folders of one's own configuration, which a resume needs again."""
-    words = [word for each in _config_dirs(config.get("command")) for word in ("--config-dir", shlex.quote(each))]
-    return " ".join(["python -m train", *words, f"resume={run.root}"])
+    return again(run.root, _config_dirs(config.get("command")))
 
 
-def _longer(again: str, config: Mapping[str, Any], status: Mapping[str, Any]) -> str:
+def _longer(command: str, config: Mapping[str, Any], status: Mapping[str, Any]) -> str:
     trainer = (config.get("config") or {}).get("trainer") or {}
-    return f"{again} {longer(trainer, status.get('step'), status.get('total_steps'))}".rstrip()
+    return f"{command} {longer(trainer, status.get('step'), status.get('total_steps'))}".rstrip()
 
 
 def _config_dirs(command: Any) -> list[str]:

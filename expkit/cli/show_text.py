@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from expkit.cli.checkpoints import readable_size
+from expkit.printable import printable
 from expkit.spans import span
 
 __all__ = ["lines"]
@@ -15,11 +16,14 @@ _WIDTH = 11
 
 
 def lines(summary: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what `expkit.cli.show.describe` has found of a run: each name with its lines, one below the other."""
+    """Yield what `expkit.cli.show.describe` has found of a run: each name with its lines, one below the other.
+
+    A terminal finds nothing in them to obey.
+    """
     for name, texts in _parts(summary):
         said = [text for text in texts if text]
         for place, text in enumerate(said):
-            yield f"{name if not place else '':<{_WIDTH}} {text}"
+            yield printable(f"{name if not place else '':<{_WIDTH}} {text}")
 
 
 def _parts(summary: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:

@@ -26,7 +26,7 @@ BUILT_IN: Mapping[str, Callable[[RunEntry], Any]] = {
     "total_steps": lambda run: run.total_steps,
     "progress": lambda run: run.step / run.total_steps if run.step is not None and run.total_steps else None,
     "started": lambda run: run.started,
-    "active": lambda run: run.active,
+    "active": lambda run: run.active or None,
     "duration": lambda run: run.duration,
     "restarts": lambda run: run.restarts,
     "host": lambda run: run.host,
@@ -39,6 +39,7 @@ BUILT_IN: Mapping[str, Callable[[RunEntry], Any]] = {
 AGES = ("started", "active")
 TIMES = (*AGES, "duration")
 
+_CLOCKS_DIFFER = 60.0  # seconds, between machines
 _ENOUGH = 0.25  # of the runs that have the most frequent metric: how many must have one for it to be the main one
 _LOOKED_AT = 200  # runs, for the names in an error message
 
@@ -56,6 +57,11 @@ def value_of(run: RunEntry, name: str) -> Any:
 
 def check_names(names: Iterable[str], runs: Sequence[RunEntry], option: str) -> None:
     """Refuse a column that no run has.
+
+    Args:
+        names: of columns.
+        runs: that are listed.
+        option: that they were typed behind, for the message.
 
     Raises:
         UserError: no run has such a key or metric; the message names what was probably meant.
@@ -91,7 +97,12 @@ def shown(name: str, value: Any, now: float | None = None) -> Any:
         if name == "duration":
             return span(value)
         ago = (time.time() if now is None else now) - value
-        return f"{span(ago)} ago" if 0 <= ago < 30 * 86400 else f"{datetime.fromtimestamp(value):%Y-%m-%d}"
+        if -_CLOCKS_DIFFER < ago < 30 * 86400:
+            return f"{span(max(0.0, ago))} ago"
+        try:
+            return f"{datetime.fromtimestamp(value):%Y-%m-%d}"
+        except (ValueError, OverflowError, OSError):  # no moment of any calendar
+            return str(value)
     if name == "progress" and isinstance(value, float):
         return f"{value:.0%}"
     return value

@@ -47,7 +47,8 @@ class Filter:
         """Whether a run meets it. What a run has not is unequal to everything, and neither less nor more."""
         found = value_of(run, self.name)
         if self.operator in ("=", "!="):
-            return any(_same(found, each) for each in self.value.split(",")) == (self.operator == "=")
+            wanted = (self.value, *self.value.split(","))  # a list has commas of its own
+            return any(_same(found, each) for each in wanted) == (self.operator == "=")
         if self.operator in ("~", "!~"):
             return (self.value.lower() in _text(found).lower()) == (self.operator == "~")
         number = _number(found)
@@ -57,13 +58,17 @@ class Filter:
 
     @property
     def limit(self) -> float:
-        """The number behind < or >; of a time, seconds.
+        """The number behind < or >; of a time, seconds; of the progress, a fraction or per cent.
 
         Raises:
             ValueError: it is none.
         """
         span = _SPAN.fullmatch(self.value) if self.name in TIMES else None
-        return float(span["number"]) * _UNITS[span["unit"]] if span else float(self.value)
+        if span:
+            return float(span["number"]) * _UNITS[span["unit"]]
+        if self.name == "progress" and self.value.endswith("%"):
+            return float(self.value[:-1]) / 100
+        return float(self.value)
 
 
 def parse_filter(text: str) -> Filter:

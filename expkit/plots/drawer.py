@@ -51,13 +51,13 @@ class Drawn:
 
 
 class Drawer:
-    """Draws one picture after the other beside the caller; of each plot one waits at most, the newest.
+    """Draws one picture after the other beside the caller; of each plot the newest ones wait.
 
     Args:
         plots: name -> plot. Those that cannot be pickled fail when they are drawn.
         done: called with each drawing that has ended, from a thread.
         patience: seconds that a drawing may take.
-        waiting: how many drawings of each plot wait at most.
+        waiting: how many drawings of each plot wait at most; of more, the oldest are left out.
     """
 
     def __init__(

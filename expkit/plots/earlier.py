@@ -34,7 +34,7 @@ class Earlier:
     Args:
         folder: of the pictures.
         plot: its name.
-        most: how many to keep: of more, every other one goes.
+        most: how many to keep: of more, every other one goes, neither the first nor the newest.
     """
 
     def __init__(self, folder: Path, plot: str, most: int) -> None:
@@ -59,7 +59,7 @@ class Earlier:
             with atomic_writer(self._path(step), durable=False) as file:
                 np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
             kept = self.steps(before=step + 1)
-            for each in kept[1::2] if len(kept) > self._most else ():
+            for each in kept[1:-1:2] if len(kept) > self._most else ():
                 self._path(each).unlink(missing_ok=True)
         except OSError as error:
             log.warning("later pictures of plots.%s will not show step %d: %s", self._plot, step, describe(error))

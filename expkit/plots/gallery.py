@@ -127,9 +127,11 @@ class Gallery:
         if name in self._failed:
             log.warning("%s works again: %d picture(s) were not drawn", self._label(name), self._failed.pop(name))
         self.latest[name] = drawn.paths
-        for path in drawn.paths if self._trackers is not None else ():
+        if self._trackers is None:
+            return
+        for path in drawn.paths:
             try:
-                self._trackers.image(path.stem.rsplit("_step_", 1)[0], path, drawn.step)  # type: ignore[union-attr]
+                self._trackers.image(path.stem.rsplit("_step_", 1)[0], path, drawn.step)
             except Exception as error:  # noqa: BLE001 - the drawing thread must outlive whatever it hands pictures to
                 log.warning("%s was not taken by the trackers: %s", path.name, describe(error))
 

@@ -259,17 +259,31 @@ def test_a_metric_that_is_not_finite_is_nan(entry: RunEntry) -> None:
         ("started<1h", False),
         ("optimizer.betas~0.99", True),
         ("overrides~=adamw", True),
+        ("optimizer.betas=[0.9,0.99]", True),
+        ("tracker=wandb,trackio", True),
+        ("tracker!=wandb,trackio", False),
+        ("progress<60%", True),
+        ("progress>60%", False),
     ],
 )
 def test_conditions(entry: RunEntry, text: str, matches: bool) -> None:
     assert parse_filter(text).matches(entry) is matches
 
 
-@pytest.mark.parametrize("text", ["", "state", "=1", "lr>", "lr>much", "lr<nan", "duration>2y", "__import__('os')"])
+@pytest.mark.parametrize(
+    "text", ["", "state", "=1", "lr>", "lr>much", "lr<nan", "duration>2y", "progress>5%%", "__import__('os')"]
+)
 def test_what_is_no_condition_is_one_line(text: str) -> None:
     with pytest.raises(UserError, match="--filter") as caught:
         parse_filter(text)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("moment", "says"), [(99.5, "0 s ago"), (100.5, "0 s ago"), (-200.0, "5 min ago"), (1e300, "1e+300"), (None, None)]
+)
+def test_how_long_ago_is_told_whatever_clocks_say(moment: float | None, says: str | None) -> None:
+    assert shown("active", moment, now=100.0) == says
 
 
 def test_a_column_that_no_run_has_is_refused_with_what_was_meant(entry: RunEntry) -> None:

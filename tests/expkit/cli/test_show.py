@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Any
 import pytest
 
 from expkit.cli.main import main
+from expkit.cli.show import describe
 from expkit.ending import Ending
+from expkit.experiment import RunDir
 
 Show = Callable[..., dict[str, Any]]
 
@@ -233,6 +236,28 @@ def test_what_to_type_next_is_what_works(run: Path, show: Show) -> None:
         assert show()["next"] == again + more
     update(run / "status.json", step=11)  # stopped by a detector: there is something left to train
     assert show()["next"] == again
+
+
+def test_a_name_with_a_space_is_quoted_in_what_to_type(run: Path) -> None:
+    again = str(run.rename(run.parent / "my run"))
+    config = {"command": "python -m train", "config": {"trainer": {"max_steps": 100}}}
+    write(Path(again) / "config.json", config)
+    update(Path(again) / "status.json", state="finished", step=100, total_steps=100)
+    (Path(again) / "checkpoints").mkdir()
+    (Path(again) / "checkpoints" / "checkpoint_step_100.pt").touch()
+    found = describe(RunDir(again))
+    assert shlex.split(found["next"])[3:] == [f"resume={again}", "trainer.max_steps=200"]
+    for each in (found["checkpoints"], *commands(found)):
+        assert again in {word.removeprefix("resume=") for word in shlex.split(each)}
+
+
+def test_a_terminal_obeys_nothing_that_a_run_holds(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = json.loads((run / "config.json").read_text())
+    typed = ["python", "-m", "train", "run.notes=\x1b[31mred\x1b]0;x\x07"]
+    write(run / "config.json", {**config, "command": typed, "resumes": [1, {"rewind": 2}]})
+    assert main(["show", str(run)]) == 0
+    said = capsys.readouterr().out
+    assert "red" in said and not set("\x1b\x07") & set(said)
 
 
 def test_the_step_of_a_dead_run_is_the_last_that_is_known(

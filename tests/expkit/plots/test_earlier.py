@@ -31,6 +31,19 @@ def test_of_many_every_other_one_stays(tmp_path: Path) -> None:
     assert keep(tmp_path, "blob", *range(10), most=8).steps(before=99) == [0, 2, 4, 6, 8, 9]
 
 
+@pytest.mark.parametrize("most", [1, 2, 7])
+def test_the_first_and_the_newest_always_stay(tmp_path: Path, most: int) -> None:
+    for last in range(2, 12):
+        kept = keep(tmp_path / str(last), "blob", *range(last), most=most).steps(before=99)
+        assert (kept[0], kept[-1]) == (0, last - 1)
+
+
+def test_a_first_one_that_is_damaged_makes_the_next_one_the_first(tmp_path: Path) -> None:
+    earlier = keep(tmp_path, "model", 1, most=1)
+    (tmp_path / ".earlier" / "model_step_1.npz").write_bytes(b"PK")
+    assert [earlier.first(step, {"x": np.zeros(1)})[0] for step in (2, 3, 4)] == [2, 2, 2]
+
+
 def test_a_run_that_goes_back_forgets_what_came_after(tmp_path: Path) -> None:
     earlier = keep(tmp_path, "blob", 10, 20, 30)
     forget_after(tmp_path, 20)
