@@ -28,8 +28,8 @@ _KINDS = {
 TEXT = f"""\
 `python -m train task=classify trainer.max_epochs=null trainer.max_steps={_STEPS}`, a record every 10 steps, with the
 trackers that are named (trackio: one database for all runs of a project, not counted here). *Files* are those of one
-run directory, *MB* what they hold. The journal's bytes for a step include what was recorded at the end of each epoch. The
-last columns are {_JOBS:,} times as much: on paper, that is, not from so many runs."""
+run directory, *MB* what they hold. The journal's bytes for a step include what was recorded at the end of each epoch.
+The last columns are {_JOBS:,} times as much: on paper, that is, not from so many runs."""
 
 
 @dataclass(frozen=True)

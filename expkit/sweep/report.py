@@ -11,14 +11,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from expkit.comparison.configs import MISSING, short_names
-from expkit.comparison.direction import direction_of
-from expkit.comparison.table import Table, json_value
+from expkit.comparison.configs import short_names
 from expkit.listing.columns import main_metric, value_of
 from expkit.listing.entry import RunEntry
+from expkit.nested import MISSING
 from expkit.printable import printable
 from expkit.sweep.folder import SweepDir, varying
 from expkit.sweep.jobs import STATES, UNFINISHED, Job, jobs_of
+from expkit.table import Table, json_value
+from expkit.telling import direction_of
 
 __all__ = ["SweepReport"]
 

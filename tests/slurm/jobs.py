@@ -147,7 +147,8 @@ class Case:
     def resumed_at(self) -> list[int]:
         """Return the steps at which it says that it was gone on with."""
         assert self.run is not None
-        return [int(step) for step in re.findall(r"resumed at step (\d+)", (self.run / "logs/training.log").read_text())]
+        log = (self.run / "logs/training.log").read_text()
+        return [int(step) for step in re.findall(r"resumed at step (\d+)", log)]
 
 
 def assert_same(case: Case, whole: Case) -> None:
