@@ -94,6 +94,8 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], numbers: Seque
             "sweep in the background (nohup ... &)"
         )
     params = {key: _plain(value) for key, value in launcher.params.items()}
+    if params.get("name") == config.hydra.job.name:  # that of a file of ours, which tells nobody anything
+        params["name"] = readable_name(run_name(config))
     check_executor(kind, params)
     folder, _ = begin_sweep(config)
     _write_queued(folder, config, job_overrides, numbers)
@@ -153,18 +155,18 @@ def _write_queued(
     """Write down every job as it is before it is submitted: with its run's directory, where that is known by now."""
     suffix = folder.read().get("suffix")
     width = len(str(max(numbers)))
-    name = readable_name(_run_name(config))
+    name, fixed = readable_name(run_name(config)), {str(each) for each in config.hydra.overrides.task}
     free = config.run.id is None and str(config.resume) == "never" and isinstance(suffix, str)
     for overrides, number in zip(job_overrides, numbers, strict=True):
         before = folder.job(number) or JobFile(number)
         end = before.suffix or (f"{suffix}-{number:0{width}}" if free else None)
-        known = end is not None and all(_leaves_name(each) for each in overrides)
+        known = end is not None and all(each in fixed or _leaves_name(each) for each in overrides)
         run = before.run or (folder.relative(Path(config.run.outputs) / f"{name}_{end}") if known else None)
         job = JobFile(number, tuple(overrides), suffix=end, run=run)
         folder.write(replace(job, job_id=None))
 
 
-def _run_name(config: DictConfig) -> str:
+def run_name(config: DictConfig) -> str:
     """Return `run.name`, which asks Hydra what was chosen: outside a job Hydra has not been told yet."""
     hydra = HydraConfig.instance()
     before = hydra.cfg

@@ -131,7 +131,7 @@ def _job_id(file: JobFile, submission: Submission | None) -> str | None:
 def _judge(job: Job, submission: Submission | None, known: Mapping[str, str] | None, cancelled: bool) -> None:
     """Set how a job stands that has not said that it is done, or has failed."""
     if job.kind == "slurm" and known is None:
-        job.state = "preempted" if job.state == "interrupted" else job.state
+        job.state = "cancelled" if cancelled else "preempted" if job.state == "interrupted" else job.state
         job.why = job.why or "SLURM does not answer: this is what the job said last"
         return
     there = known.get(job.job_id or "") if job.kind == "slurm" and known is not None else _here(job, submission)
