@@ -6,8 +6,8 @@ import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,19 +16,20 @@ from typing import Any
 import torch
 
 from expkit.journal import read_journal, stable
+from tests.train.forked import Forked
 from tests.train.helpers import same
 
-__all__ = ["STEPS", "TYPED", "Case", "scontrol", "wait_for"]
+__all__ = ["STEPS", "TYPED", "Case", "ask", "assert_same", "wait_for"]
 
 ROOT = Path(__file__).parents[2]
 
-STEPS = 600
+STEPS = 300
 #: What is typed for each run. Checkpoints are far apart: what is resumed after a stop is what the stop has saved.
 TYPED = (
     *("task=slow", "tracker=[]", "plots=[]", "trainer.batch_size=8", f"trainer.max_steps={STEPS}"),
     *("trainer.max_epochs=null", "trainer.log_interval=4", "trainer.deterministic=true", "trainer.threads=1"),
     *("trainer.device=cpu", "optimizer=sgd", "optimizer.momentum=0.9", "optimizer.lr=0.001", "scheduler=cosine"),
-    *("checkpoint.save_interval=100", "checkpoint.save.on_best=false", "gpu.enabled=false", "run.min_free_gb=0"),
+    *("checkpoint.save_interval=100", "checkpoint.save.on_best=false", "gpu.enabled=false"),
 )
 
 
@@ -41,7 +42,7 @@ def wait_for(condition: Callable[[], Any], about: Callable[[], str], seconds: fl
     return found
 
 
-def scontrol(*command: str) -> str:
+def ask(*command: str) -> str:
     """Return what one of SLURM's commands says."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, (command, done.stderr)
@@ -56,37 +57,25 @@ class Case:
         (folder / "conf" / "task").mkdir(parents=True)
         text = f"_target_: tests.slurm.slow_task.SlowTask\ngo: {self.go}\ndata: dataset\nworkers: 0\nbatch_size: 8\n"
         (folder / "conf" / "task" / "slow.yaml").write_text(text)
-        self.log = folder / "submitter.log"
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """One thread, trackio's databases and the code of this repository."""
-        own = {"TRACKIO_DIR": str(self.folder / "trackio"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        return {**os.environ, **own}
+    def typed(self, *more: str) -> Forked:
+        """Type `python -m train` in this folder; what is in `more` wins."""
 
-    def command(self, *typed: str) -> list[str]:
-        """Return a command line that trains; `typed` wins."""
-        return [sys.executable, "-m", "train", "--config-dir", str(self.folder / "conf"), *TYPED, *typed]
+        def setup() -> None:
+            os.environ["PYTHONPATH"] = str(ROOT)  # jobs inherit it
 
-    def train(self, *typed: str) -> None:
-        """Train to the end, without SLURM."""
-        self.go.touch()
-        done = subprocess.run(
-            self.command(*typed), cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=240
-        )
-        assert done.returncode == 0, done.stderr
+        return Forked(self.folder / "outputs", "--config-dir", str(self.folder / "conf"), *TYPED, *more, setup=setup)
 
     @contextlib.contextmanager
-    def submitted(self, *typed: str) -> Iterator[subprocess.Popen[bytes]]:
+    def submitted(self, *more: str) -> Iterator[Forked]:
         """Submit it as a sweep of one job; the command waits for its end."""
-        command = self.command("-m", "hydra/launcher=slurm_requeue", "hydra.launcher.cpus_per_task=1", *typed)
-        with self.log.open("wb") as log:
-            process = subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=log, stderr=log)
-            try:
-                yield process
-            finally:
-                process.kill()
-                process.wait()
+        process = self.typed("-m", "hydra/launcher=slurm_requeue", "hydra.launcher.cpus_per_task=1", *more)
+        try:
+            yield process
+        finally:
+            if process.code is None:
+                process.send(signal.SIGKILL)
+                process.end()
 
     @property
     def run(self) -> Path | None:
@@ -125,15 +114,15 @@ class Case:
 
     def said(self) -> str:
         """Everything that was said, for a test that fails."""
-        files = [self.log, *self.folder.glob("**/*_log.*"), *self.folder.glob("*.out")]
-        texts = [f"{file}:\n{file.read_text(errors='replace')[-3000:]}" for file in files if file.exists()]
-        return "\n".join([*texts, json.dumps(self.status, indent=1), scontrol("scontrol", "-o", "show", "job")])
+        files = [*self.folder.glob("**/*_log.*"), *self.folder.glob("*.out")]
+        texts = [f"{file}:\n{file.read_text(errors='replace')[-3000:]}" for file in files]
+        return "\n".join([*texts, json.dumps(self.status, indent=1), ask("scontrol", "-o", "show", "job")])
 
     def checkpoint(self) -> Mapping[str, Any]:
         """Return the last checkpoint, without what differs by nature."""
         assert self.run is not None
         state = torch.load(self.run / "checkpoints" / f"checkpoint_step_{STEPS}.pt", weights_only=True)
-        for each in ("config", "time"):
+        for each in ("config", "time", "reason"):
             del state[each]
         state["sampler_state"]["elapsed"] = None
         state["metrics"] = stable(state["metrics"])
@@ -147,8 +136,8 @@ class Case:
     def resumed_at(self) -> list[int]:
         """Return the steps at which it says that it was gone on with."""
         assert self.run is not None
-        log = (self.run / "logs/training.log").read_text()
-        return [int(step) for step in re.findall(r"resumed at step (\d+)", log)]
+        text = (self.run / "logs" / "training.log").read_text()
+        return [int(step) for step in re.findall(r"resumed at step (\d+)", text)]
 
 
 def assert_same(case: Case, whole: Case) -> None:

@@ -26,5 +26,5 @@ class SlowTask(GridTask):
 
     def step(self, model: nn.Module, batch: Any) -> StepOutput:
         if model.training and not self.go.exists():
-            time.sleep(0.1)
+            time.sleep(0.2)
         return super().step(model, batch)

@@ -1,0 +1,78 @@
+"""A SLURM of two nodes for the tests in this folder. Where there is none they are skipped, and what is missing is said."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.jobs import Case, ask
+
+SCRIPT = Path(__file__).with_name("cluster.sh")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster that runs, and its folder."""
+
+    folder: Path
+
+    def node_of(self, job: str) -> str:
+        """Return the node that a job runs on."""
+        return ask("squeue", "-h", "-j", job, "-o", "%N").strip()
+
+    def lose(self, node: str) -> None:
+        """Let a node die with all that runs there."""
+        ask(str(SCRIPT), "lose", str(self.folder), node)
+
+    def restore(self, node: str) -> None:
+        """Let it come back."""
+        ask(str(SCRIPT), "restore", str(self.folder), node)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """The cluster of this test process; the tests use it through `slurm`."""
+    folder = Path(tempfile.mkdtemp(prefix="expkit-slurm-"))
+    environment = {**os.environ, "KILL_WAIT": "12"}
+    started = subprocess.run([SCRIPT, "start", folder], capture_output=True, text=True, env=environment)
+    try:
+        if started.returncode:
+            why = started.stderr.strip().splitlines()[-1]
+            assert "missing" in why or "need root" in why, why
+            pytest.skip(f"no SLURM here: {why.removeprefix('error: ')}")
+        yield Cluster(folder)
+    finally:
+        subprocess.run([SCRIPT, "stop", folder], check=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def slurm(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """SLURM's commands work in this test, as on a login node."""
+    monkeypatch.setenv("SLURM_CONF", str(cluster.folder / "slurm.conf"))
+    return cluster
+
+
+@pytest.fixture
+def case(slurm: Cluster, tmp_path: Path) -> Iterator[Case]:
+    """A folder to type commands in; its jobs do not outlive the test."""
+    case = Case(tmp_path)
+    yield case
+    ask("scancel", "--user=root", "--full")
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """The run that nothing has disturbed."""
+    case = Case(tmp_path_factory.mktemp("whole"))
+    case.go.touch()
+    process = case.typed()
+    assert process.end(240) == 0, process.said
+    return case
