@@ -1,4 +1,4 @@
-"""A SLURM of two nodes for the tests in this folder. Where there is none they are skipped, and what is missing is said."""
+"""A SLURM of two nodes for the tests here. Where there is none they are skipped, and what is missing is said."""
 
 from __future__ import annotations
 

@@ -18,13 +18,26 @@ class SlowTask(GridTask):
     Args:
         go: the file.
         data, workers, batch_size: see `GridTask`.
+        seed: of the run.
+        failing_seed: that of a run that breaks after a while.
     """
 
-    def __init__(self, go: str, data: str = "dataset", workers: int = 0, batch_size: int = 8) -> None:
+    def __init__(
+        self,
+        go: str,
+        data: str = "dataset",
+        workers: int = 0,
+        batch_size: int = 8,
+        seed: int = 0,
+        failing_seed: int | None = None,
+    ) -> None:
         super().__init__(data, workers, batch_size)
-        self.go = Path(go)
+        self.go, self.fails, self.steps = Path(go), seed == failing_seed, 0
 
     def step(self, model: nn.Module, batch: Any) -> StepOutput:
         if model.training and not self.go.exists():
             time.sleep(0.2)
+        self.steps += model.training
+        if self.fails and self.steps == 20:
+            raise RuntimeError("the disk with the data has gone away")
         return super().step(model, batch)
