@@ -97,7 +97,9 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], numbers: Seque
     if params.get("name") == config.hydra.job.name:  # that of a file of ours, which tells nobody anything
         params["name"] = readable_name(run_name(config))
     check_executor(kind, params)
-    folder, _ = begin_sweep(config)
+    folder, begun = begin_sweep(config)
+    if begun and kind == "local":
+        print(f"how its jobs stand: expkit sweep {shlex.quote(str(folder.root))}")
     _write_queued(folder, config, job_overrides, numbers)
     job = SweepJob(launcher.hydra_context, launcher.task_function, config)
     calls = [
@@ -117,8 +119,8 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], numbers: Seque
         run_all(folder, params, jobs, settings.parallel)
     else:
         _detach(folder, job_overrides, numbers)
-    if settings.wait and not own:
-        say_end(folder, numbers)
+    if settings.wait and not own and any(_state(folder, number) != "done" for number in numbers):
+        note_failure()
     return [_returned(folder, number, overrides) for overrides, number in zip(job_overrides, numbers, strict=True)]
 
 
@@ -209,7 +211,7 @@ def _detach(folder: SweepDir, job_overrides: Sequence[Sequence[str]], numbers: S
         )
     folder.note(Submission("local", dict.fromkeys(numbers), host=_host(), pid=process.pid))
     print(
-        f"{len(numbers)} jobs are run by process {process.pid}, which goes on by itself: "
+        f"{len(numbers)} job{'s are' if len(numbers) > 1 else ' is'} run by process {process.pid}, which goes on by itself: "
         f"expkit sweep {shlex.quote(str(folder.root))}"
     )
 
@@ -217,6 +219,11 @@ def _detach(folder: SweepDir, job_overrides: Sequence[Sequence[str]], numbers: S
 def _is_masked(folder: SweepDir, number: int) -> bool:
     job = folder.job(number)
     return job is not None and any(MASK in each for each in job.overrides)
+
+
+def _state(folder: SweepDir, number: int) -> str:
+    job = folder.job(number)
+    return job.state if job is not None else "failed"
 
 
 def _host() -> str:

@@ -131,7 +131,7 @@ def _end(folder: SweepDir, number: int, progress: Progress) -> None:
 def _stop(jobs: list[Any]) -> None:
     """Ask jobs to save and end, and wait for them. A second Ctrl-C kills them."""
     if jobs:
-        print(f"waiting for {len(jobs)} jobs to save; Ctrl-C again kills them", file=sys.stderr, flush=True)
+        print(f"waiting until what runs has saved ({len(jobs)}); Ctrl-C again kills it", file=sys.stderr, flush=True)
     try:
         asked = 0.0
         while any(not job.done() for job in jobs):

@@ -163,7 +163,7 @@ def _settings(overrides: Any) -> dict[str, str]:
     settings = {}
     for override in mask_arguments(list(overrides)):
         key = override.partition("=")[0].lstrip("+~")
-        if key not in ("resume", "run.outputs") and not key.startswith(("hydra.", "hydra/")):
+        if key not in ("resume", "run.outputs") and not key.startswith(("hydra.", "hydra/", "sweep.")):
             settings[key] = override
     return settings
 

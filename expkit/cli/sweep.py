@@ -52,7 +52,7 @@ class SweepCommand:
     def run(self, arguments: Sequence[str]) -> int:
         """Print the table. The exit code is 1 if a job has failed."""
         options, settings = self.parser().parse_with_settings(arguments, ("--config-dir", "-cd"))
-        _untangle(options)
+        settings = _untangle(options, settings)
         if settings and options.resubmit is None:
             raise UserError(f"{settings[0]}: settings go with --resubmit: the jobs that run have theirs")
         folder = find_sweep(options.path)
@@ -140,10 +140,13 @@ def _group(run: RunDir) -> str:
     return ""
 
 
-def _untangle(options: argparse.Namespace) -> None:
-    """Take `--cancel PATH` for what is meant: the path of a sweep."""
+def _untangle(options: argparse.Namespace, settings: Sequence[str]) -> list[str]:
+    """Take `--cancel PATH` for what is meant, the path of a sweep, and a setting for one where no path was typed."""
+    if options.path is not None and options.resubmit is not None and "=" in options.path and not is_there(options.path):
+        settings, options.path = [options.path, *settings], None
     if options.path is None and options.cancel is not None and is_there(options.cancel):
         options.path, options.cancel = options.cancel, "queued,running"
+    return list(settings)
 
 
 def _width() -> int:

@@ -198,7 +198,7 @@ class SweepDir:
 
 
 def varying(jobs: Iterable[Sequence[str]]) -> set[str]:
-    """Return the keys of the overrides that not all jobs have with the same value."""
+    """Return the keys of the overrides that not all jobs have with the same value; how they are run is none of them."""
     values: dict[str, set[str]] = {}
     counts: dict[str, int] = {}
     total = 0
@@ -207,4 +207,5 @@ def varying(jobs: Iterable[Sequence[str]]) -> set[str]:
             key = override.partition("=")[0]
             values.setdefault(key, set()).add(override)
             counts[key] = counts.get(key, 0) + 1
-    return {key for key, found in values.items() if len(found) > 1 or counts[key] < total}
+    differ = {key for key, found in values.items() if len(found) > 1 or counts[key] < total}
+    return {key for key in differ if not key.startswith("sweep.")}
