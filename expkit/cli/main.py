@@ -39,7 +39,7 @@ _COMMANDS = {
 
 #: What stands together in `expkit --help`, in the order in which one needs it. Others come last.
 _GROUPS = {
-    "Train": ("train", "verify-resume"),
+    "Train": ("train", "profile", "verify-resume"),
     "While it runs": ("monitor", "watch", "svd", "sweep"),
     "Afterwards": ("runs", "show", "compare", "report", "checkpoints", "snapshots"),
     "When numbers went wrong": ("batch", "bisect-nan"),

@@ -1,0 +1,293 @@
+"""Which batch size to train with: `python -m sweeps.batch_size`, `expkit profile`, `profile_batch_sizes`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from expkit.cli.parser import Parser
+from expkit.errors import UserError
+from expkit.printable import printable
+from sweeps.profile.choose import auto_sizes
+from sweeps.profile.report import Report, row
+from sweeps.profile.result import Profile, failed
+from sweeps.profile.settings import KEYS, Setup, check_output, compose_setup, own_settings, parse_sizes, positive
+from sweeps.profile.supervise import Order
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+__all__ = ["Profile", "ProfileCommand", "main", "profile_batch_sizes"]
+
+_SIZES = (2048, 5120, 10240, 20480)
+_EPOCHS, _OUTPUT, _TIMEOUT = 5.0, "batch_profile.md", 30.0
+#: The first size of `auto` is so many times smaller than the configuration's.
+_SMALLER = 8
+
+_EXAMPLES = """\
+examples:
+  expkit profile experiment=reference_3blob 'batch_sizes=[2048,5120,10240,20480]' epochs=5 output=batch_profile.md
+  expkit profile task=gpt batch_sizes=auto                  doubles until it no longer fits, or hardly gains
+  expkit profile task=gpt 'batch_sizes=[8,16]' epochs=0.1   a tenth of the data
+  expkit profile config_file=my.json memory_limit_gb=8      as if there were less memory
+  expkit profile task=gpt hydra/launcher=slurm hydra.launcher.partition=gpu hydra.launcher.gpus_per_node=1
+
+settings of the profile:
+{settings}
+
+All others are those of python -m train. Each size is measured in a process of its own: one at a time, or with
+hydra/launcher=slurm all of them as an array. Exit code: 0 a size is recommended, 1 none could be measured or a mistake.
+"""
+
+
+def profile_batch_sizes(
+    config: DictConfig | Mapping[str, Any] | Path | str,
+    batch_sizes: Sequence[int] | str = _SIZES,
+    test_epochs: float = _EPOCHS,
+    output_path: Path | str | None = None,
+    *,
+    timeout_min: float = _TIMEOUT,
+    memory_limit_gb: float | None = None,
+    overrides: Sequence[str] = (),
+    config_dir: Path | str | None = None,
+) -> list[Profile]:
+    """Measure batch sizes, each in a process of its own, and return what came of them, the smallest first.
+
+    Args:
+        config: a composed configuration; an object as `train.api.create_config` makes it; the path of a JSON file that
+            holds one; or the name of an experiment or a task.
+        batch_sizes: which; `auto` doubles until it no longer fits or gains under 5 %, then refines.
+        test_epochs: over the training data, for each size; may be a fraction.
+        output_path: where a Markdown report goes, with JSON and a picture beside it; None for none.
+        timeout_min: minutes that a size may take.
+        memory_limit_gb: memory that a size may take (1024^3 bytes): of the GPU, or without one of the process.
+        overrides: more of what can be typed after `python -m train`; `hydra/launcher=slurm` measures on a cluster.
+        config_dir: a folder with options of your own, as with --config-dir.
+
+    Raises:
+        UserError: a configuration that cannot work, or none of these settings.
+        KeyboardInterrupt: no process is left, and the report is of what was measured.
+    """
+    settings = _Settings(batch_sizes, test_epochs, output_path, timeout_min, memory_limit_gb)
+    setup = compose_setup(config, overrides, config_dir, settings.timeout_min)
+    report = _measure(setup, settings, lambda _: None)
+    if settings.output is not None:
+        report.write(settings.output)
+    if report.interrupted:
+        raise KeyboardInterrupt
+    return list(report.profiles)
+
+
+class ProfileCommand:
+    """Says which batch size is best here."""
+
+    name = "profile"
+    summary = "which batch size is fastest here, and what it costs in memory and loss (task=... batch_sizes=[...])"
+
+    def run(self, arguments: Sequence[str]) -> int:
+        """Measure, report, and return the exit code.
+
+        Raises:
+            UserError: what was typed cannot be done.
+        """
+        options, typed = self.parser().parse_with_settings(arguments)
+        own, others = own_settings(typed)
+        if not own and not others:
+            raise UserError(
+                "say what to profile: expkit profile experiment=NAME or task=NAME, batch_sizes=[...] or auto"
+            )
+        settings = _Settings(
+            own.get("batch_sizes", _SIZES),
+            own.get("epochs", _EPOCHS),
+            own.get("output", _OUTPUT),
+            own.get("timeout_min", _TIMEOUT),
+            own.get("memory_limit_gb"),
+        )
+        if "" not in sys.path and str(Path.cwd()) not in sys.path:
+            sys.path.insert(0, str(Path.cwd()))  # the user's own package, as `python -m` finds it
+        setup = compose_setup(None, others, options.config_dir, settings.timeout_min)
+        tell = _Progress(settings)
+        tell.begin(setup)
+        report = _measure(setup, settings, tell.one)
+        assert settings.output is not None
+        files = report.write(settings.output) if report.profiles else []
+        tell.end(report, files)
+        return 130 if report.interrupted else 0 if report.chosen is not None else 1
+
+    def parser(self) -> Parser:
+        """Return the command's parser."""
+        width = max(map(len, KEYS))
+        told = "\n".join(f"  {key:<{width}}  {text} (default: {_DEFAULTS[key]})" for key, text in KEYS.items())
+        parser = Parser(
+            prog="expkit profile",
+            usage="expkit profile [KEY=VALUE ...] [--config-dir DIR]",
+            description="Trains for a few epochs with each of several batch sizes, and recommends one: the smallest "
+            "with at least 95 % of the best throughput and at most 85 % of the memory.",
+            epilog=_EXAMPLES.format(settings=told),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        parser.add_argument("--config-dir", "-cd", type=Path, metavar="DIR", help="a folder with options of your own")
+        return parser
+
+
+_DEFAULTS = {
+    "batch_sizes": f"[{','.join(map(str, _SIZES))}]",
+    "epochs": f"{_EPOCHS:g}",
+    "output": _OUTPUT,
+    "timeout_min": f"{_TIMEOUT:g}",
+    "memory_limit_gb": "no limit",
+}
+
+
+class _Settings:
+    """The settings of a profile itself, checked."""
+
+    def __init__(self, sizes: Any, epochs: Any, output: Path | str | None, timeout_min: Any, limit: Any) -> None:
+        self.sizes = parse_sizes(sizes)
+        self.epochs = positive("epochs", epochs, "epochs")
+        self.output = None if output is None else check_output(output)
+        self.timeout_min = positive("timeout_min", timeout_min, "minutes")
+        self.memory_limit_gb = None if limit in (None, "null") else positive("memory_limit_gb", limit, "GB")
+
+
+class _Progress:
+    """What the command says as it goes on, and at its end."""
+
+    def __init__(self, settings: _Settings) -> None:
+        self._settings = settings
+
+    def begin(self, setup: Setup) -> None:
+        sizes = "sizes are found by doubling" if self._settings.sizes is None else f"{len(self._settings.sizes)} sizes"
+        where = "as an array of SLURM jobs" if setup.kind == "slurm" else "one at a time, each in a process of its own"
+        print(f"{printable(setup.title)}: {sizes}, {self._settings.epochs:g} epochs each, {where}", flush=True)
+
+    def one(self, profile: Profile) -> None:
+        size, time, memory, rate, train, test, status = row(profile)
+        if profile.ok:
+            said = f"{time} an epoch, {memory}, {rate} samples/sec, train loss {train}, test loss {test}"
+        else:
+            said = printable(profile.message)
+        print(f"  {size:>9}  {status:<7}  {said}", flush=True)
+
+    def end(self, report: Report, files: Sequence[Path]) -> None:
+        if report.interrupted:
+            left = "; what was measured is kept" if files else ", before a size was measured"
+            print(f"interrupted: no process of it is left{left}", file=sys.stderr)
+        if report.chosen is not None:
+            print(f"\nOptimal batch size: {report.chosen.batch_size:,} ({report.recommendation.why})")
+            for note in report.recommendation.notes:
+                print(f"  note: {note}")
+            print(f"\nuse it:  {report.use}")
+        elif not report.interrupted:
+            print(f"error: {report.recommendation.why}: the report says why of each", file=sys.stderr)
+        if files:
+            print("report:  " + "  ".join(map(str, files)))
+
+
+def _measure(setup: Setup, settings: _Settings, tell: Callable[[Profile], None]) -> Report:
+    """Measure all sizes, however each of them ends.
+
+    Raises:
+        UserError: the configuration cannot be trained with any size.
+    """
+    from sweeps.executors import check_executor
+    from sweeps.profile.jobs import Jobs
+
+    check_executor(setup.kind, setup.params)
+    logs, temporary = _folder(setup, settings)
+    found: list[Profile] = []
+    interrupted = False
+
+    def order(size: int) -> Order:
+        return Order(
+            setup.config,
+            size,
+            settings.epochs,
+            settings.timeout_min * 60,
+            logs / f"{size}.log",
+            settings.memory_limit_gb,
+            setup.folders,
+            tuple(path for path in sys.path if path),
+            os.getpid() if setup.kind == "local" else None,
+        )
+
+    def done(profile: Profile) -> None:
+        if not profile.about_size:
+            raise UserError(profile.message)
+        found.append(profile)
+        tell(profile)
+
+    def measure(sizes: Sequence[int]) -> None:
+        known = next((each.samples for each in found if each.samples), None)
+        for size in sizes:
+            if known is not None and size > known:
+                done(
+                    failed(
+                        size,
+                        "ERROR",
+                        f"batch size {size:,} is more than the {known:,} training samples: take a smaller one",
+                    )
+                )
+        jobs.measure([order(size) for size in sizes if known is None or size <= known], done)
+
+    def one(size: int) -> Profile:
+        measure([size])
+        return found[-1]
+
+    try:
+        jobs = Jobs(setup.kind, setup.params, logs / "submitit")
+        if settings.sizes is None:
+            auto_sizes(one, _first(setup), setup.pieces)
+        elif setup.kind == "slurm":
+            measure(settings.sizes)
+        else:
+            for size in settings.sizes:
+                measure([size])
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        if temporary:
+            shutil.rmtree(logs, ignore_errors=True)
+        elif setup.kind == "local":
+            shutil.rmtree(logs / "submitit", ignore_errors=True)  # the logs beside it have what there is to see
+    return Report(setup.title, settings.epochs, found, setup.typed, interrupted, settings.memory_limit_gb)
+
+
+def _folder(setup: Setup, settings: _Settings) -> tuple[Path, bool]:
+    """Return the folder of the logs, and whether it goes at the end. Nodes of a cluster must find it, too."""
+    if settings.output is not None:
+        return settings.output.with_suffix(".logs").absolute(), False
+    if setup.kind == "slurm":
+        return Path(tempfile.mkdtemp(prefix=".batch_profile_", dir=Path.cwd())), False
+    return Path(tempfile.mkdtemp(prefix="expkit-profile-")), True
+
+
+def _first(setup: Setup) -> int:
+    """Return the first size of `auto`: a power of two of the pieces that a batch has, well below the usual size."""
+    size = setup.pieces
+    while 2 * size <= setup.batch_size // _SMALLER:
+        size *= 2
+    return size
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `python -m sweeps.batch_size` and return the exit code."""
+    try:
+        return ProfileCommand().run(sys.argv[1:] if arguments is None else arguments)
+    except UserError as error:
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted before anything was measured", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
