@@ -164,9 +164,10 @@ class _Progress:
         self._settings = settings
 
     def begin(self, setup: Setup) -> None:
-        sizes = "sizes are found by doubling" if self._settings.sizes is None else f"{len(self._settings.sizes)} sizes"
+        count = 0 if self._settings.sizes is None else len(self._settings.sizes)
+        sizes = f"{count} size{'s' if count > 1 else ''}" if count else "sizes are found by doubling"
         where = "as an array of SLURM jobs" if setup.kind == "slurm" else "one at a time, each in a process of its own"
-        print(f"{printable(setup.title)}: {sizes}, {self._settings.epochs:g} epochs each, {where}", flush=True)
+        print(f"{printable(setup.title)}: {sizes}, epochs={self._settings.epochs:g}, {where}", flush=True)
 
     def one(self, profile: Profile) -> None:
         size, time, memory, rate, train, test, status = row(profile)
@@ -197,10 +198,8 @@ def _measure(setup: Setup, settings: _Settings, tell: Callable[[Profile], None])
     Raises:
         UserError: the configuration cannot be trained with any size.
     """
-    from sweeps.executors import check_executor
     from sweeps.profile.jobs import Jobs
 
-    check_executor(setup.kind, setup.params)
     logs, temporary = _folder(setup, settings)
     found: list[Profile] = []
     interrupted = False

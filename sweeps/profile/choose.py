@@ -52,15 +52,16 @@ def recommend(profiles: Sequence[Profile]) -> Recommendation:
     best = max(measured, key=_rate)
     room = [each for each in measured if (each.memory_share or 0.0) <= MOST_MEMORY]
     fast = [each for each in room if _rate(each) >= ENOUGH * _rate(best)]
-    rule = f"at least {ENOUGH:.0%} of the best throughput and at most {MOST_MEMORY:.0%} of the memory"
+    free = f"{100 - 100 * MOST_MEMORY:.0f} % of the memory free"
+    rule = f"at least {100 * ENOUGH:.0f} % of the best throughput and at most {100 * MOST_MEMORY:.0f} % of the memory"
     if fast:
         chosen, why = min(fast, key=_size), f"the smallest size with {rule}"
     elif room:
         chosen = max(room, key=_rate)
-        why = f"no size has {rule}: of those that leave {1 - MOST_MEMORY:.0%} of the memory free this is the fastest"
+        why = f"no size has {rule}: of those that leave {free} this is the fastest"
     else:
         chosen = min(measured, key=lambda each: (each.memory_share or 0.0, each.batch_size))
-        why = f"no size leaves {1 - MOST_MEMORY:.0%} of the memory free: this one takes the least"
+        why = f"no size leaves {free}: this one takes the least"
     return Recommendation(chosen.batch_size, why, best.batch_size, list(_notes(chosen, best, profiles)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -58,7 +59,7 @@ class Jobs:
             raise
 
     def _submit(self, orders: Sequence[Order]) -> None:
-        with _found_by_jobs():
+        with _found_by_jobs(), _errors_to(self._folder.parent / "submitit.log"):
             if len(orders) > 1:
                 with self._executor.batch():
                     jobs = [self._executor.submit(supervise, order) for order in orders]
@@ -130,6 +131,21 @@ def _found_by_jobs() -> Iterator[None]:
             del os.environ["PYTHONPATH"]
         else:
             os.environ["PYTHONPATH"] = before
+
+
+@contextlib.contextmanager
+def _errors_to(file: Path) -> Iterator[None]:
+    """Let the processes that are started now write their errors there: submitit's answer Ctrl-C with a traceback."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with file.open("ab") as log:
+            os.dup2(log.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _last_line(text: str) -> str:

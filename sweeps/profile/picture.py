@@ -59,7 +59,7 @@ def _throughput(axes: Axes, report: Report, theme: Theme) -> None:
         ends = [each.batch_size / (step + half), each.batch_size / max(step - half, step / 2)]
         axes.plot([each.batch_size] * 2, ends, color=theme.cycle[0], linewidth=5, alpha=0.25, solid_capstyle="butt")
     line: dict[str, Any] = {"color": theme.muted, "linewidth": 1, "linestyle": "--"}
-    axes.axhline(ENOUGH * max(rates), label=f"{ENOUGH:.0%} of the best", **line)
+    axes.axhline(ENOUGH * max(rates), label=f"{100 * ENOUGH:.0f} % of the best", **line)
     axes.set_ylim(0, 1.25 * max(rates))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     chosen = report.chosen
@@ -89,7 +89,7 @@ def _memory(axes: Axes, report: Report, theme: Theme) -> None:
     if total is not None and max(taken) > 0.2 * total:
         style: dict[str, Any] = {"linewidth": 1, "linestyle": "--"}
         axes.axhline(total, color=theme.alert, label=f"there are {total:.1f} GB", **style)
-        axes.axhline(MOST_MEMORY * total, color=theme.muted, label=f"{MOST_MEMORY:.0%} of it", **style)
+        axes.axhline(MOST_MEMORY * total, color=theme.muted, label=f"{100 * MOST_MEMORY:.0f} % of it", **style)
         _legend(axes, theme)
         top = max(top, total)
     axes.set_ylim(0, 1.15 * top)

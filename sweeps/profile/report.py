@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -26,7 +27,7 @@ class Report:
         title: what was trained.
         epochs: of each size.
         profiles: what was measured; put in order of size.
-        typed: overrides to type before the one that is recommended.
+        typed: overrides to type before the one that is recommended; None if the configuration cannot be typed.
         interrupted: whether sizes are missing.
         memory_limit_gb: the limit that was set, or None.
     """
@@ -34,7 +35,7 @@ class Report:
     title: str
     epochs: float
     profiles: Sequence[Profile]
-    typed: Sequence[str] = ()
+    typed: Sequence[str] | None = ()
     interrupted: bool = False
     memory_limit_gb: float | None = None
     recommendation: Recommendation = field(init=False)
@@ -54,7 +55,9 @@ class Report:
     def use(self) -> str:
         """What to type to train with the recommended size, or ""."""
         override = self.recommendation.plain()["override"]
-        return "" if override is None else " ".join(["python -m train", *self.typed, override])
+        if override is None or self.typed is None:
+            return override or ""
+        return " ".join(["python -m train", *map(shlex.quote, self.typed), override])
 
     def write(self, output: Path) -> list[Path]:
         """Write the report, its JSON and its picture; return where they are."""
@@ -113,14 +116,18 @@ class Report:
         share = (
             ""
             if found.best == chosen.batch_size
-            else f" ({rate / best:.1%} of the best, {best:,.0f} at {found.best:,})"
+            else f" ({100 * rate / best:.1f} % of the best, {best:,.0f} at {found.best:,})"
         )
         memory = "GPU memory usage" if chosen.gpu_memory_gb is not None else "Memory usage (resident set)"
         points = [
             f"{'Best throughput' if found.best == chosen.batch_size else 'Throughput'}: {rate:,.0f} samples/sec{share}",
             f"Time per epoch: {seconds(chosen.time_per_epoch)}",
             f"{memory}: {_memory(chosen)}"
-            + (f" ({chosen.memory_share:.1%} of {chosen.memory_total_gb:.1f} GB)" if chosen.memory_share else ""),
+            + (
+                f" ({100 * chosen.memory_share:.1f} % of {chosen.memory_total_gb:.1f} GB)"
+                if chosen.memory_share
+                else ""
+            ),
             f"Final test loss: {loss(chosen.final_test_loss)}",
             f"Why: {found.why}",
         ]
@@ -146,7 +153,7 @@ class Report:
                 f"{each.timed_steps:,}",
             ]
             cells += [scale, _gb(each.rss_gb)]
-            share = "-" if each.memory_share is None or not each.ok else f"{each.memory_share:.1%}"
+            share = "-" if each.memory_share is None or not each.ok else f"{100 * each.memory_share:.1f} %"
             retries = "-" if each.alloc_retries is None else str(each.alloc_retries)
             cells += [_gb(each.allocated_gb), _gb(each.reserved_gb), share, retries] if cuda else [share]
             rows.append(cells)

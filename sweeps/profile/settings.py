@@ -50,7 +50,7 @@ class Setup:
         title: what is trained, in a few words.
         kind, params: of the jobs' executor.
         folders: of options of one's own.
-        typed: what to type for the same configuration.
+        typed: what to type for the same configuration; None where it cannot be typed.
     """
 
     config: Mapping[str, Any]
@@ -58,7 +58,7 @@ class Setup:
     kind: Kind
     params: Mapping[str, Any]
     folders: tuple[str, ...] = ()
-    typed: tuple[str, ...] = ()
+    typed: tuple[str, ...] | None = ()
 
     @property
     def pieces(self) -> int:
@@ -167,10 +167,11 @@ def compose_setup(config: Any, typed: Sequence[str], config_dir: Path | str | No
         timeout_min: minutes that a size may take.
 
     Raises:
-        UserError: a configuration that cannot work.
+        UserError: a configuration, or a cluster's setting, that cannot work.
     """
     from omegaconf import DictConfig
 
+    from sweeps.executors import check_executor
     from train.cli.main import rewrite
     from train.cli.typed import check_typed
     from train.config.build import extra_folders
@@ -196,6 +197,9 @@ def compose_setup(config: Any, typed: Sequence[str], config_dir: Path | str | No
             raise ConfigError(f"{shown[0]}: a configuration that is composed is used as it is: change it itself")
         whole = _plain(composed)
     kind, params = _jobs(launcher, timeout_min)
+    check_executor(kind, params)
+    if composed is not None or experiment is not None:
+        return Setup(whole, _title(whole), kind, params, folders, None)
     if config_dir is not None:
         shown = ("--config-dir", str(config_dir), *shown)
     return Setup(whole, _title(whole), kind, params, folders, shown)
@@ -215,7 +219,8 @@ def _experiment(config: Any) -> tuple[Any, list[str]]:
             from train.api import create_config
 
             create_config(name)  # says which there are
-        return read_experiment(name), []
+        read_experiment(name)  # says what is wrong with it
+        return None, [f"config_file={name}"]
     if not isinstance(config, Mapping):
         raise ConfigError(f"config={config!r}: give a configuration, an experiment's mapping, its file, or its name")
     return Experiment(config, "config"), []

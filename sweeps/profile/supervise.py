@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -141,10 +142,7 @@ def _judge(
         return "OK", ""
     if stopped == "timeout":
         step = f"after {said['updates']:,} updates" if said.get("updates") else "before the first evaluation"
-        return (
-            "TIMEOUT",
-            f"stopped {step}, when timeout_min={order.timeout_s / 60:g} were over; where it stood: {order.log}",
-        )
+        return "TIMEOUT", f"stopped {step}, when timeout_min={order.timeout_s / 60:g} were over{_where(order.log)}"
     if stopped == "owner":
         return "ERROR", "stopped: the profile that asked for it is gone"
     told = said.get("failed")
@@ -153,6 +151,8 @@ def _judge(
     tail = _tail(order.log)
     last = tail.splitlines()[-1].strip()[:300] if tail else ""
     after = f"; its last line: {last}" if last else ""
+    if code >= 0 and says_out_of_memory(tail):  # before it could say so itself
+        return "OOM", f"ended{after}"
     if code >= 0:
         return "ERROR", f"ended with exit code {code} and said nothing{after}"
     name = signal.Signals(-code).name
@@ -183,6 +183,15 @@ def _kills() -> tuple[int | None, int | None]:
             if line.startswith("oom_kill "):
                 machine = int(line.split()[1])
     return Vitals().read().get("oom_kills"), machine
+
+
+def _where(log: Path) -> str:
+    """Return where a process stood that was asked, as faulthandler wrote it."""
+    found = re.findall(r'^Current thread .*\n  File "(.+)", line (\d+) in (\S+)', _tail(log), re.MULTILINE)
+    if not found:
+        return f"; its log: {log}"
+    file, line, function = found[-1]
+    return f", in {Path(file).name}, line {line} ({function}); its log: {log}"
 
 
 def _tail(log: Path) -> str:

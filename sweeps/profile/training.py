@@ -55,7 +55,7 @@ class Timed(Runner):
         train, val: its batches.
         warm_up: updates that are not timed.
         every: updates between two evaluations.
-        on_point: called after each evaluation.
+        on_point: called after each evaluation, or where one would be.
 
     Attributes:
         timer: the time of updates.
@@ -92,6 +92,10 @@ class Timed(Runner):
         if whole:
             self.timer.step()
         else:
+            self.timer.go_on()
+        if self.val is None and self._eval.due(self.progress):
+            self.timer.stop()
+            self._told()
             self.timer.go_on()
 
     def evaluate(self) -> dict[str, float]:
