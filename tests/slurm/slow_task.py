@@ -13,10 +13,10 @@ from train.tasks.base import StepOutput
 
 
 class SlowTask(GridTask):
-    """Takes its time until a file is there; what it computes is the same.
+    """Takes its time until a file is there, and hangs while another is; what it computes is the same.
 
     Args:
-        go: the file.
+        go: the file; beside it lies the other, `hang`.
         data, workers, batch_size: see `GridTask`.
         seed: of the run.
         failing_seed: that of a run that breaks after a while.
@@ -33,6 +33,7 @@ class SlowTask(GridTask):
     ) -> None:
         super().__init__(data, workers, batch_size)
         self.go, self.fails, self.steps = Path(go), seed == failing_seed, 0
+        self.go, self.hang = Path(go), Path(go).with_name("hang")
 
     def step(self, model: nn.Module, batch: Any) -> StepOutput:
         if model.training and not self.go.exists():
@@ -40,4 +41,6 @@ class SlowTask(GridTask):
         self.steps += model.training
         if self.fails and self.steps == 20:
             raise RuntimeError("the disk with the data has gone away")
+        while self.hang.exists():
+            time.sleep(0.1)
         return super().step(model, batch)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import time
 
 import pytest
@@ -99,8 +97,11 @@ def test_a_job_that_does_not_leave_in_time_is_killed_and_goes_on_from_its_last_c
 ) -> None:
     with case.submitted("checkpoint.save_interval=10"):
         job = case.reaches(25)
-        os.kill(case.status["pid"], signal.SIGSTOP)  # it hangs
+        hang = case.go.with_name("hang")
+        hang.touch()
         ask("scontrol", "requeue", job)
+        wait_for(lambda: _state(job) == ("RUNNING", 1), case.said)
+        hang.unlink()
         wait_for(lambda: case.status.get("restarts") == 1, case.said)
         case.finishes()
     check(case, whole, "killed", "; SLURM has started its job again")
