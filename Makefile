@@ -8,10 +8,10 @@ TESTS  ?=
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(2 * (os.cpu_count() or 1))')
 
 .DEFAULT_GOAL := help
-.PHONY: help train test faults lint format bench clean
+.PHONY: help train test test-slurm faults lint format bench clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 train: $(VENV)/.installed  ## train the default task, or what ARGS says: make train ARGS="tracker=wandb,trackio"
 	@$(BIN)/python -m train $(ARGS)
@@ -19,8 +19,13 @@ train: $(VENV)/.installed  ## train the default task, or what ARGS says: make tr
 test: $(VENV)/.installed-dev  ## run the whole test suite, or TESTS=tests/train/test_resume.py
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(TESTS)
 
+# Where SLURM is not there and cannot be installed, that is said, and the tests are skipped, each by its name.
+test-slurm: $(VENV)/.installed-dev  ## the tests on a real SLURM of two nodes, which it installs (root, Debian) and starts
+	@tests/slurm/cluster.sh install || true
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -rs -m "slurm and not slow" tests/slurm
+
 faults: $(VENV)/.installed-dev  ## the long tests of crashes, full disks, kills and resumes: about an hour on 2 cores
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "slow and not slurm"
 
 lint: $(VENV)/.installed-dev  ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

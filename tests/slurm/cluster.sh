@@ -2,26 +2,38 @@
 # A real SLURM of two nodes on this machine, for tests: nothing outside DIR is written, and only processes that it
 # started itself are ever stopped. Several can run at once, each in a folder of its own.
 #
+#   cluster.sh install          install what it needs, where apt is to be had
 #   cluster.sh start DIR        start it, and print what to export: eval "$(tests/slurm/cluster.sh start DIR)"
 #   cluster.sh env DIR          print that again
 #   cluster.sh stop DIR         end its jobs and daemons; the logs stay in DIR
 #   cluster.sh lose DIR NODE    let a node (n1 or n2) die with all that runs there, as a power cut does
 #   cluster.sh restore DIR NODE let it come back
 #
-# It needs root, and Debian's packages: apt-get install slurmctld slurmd slurm-client munge
+# It needs root, and Debian's packages slurmctld, slurmd, slurm-client and munge. KILL_WAIT: seconds from TERM to KILL.
 set -euo pipefail
 
-readonly USAGE="usage: cluster.sh start|env|stop DIR, or cluster.sh lose|restore DIR NODE"
+readonly USAGE="usage: cluster.sh install, cluster.sh start|env|stop DIR, or cluster.sh lose|restore DIR NODE"
+readonly PACKAGES="slurmctld slurmd slurm-client munge"
 readonly NODES="n1 n2"
 
 fail() { echo "error: $*" >&2; exit 1; }
 
-check() {
-  local missing=""
+missing() {
   for program in munged slurmctld slurmd sbatch scontrol python3; do
-    PATH="$PATH:/usr/sbin:/sbin" command -v "$program" > /dev/null || missing+=" $program"
+    command -v "$program" > /dev/null || printf ' %s' "$program"
   done
-  [ -z "$missing" ] || fail "missing:$missing; as root: apt-get install slurmctld slurmd slurm-client munge"
+}
+
+install() {
+  [ -n "$(missing)" ] || return 0
+  [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null || fail "missing:$(missing); only root can install it, with apt-get"
+  # shellcheck disable=SC2086 # one word for each package
+  { timeout 60 apt-get update && timeout 240 apt-get install -y --no-install-recommends $PACKAGES; } > /dev/null 2>&1 \
+    || fail "missing:$(missing); apt-get cannot install it"
+}
+
+check() {
+  [ -z "$(missing)" ] || fail "missing:$(missing); as root: apt-get install $PACKAGES"
   [ "$(id -u)" = 0 ] || fail "SLURM's daemons need root to start jobs here, and this is $(id -un)"
   [ "${#DIR}" -le 80 ] || fail "$DIR: too long a path for a socket in it; choose one of at most 80 characters"
 }
@@ -187,9 +199,11 @@ stop() {
   kill_daemon munged
 }
 
+PATH="$PATH:/usr/sbin:/sbin"
+[ "$*" != install ] || { install; exit; }
 [ $# -ge 2 ] || fail "$USAGE"
 DIR=$(realpath -m -- "$2")
-export SLURM_CONF=$DIR/slurm.conf PATH="$PATH:/usr/sbin:/sbin"
+export SLURM_CONF=$DIR/slurm.conf PATH
 case "$1 $#" in
   "start 2") start ;;
   "env 2") show_env ;;
