@@ -211,8 +211,8 @@ def _detach(folder: SweepDir, job_overrides: Sequence[Sequence[str]], numbers: S
         )
     folder.note(Submission("local", dict.fromkeys(numbers), host=_host(), pid=process.pid))
     print(
-        f"{len(numbers)} job{'s are' if len(numbers) > 1 else ' is'} run by process {process.pid}, which goes on by itself: "
-        f"expkit sweep {shlex.quote(str(folder.root))}"
+        f"{len(numbers)} job{'s are' if len(numbers) > 1 else ' is'} run by process {process.pid}, which goes on by "
+        f"itself: expkit sweep {shlex.quote(str(folder.root))}"
     )
 
 
