@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -40,6 +41,11 @@ _REFUSED = (
     (re.compile(r"feature", re.IGNORECASE), "constraint"),
     (re.compile(r"\(gres\)", re.IGNORECASE), "gpus_per_node"),
 )
+#: Parameter -> the setting that it mostly comes from.
+_KEYS = {
+    **{name: f"cluster.{name}" for name in ("partition", "account", "qos", "constraint", "gpus_per_node")},
+    "timeout_min": "cluster.time",
+}
 #: What SLURM's commands say before what matters.
 _BEFORE = re.compile(r"^((sbatch|allocation failure|error|fatal): *)+")
 #: No cluster is there at all.
@@ -104,7 +110,8 @@ def check_executor(kind: Kind, params: Mapping[str, Any]) -> None:
                 )
     if kind == "local" and int(params.get("nodes") or 1) > 1:
         raise ConfigError(f"hydra.launcher.nodes={params['nodes']}: hydra/launcher=local has one node; use 1")
-    executor = make_executor(kind, params, Path("submitit-test"))
+    with tempfile.TemporaryDirectory() as folder:  # an executor makes its folder
+        executor = make_executor(kind, params, Path(folder))
     if kind == "slurm":
         script = cast(Any, executor._executor)._make_submission_file_text("true", "test")
         _check_time(params)
@@ -175,7 +182,7 @@ def _refused(said: str, params: Mapping[str, Any]) -> str:
     for pattern, name in _REFUSED:
         if pattern.search(said):
             value = params.get(name)
-            told = f"hydra.launcher.{name}{'' if value is None else f'={value}'}: SLURM says: {said}"
+            told = f"{_KEYS.get(name, name)}{'' if value is None else f'={value}'}: SLURM says: {said}"
             return told + _there_are(name)
     if _NO_CLUSTER.search(said):
         return f"hydra/launcher=slurm: no cluster answers here ({said}): use a login node, or hydra/launcher=local"
@@ -223,8 +230,8 @@ def _check_time(params: Mapping[str, Any]) -> None:
         return
     name = max(limits, key=lambda each: limits[each])
     raise ConfigError(
-        f"hydra.launcher.timeout_min={minutes:g}: partition {name} ends jobs after {limits[name]:g} minutes: ask for "
-        f"no more, or for another partition{_there_are('timeout_min')}"
+        f"cluster.time={minutes:g}min: partition {name} ends jobs after {limits[name]:g} minutes: ask for no more, or "
+        f"for another partition{_there_are('timeout_min')}"
     )
 
 

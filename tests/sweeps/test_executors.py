@@ -71,14 +71,14 @@ def test_the_test_asks_with_the_very_parameters(slurm: Path, tmp_path: Path) -> 
     [
         (
             "allocation failure: Invalid partition name specified",
-            "hydra.launcher.partition=gpux: SLURM says: Invalid partition name specified; there are: debug, gpu, long",
+            "cluster.partition=gpux: SLURM says: Invalid partition name specified; there are: debug, gpu, long",
         ),
         (
             "sbatch: error: allocation failure: Invalid account or account/partition combination specified",
-            "hydra.launcher.account=nobody: SLURM says: Invalid account or account/partition combination specified; "
+            "cluster.account=nobody: SLURM says: Invalid account or account/partition combination specified; "
             "there are: audio, vision",
         ),
-        ("sbatch: error: Invalid qos specification", "hydra.launcher.qos=high: SLURM says: Invalid qos specification"),
+        ("sbatch: error: Invalid qos specification", "cluster.qos=high: SLURM says: Invalid qos specification"),
         ("sbatch: error: Memory specification can not be satisfied", "SLURM would refuse these jobs: Memory"),
         ("sbatch: fatal: Could not establish a configuration source", "no cluster answers here (Could not"),
     ],
@@ -106,7 +106,7 @@ def test_a_time_limit_above_the_partitions_is_refused(slurm: Path, params: dict[
     if fits:
         check_executor("slurm", params)
         return
-    with pytest.raises(ConfigError, match=r"timeout_min=\d+: partition \w+ ends jobs after (60|2880) minutes"):
+    with pytest.raises(ConfigError, match=r"cluster\.time=\d+min: partition \w+ ends jobs after (60|2880) minutes"):
         check_executor("slurm", params)
 
 

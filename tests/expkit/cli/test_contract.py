@@ -19,9 +19,9 @@ NAMES = [name for names in command_names().values() for name in names]
 #: Whose options are Hydra's, and which begins to train where others look for a run.
 OWN_PARSER = [name for name in NAMES if name != "train"]
 #: Those that begin something which takes time when nothing is typed.
-BEGINS = {"train", "verify-resume"}
+BEGINS = {"profile", "train", "verify-resume"}
 #: Those that need the run's task, and torch: their JSON is tested with them.
-REBUILDS = {"batch", "bisect-nan", "verify-resume"}
+REBUILDS = {"batch", "bisect-nan", "profile", "verify-resume"}
 
 
 @pytest.fixture
