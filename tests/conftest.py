@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
+import functools
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ _trackio = tempfile.TemporaryDirectory(prefix="expkit-trackio-", ignore_cleanup_
 os.environ["TRACKIO_DIR"] = _trackio.name
 
 Train = Callable[..., subprocess.CompletedProcess[str]]
+Trained = Callable[..., Path]
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -50,14 +52,18 @@ def options(group: str) -> list[str]:
 def _no_leftovers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Tests see neither the user's tracker settings nor a scheduler's job, and leave no global setting behind."""
     os.environ.pop("WANDB_SERVICE", None)  # not to be put back: where a service is that a test may end
-    for name in list(os.environ):
-        if name.startswith(("WANDB_", "SLURM_", "SUBMITIT_", "HYDRA_", "TRACKIO_SPACE", "TRACKIO_SERVER")):
-            monkeypatch.delenv(name)
+    _forget_settings(monkeypatch)
     yield
     if "torch" in sys.modules:
         import torch
 
         torch.use_deterministic_algorithms(False)
+
+
+def _forget_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("WANDB_", "SLURM_", "SUBMITIT_", "HYDRA_", "TRACKIO_SPACE", "TRACKIO_SERVER")):
+            monkeypatch.delenv(name)
 
 
 @pytest.fixture
@@ -95,6 +101,36 @@ def train(outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd:
     return run
 
 
+@pytest.fixture(scope="session")
+def _trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Call as `train`; return the run's directory. What was asked for before is not trained again."""
+
+    @functools.cache
+    def run(*arguments: str) -> Path:
+        from train.cli.main import main
+
+        outputs = tmp_path_factory.mktemp("trained")
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            _forget_settings(monkeypatch)
+            monkeypatch.setattr(sys, "argv", list(sys.argv))
+            assert main(train_command(outputs, *arguments)[2:]) == 0
+        (made,) = outputs.iterdir()
+        return made
+
+    return run
+
+
+@pytest.fixture
+def trained(train: Train, _trained: Trained, outputs: Path) -> Trained:
+    """Call as `train`, with a run.id: a copy of such a run is in `outputs`. Tests that only go on from it share it."""
+
+    def copied(*arguments: str) -> Path:
+        made = _trained(*arguments)
+        return Path(shutil.copytree(made, outputs / made.name, symlinks=True))
+
+    return copied
+
+
 @pytest.fixture
 def train_process(outputs: Path, tmp_path: Path) -> Train:
     """The same in a process of its own."""
@@ -117,11 +153,14 @@ def train_process(outputs: Path, tmp_path: Path) -> Train:
 
 def forget_modules(folder: Path) -> None:
     """Forget what was imported from below `folder`, as a new process would not know it."""
+    below = f"{folder}{os.sep}"  # texts: of thousands of modules, paths would take a tenth of a short run
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", [])), None)
-        if file and Path(file).is_relative_to(folder):
+        if file and str(file).startswith(below):
             del sys.modules[name]
-    importlib.invalidate_caches()
+    for place, finder in list(sys.path_importer_cache.items()):
+        if finder is not None and place.startswith(below):
+            finder.invalidate_caches()
 
 
 @contextlib.contextmanager

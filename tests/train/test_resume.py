@@ -16,15 +16,16 @@ import torch
 
 from expkit.journal import read_journal, stable
 from expkit.trackers.tensorboard import TensorBoardTracker
-from tests.conftest import SMALL, Train, ended, options, train_command, train_environment
+from tests.conftest import SMALL, Train, Trained, ended, options, train_command, train_environment
 from tests.train.forked import Forked
 from train.resume import differences
 from train.tasks.denoise import DenoiseTask
 
 EXACT = (
     "trainer.deterministic=true",
-    "trainer.max_epochs=6",
+    "trainer.max_epochs=3",
     "checkpoint.save_interval=7",
+    "checkpoint.keep_last_n=50",
     "trainer.log_interval=5",
     "tracker=[]",
     "diagnostics=blob",
@@ -117,38 +118,38 @@ def test_a_signal_saves_and_the_rest_is_as_if_it_had_not_come(
 
 
 def test_what_is_cut_off_is_kept_beside_the_journal(train: Train, outputs: Path, tmp_path: Path) -> None:
-    start_and_signal(outputs, 60, signal.SIGKILL, *EXACT)
+    start_and_signal(outputs, 30, signal.SIGKILL, *EXACT, "trainer.max_epochs=60")
     before = journal(outputs / "stopped")
-    done = train(f"resume={outputs / 'stopped'}")
+    done = train(f"resume={outputs / 'stopped'}", "trainer.max_steps=46")
     aside = outputs / "stopped" / "logs" / "metrics.cut-1.jsonl"
     assert "set aside" in done.stderr
     assert [repr(stable(entry)) for entry in read_journal(aside)] == before[-len(list(read_journal(aside))) :]
 
 
-def test_a_finished_run_goes_on_with_more_epochs(train: Train, outputs: Path) -> None:
-    train(*EXACT, "run.id=short")
-    done = train("resume=short", "trainer.max_epochs=8")
-    assert "resumed at step 138" in done.stderr
-    assert "changed: trainer.max_epochs: 6 -> 8" in done.stderr
-    results = json.loads((outputs / "short" / "results.json").read_text())
-    assert [entry["epoch"] for entry in results["training_history"]] == list(range(1, 9))
-    assert (outputs / "short" / ".hydra" / "resume_1" / "overrides.yaml").exists()
-    assert "max_epochs: 6" in (outputs / "short" / ".hydra" / "config.yaml").read_text()
+def test_a_finished_run_goes_on_with_more_epochs(train: Train, trained: Trained, outputs: Path) -> None:
+    trained(*EXACT, "run.id=run")
+    done = train("resume=run", "trainer.max_epochs=5")
+    assert "resumed at step 69" in done.stderr
+    assert "changed: trainer.max_epochs: 3 -> 5" in done.stderr
+    results = json.loads((outputs / "run" / "results.json").read_text())
+    assert [entry["epoch"] for entry in results["training_history"]] == list(range(1, 6))
+    assert (outputs / "run" / ".hydra" / "resume_1" / "overrides.yaml").exists()
+    assert "max_epochs: 3" in (outputs / "run" / ".hydra" / "config.yaml").read_text()
 
 
-def test_a_learning_rate_typed_now_wins_over_the_restored_one(train: Train, outputs: Path) -> None:
-    train(*EXACT, "run.id=run")
-    train("resume=run", "trainer.max_epochs=7", "optimizer.lr=0.0005", "optimizer.weight_decay=0.1")
+def test_a_learning_rate_typed_now_wins_over_the_restored_one(train: Train, trained: Trained, outputs: Path) -> None:
+    trained(*EXACT, "run.id=run")
+    train("resume=run", "trainer.max_epochs=4", "optimizer.lr=0.0005", "optimizer.weight_decay=0.1")
     rates = [entry["learning_rate"] for entry in read_journal(outputs / "run" / "logs" / "metrics.jsonl")]
     assert rates[0] == 0.003
     assert rates[-1] == 0.0005
-    saved = torch.load(outputs / "run" / "checkpoints" / "checkpoint_step_161.pt", weights_only=True)
+    saved = torch.load(outputs / "run" / "checkpoints" / "checkpoint_step_92.pt", weights_only=True)
     assert saved["optimizer_state_dict"]["param_groups"][0]["weight_decay"] == 0.1
 
 
-def test_a_schedule_chosen_now_goes_on_from_the_step_reached(train: Train, outputs: Path) -> None:
-    train(*EXACT, "run.id=run")
-    train("resume=run", "trainer.max_epochs=12", "scheduler=cosine", "scheduler.warmup=0")
+def test_a_schedule_chosen_now_goes_on_from_the_step_reached(train: Train, trained: Trained, outputs: Path) -> None:
+    trained(*EXACT, "run.id=run")
+    train("resume=run", "trainer.max_epochs=6", "scheduler=cosine", "scheduler.warmup=0")
     rates = [entry["learning_rate"] for entry in read_journal(outputs / "run" / "logs" / "metrics.jsonl")]
     middle = rates[rates.index(next(rate for rate in rates if rate < 0.003))]
     assert 0.0014 < middle < 0.0016, "half way through the whole run, not at its start"
@@ -180,38 +181,38 @@ def test_what_was_typed_on_a_resume_that_was_killed_before_it_saved_counts_on_th
     assert expected is None or set(rates) == {expected}
 
 
-def test_one_of_the_checkpoints_can_be_chosen(train: Train, outputs: Path) -> None:
-    train(*EXACT, "run.id=run", "checkpoint.keep_last_n=50")
+def test_one_of_the_checkpoints_can_be_chosen(train: Train, trained: Trained, outputs: Path) -> None:
+    trained(*EXACT, "run.id=run")
     whole = journal(outputs / "run")
-    done = train(f"resume={outputs / 'run' / 'checkpoints' / 'checkpoint_step_84.pt'}")
-    assert "resumed at step 84" in done.stderr
-    assert (outputs / "run" / "checkpoints" / "checkpoint_step_91.pt.rewound").exists(), "a resume must not find it"
+    done = train(f"resume={outputs / 'run' / 'checkpoints' / 'checkpoint_step_42.pt'}")
+    assert "resumed at step 42" in done.stderr
+    assert (outputs / "run" / "checkpoints" / "checkpoint_step_49.pt.rewound").exists(), "a resume must not find it"
     assert journal(outputs / "run") == whole
 
 
 def test_stopped_before_the_first_checkpoint_it_starts_again_in_the_same_place(
     train: Train, outputs: Path, tmp_path: Path
 ) -> None:
-    arguments = (*EXACT, "checkpoint.save_interval=100000", "trainer.eval_interval=100000")
+    arguments = (*EXACT, "trainer.max_epochs=60", "checkpoint.save_interval=100000", "trainer.eval_interval=100000")
     start_and_signal(outputs, 30, signal.SIGKILL, *arguments)
-    done = train("resume=latest")
+    done = train("resume=latest", "trainer.max_steps=46")
     assert "starts again from step 0" in done.stderr
-    train(*arguments, "run.id=whole")
+    train(*arguments, "trainer.max_steps=46", "run.id=whole")
     assert journal(outputs / "whole") == journal(outputs / "stopped")
 
 
-def test_a_damaged_newest_checkpoint_is_passed_over(train: Train, outputs: Path) -> None:
-    train(*EXACT, "run.id=run")
+def test_a_damaged_newest_checkpoint_is_passed_over(train: Train, trained: Trained, outputs: Path) -> None:
+    trained(*EXACT, "run.id=run")
     whole = journal(outputs / "run")
-    newest = outputs / "run" / "checkpoints" / "checkpoint_step_138.pt"
+    newest = outputs / "run" / "checkpoints" / "checkpoint_step_69.pt"
     newest.write_bytes(newest.read_bytes()[:-100])
     done = train("resume=run")
-    assert "checkpoint_step_138.pt" in done.stderr
+    assert "checkpoint_step_69.pt" in done.stderr
     assert journal(outputs / "run") == whole
 
 
-def test_another_model_is_refused_in_one_line(train: Train, outputs: Path) -> None:
-    train(*EXACT, "run.id=run")
+def test_another_model_is_refused_in_one_line(train: Train, trained: Trained, outputs: Path) -> None:
+    trained(*EXACT, "run.id=run")
     done = train("resume=run", "task.model.hidden=99", check=False)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("error: ")
@@ -219,21 +220,23 @@ def test_another_model_is_refused_in_one_line(train: Train, outputs: Path) -> No
     assert len(journal(outputs / "run")) > 0
 
 
-def test_code_named_by_a_run_directory_is_not_executed(train: Train, outputs: Path, tmp_path: Path) -> None:
-    train(*EXACT, "run.id=run")
+def test_code_named_by_a_run_directory_is_not_executed(
+    train: Train, trained: Trained, outputs: Path, tmp_path: Path
+) -> None:
+    trained(*EXACT, "run.id=run")
     file = outputs / "run" / "config.json"
     config = json.loads(file.read_text())
     config["overrides"].append(f"+task.data.extra={{_target_:pathlib.Path.touch,_args_:[{tmp_path}/touched]}}")
     file.write_text(json.dumps(config))
-    done = train("resume=run", "trainer.max_epochs=7")
+    done = train("resume=run", "trainer.max_epochs=4")
     assert "is not taken over" in done.stderr
     assert not (tmp_path / "touched").exists()
 
 
 def test_auto_starts_once_and_then_finds_its_own_directory(train: Train, outputs: Path) -> None:
-    arguments = (*EXACT, "run.id=mine", "resume=auto")
+    arguments = (*EXACT, "trainer.max_epochs=1", "run.id=mine", "resume=auto")
     assert "resumed" not in train(*arguments).stderr
-    assert "resumed at step 138" in train(*arguments).stderr
+    assert "resumed at step 23" in train(*arguments).stderr
     assert [path.name for path in outputs.iterdir()] == ["mine"]
 
 
@@ -319,8 +322,10 @@ def contents(run: Path) -> dict[str, bytes]:
         ("trainer.batch_size=63 trainer.grad_accumulation=2", "not divisible"),
     ],
 )
-def test_a_resume_that_is_refused_leaves_the_run_as_it_was(train: Train, outputs: Path, typed: str, says: str) -> None:
-    train(*EXACT, "run.id=run")
+def test_a_resume_that_is_refused_leaves_the_run_as_it_was(
+    train: Train, trained: Trained, outputs: Path, typed: str, says: str
+) -> None:
+    trained(*EXACT, "run.id=run")
     before = contents(outputs / "run")
     older = sorted((outputs / "run" / "checkpoints").glob("checkpoint_step_*.pt"))[0]
     for resume in ("resume=run", f"resume={older}"):
@@ -330,8 +335,8 @@ def test_a_resume_that_is_refused_leaves_the_run_as_it_was(train: Train, outputs
     assert contents(outputs / "run") == before
 
 
-def test_of_two_resumes_at_once_one_is_refused(train: Train, outputs: Path) -> None:
-    train(*EXACT, "run.id=run", "trainer.max_epochs=1")
+def test_of_two_resumes_at_once_one_is_refused(trained: Trained, outputs: Path) -> None:
+    trained(*EXACT, "run.id=run")
     rarely = ("checkpoint.save_interval=100000", "checkpoint.save.on_best=false", "diagnostics=[]")
     both = [Forked(outputs, "resume=run", "trainer.max_epochs=150", *rarely, terminal=False) for _ in range(2)]
     while all([process.read(0.01) for process in both]):
@@ -351,14 +356,14 @@ def test_of_two_resumes_at_once_one_is_refused(train: Train, outputs: Path) -> N
 
 
 def test_killed_in_its_first_save_it_can_be_resumed_all_the_same(train: Train, outputs: Path, tmp_path: Path) -> None:
-    arguments = (*EXACT, "checkpoint.save_interval=100000", "trainer.eval_interval=100000")
+    arguments = (*EXACT, "trainer.max_epochs=60", "checkpoint.save_interval=100000", "trainer.eval_interval=100000")
     start_and_signal(outputs, 10, signal.SIGKILL, *arguments)
     (outputs / "stopped" / "checkpoints" / ".checkpoint_step_4.pt.99999.0.tmp").write_bytes(b"half a file")
-    assert "starts again from step 0" in train("resume=stopped").stderr
+    assert "starts again from step 0" in train("resume=stopped", "trainer.max_steps=12").stderr
 
 
-def test_resume_in_a_file_is_refused(train: Train, outputs: Path, tmp_path: Path) -> None:
-    train(*EXACT, "run.id=run")
+def test_resume_in_a_file_is_refused(train: Train, trained: Trained, outputs: Path, tmp_path: Path) -> None:
+    trained(*EXACT, "run.id=run")
     folder = tmp_path / "conf" / "experiment"
     folder.mkdir(parents=True)
     (folder / "again.yaml").write_text("# @package _global_\nresume: run\n")
@@ -371,11 +376,11 @@ def test_trackers_get_another_run_when_the_course_is_left(train: Train, outputs:
     def delivered() -> dict[str, dict[str, int]]:
         return json.loads((outputs / "run" / "logs" / "delivery.json").read_text())
 
-    train(*EXACT, "tracker=trackio", "run.id=run", "checkpoint.keep_last_n=50")
-    train("resume=run", "trainer.max_epochs=7")
+    train(*EXACT, "tracker=trackio", "run.id=run")
+    train("resume=run", "trainer.max_epochs=4")
     assert list(delivered()) == ["run"], "an exact resume goes on in the same run"
-    train(f"resume={outputs / 'run' / 'checkpoints' / 'checkpoint_step_84.pt'}", "optimizer.lr=0.001")
-    whole = {"trackio": {"step": 161, "finished": True}}
+    train(f"resume={outputs / 'run' / 'checkpoints' / 'checkpoint_step_42.pt'}", "optimizer.lr=0.001")
+    whole = {"trackio": {"step": 92, "finished": True}}
     assert delivered() == {"run": whole, "run-r1": whole}
 
 
@@ -410,7 +415,7 @@ def test_what_a_tracker_lost_in_a_kill_is_sent_again(train_process: Train, outpu
     assert stored == [entry["step"] for entry in read_journal(outputs / "stopped" / "logs" / "metrics.jsonl")]
 
 
-def test_a_run_with_nothing_left_to_train_says_so(train: Train, outputs: Path) -> None:
-    train(*EXACT, "run.id=run", "trainer.max_epochs=2")
+def test_a_run_with_nothing_left_to_train_says_so(train: Train, trained: Trained, outputs: Path) -> None:
+    trained(*EXACT, "run.id=run")
     done = train("resume=run")
-    assert "nothing is left to train: the run stands at step 46, after 2 epochs" in done.stderr
+    assert "nothing is left to train: the run stands at step 69, after 3 epochs" in done.stderr
