@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,26 +33,40 @@ __all__ = ["SweepJob", "launch", "say_end"]
 _OWN_SWEEPER = "ExpkitSweeper"
 
 
+@dataclass(frozen=True)
 class SweepJob:
-    """One job, called in its own process. submitit pickles it, and calls `checkpoint` when it is to be requeued."""
+    """One job, called in its own process. submitit pickles it, and calls `checkpoint` when it is to be requeued.
 
-    def __init__(self, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+    Attributes:
+        hydra_context: as Hydra gives it to launchers.
+        task_function: what is run.
+        config: of the sweep.
+        singletons: Hydra's, as they were when the job was submitted.
+        overrides: of the job, all.
+        number: of the job in the sweep.
+    """
 
-    def __call__(self, overrides: Sequence[str], number: int, singletons: Mapping[type, Singleton]) -> None:
+    hydra_context: HydraContext
+    task_function: TaskFunction
+    config: DictConfig
+    singletons: Mapping[type, Singleton]
+    overrides: tuple[str, ...]
+    number: int
+
+    def __call__(self) -> None:
         """Run the job. What becomes of it is in the sweep's folder, and its error, raised again, in its log."""
         import submitit
 
-        Singleton.set_state(singletons)
+        Singleton.set_state(self.singletons)
         setup_globals()
         try:
-            config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+            config = self.hydra_context.config_loader.load_sweep_config(self.config, list(self.overrides))
         except Exception as error:
-            note_failed(SweepDir(self.config.hydra.sweep.dir), number, overrides, error)
+            note_failed(SweepDir(self.config.hydra.sweep.dir), self.number, self.overrides, error)
             raise
         with open_dict(config.hydra.job):
             config.hydra.job.id = submitit.JobEnvironment().job_id
-            config.hydra.job.num = number
+            config.hydra.job.num = self.number
         done = run_job(
             hydra_context=self.hydra_context,
             task_function=self.task_function,
@@ -62,11 +76,11 @@ class SweepJob:
         )
         _ = done.return_value  # which raises what the job has raised
 
-    def checkpoint(self, *arguments: Any) -> Any:
+    def checkpoint(self) -> Any:
         """Return what a requeued job does: the same, in the run directory that it has."""
         import submitit
 
-        return submitit.helpers.DelayedSubmission(self, *arguments)
+        return submitit.helpers.DelayedSubmission(self)
 
 
 def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], numbers: Sequence[int]) -> list[JobReturn]:
@@ -101,12 +115,9 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], numbers: Seque
     if begun and kind == "local":
         print(f"how its jobs stand: expkit sweep {shlex.quote(str(folder.root))}")
     _write_queued(folder, config, job_overrides, numbers)
-    job = SweepJob(launcher.hydra_context, launcher.task_function, config)
-    calls = [
-        functools.partial(_called, job, list(overrides), number, Singleton.get_state())
-        for overrides, number in zip(job_overrides, numbers, strict=True)
-    ]
-    jobs = dict(zip(numbers, calls, strict=True))
+    # A deep copy, one for all jobs.
+    make = functools.partial(SweepJob, launcher.hydra_context, launcher.task_function, config, Singleton.get_state())
+    jobs = {number: make(tuple(overrides), number) for overrides, number in zip(job_overrides, numbers, strict=True)}
     if kind == "slurm":
         from sweeps.slurm import submit, wait
 
@@ -141,10 +152,6 @@ def say_end(folder: SweepDir, numbers: Sequence[int] | None = None) -> None:
     print(f"{len(done)} done, {len(failed)} failed{more}; the table: expkit sweep {shlex.quote(str(folder.root))}")
     if failed or stopped:
         note_failure()
-
-
-def _called(job: SweepJob, *arguments: Any) -> Any:
-    return job(*arguments)
 
 
 def _plain(value: Any) -> Any:
@@ -211,8 +218,8 @@ def _detach(folder: SweepDir, job_overrides: Sequence[Sequence[str]], numbers: S
         )
     folder.note(Submission("local", dict.fromkeys(numbers), host=_host(), pid=process.pid))
     print(
-        f"{len(numbers)} job{'s are' if len(numbers) > 1 else ' is'} run by process {process.pid}, which goes on by "
-        f"itself: expkit sweep {shlex.quote(str(folder.root))}"
+        f"{len(numbers)} job{'s are' if len(numbers) > 1 else ' is'} run by process {process.pid} on its own: "
+        f"expkit sweep {shlex.quote(str(folder.root))}"
     )
 
 

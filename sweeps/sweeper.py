@@ -58,14 +58,20 @@ def sweep(sweeper: Any, arguments: list[str], basic: Callable[[list[str]], Any])
 
 
 def covering(batch: Sequence[Sequence[str]]) -> list[Sequence[str]]:
-    """Return jobs among which every override of the batch is."""
+    """Return jobs among which every option of the batch is, and every key: the values of a key compose alike."""
     seen: set[str] = set()
     found = []
     for overrides in batch:
-        if not seen.issuperset(overrides):
-            seen.update(overrides)
+        marks = {_composed(each) for each in overrides}
+        if not seen >= marks:
+            seen |= marks
             found.append(overrides)
     return found
+
+
+def _composed(override: str) -> str:
+    key = override.partition("=")[0]
+    return key if "." in key else override  # of a group, each option is a file of its own
 
 
 def _combinations(sweeper: Any, arguments: list[str]) -> list[list[str]]:

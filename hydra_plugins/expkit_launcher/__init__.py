@@ -68,7 +68,7 @@ class ExpkitSweeper(BasicSweeper):  # type: ignore[misc]  # Hydra has no types f
         return sweep(self, arguments, super().sweep)
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """Compose some of the jobs, so that each override is in one of them: all would take minutes for a thousand."""
+        """Compose as many jobs as tell whether all can be: a thousand would take minutes."""
         from sweeps.sweeper import covering
 
         super().validate_batch_is_legal(covering(batch))

@@ -6,6 +6,7 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -125,7 +126,8 @@ def test_a_number_in_a_file_that_is_another_process_by_now_is_left_alone(made: M
 def test_resubmit_starts_a_process_that_may_import_hydra(mixed: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     commands: list[list[str]] = []
     done = subprocess.CompletedProcess([], 0)
-    monkeypatch.setattr(sweep.subprocess, "run", lambda command, **_: commands.append(command) or done)
+    run = SimpleNamespace(run=lambda command, **_: commands.append(command) or done)
+    monkeypatch.setattr(sweep, "subprocess", run)
     assert main(["sweep", "--resubmit", "failed", "optimizer.lr=0.5"]) == 0
     assert commands[0][1:] == [
         *("-m", "sweeps.resubmit", "outputs/multirun/20260101_120000", "2", "optimizer.lr=0.5", "sweep.wait=false")
