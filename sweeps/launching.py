@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import functools
+import pickle
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
-from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from expkit.errors import ConfigError, UserError
@@ -38,18 +38,13 @@ class SweepJob:
     """One job, called in its own process. submitit pickles it, and calls `checkpoint` when it is to be requeued.
 
     Attributes:
-        hydra_context: as Hydra gives it to launchers.
-        task_function: what is run.
-        config: of the sweep.
-        singletons: Hydra's, as they were when the job was submitted.
+        shared: pickled once for all jobs, as that takes most of the time: Hydra's context, the task function, the
+            sweep's configuration, and Hydra's singletons as they were when the jobs were submitted.
         overrides: of the job, all.
         number: of the job in the sweep.
     """
 
-    hydra_context: HydraContext
-    task_function: TaskFunction
-    config: DictConfig
-    singletons: Mapping[type, Singleton]
+    shared: bytes
     overrides: tuple[str, ...]
     number: int
 
@@ -57,19 +52,20 @@ class SweepJob:
         """Run the job. What becomes of it is in the sweep's folder, and its error, raised again, in its log."""
         import submitit
 
-        Singleton.set_state(self.singletons)
+        context, task_function, whole, singletons = pickle.loads(self.shared)  # noqa: S301 - it came with this object
+        Singleton.set_state(singletons)
         setup_globals()
         try:
-            config = self.hydra_context.config_loader.load_sweep_config(self.config, list(self.overrides))
+            config = context.config_loader.load_sweep_config(whole, list(self.overrides))
         except Exception as error:
-            note_failed(SweepDir(self.config.hydra.sweep.dir), self.number, self.overrides, error)
+            note_failed(SweepDir(whole.hydra.sweep.dir), self.number, self.overrides, error)
             raise
         with open_dict(config.hydra.job):
             config.hydra.job.id = submitit.JobEnvironment().job_id
             config.hydra.job.num = self.number
         done = run_job(
-            hydra_context=self.hydra_context,
-            task_function=self.task_function,
+            hydra_context=context,
+            task_function=task_function,
             config=config,
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",
@@ -115,9 +111,11 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], numbers: Seque
     if begun and kind == "local":
         print(f"how its jobs stand: expkit sweep {shlex.quote(str(folder.root))}")
     _write_queued(folder, config, job_overrides, numbers)
-    # A deep copy, one for all jobs.
-    make = functools.partial(SweepJob, launcher.hydra_context, launcher.task_function, config, Singleton.get_state())
-    jobs = {number: make(tuple(overrides), number) for overrides, number in zip(job_overrides, numbers, strict=True)}
+    shared = cloudpickle.dumps((launcher.hydra_context, launcher.task_function, config, Singleton.get_state()))
+    jobs = {
+        number: SweepJob(shared, tuple(overrides), number)
+        for overrides, number in zip(job_overrides, numbers, strict=True)
+    }
     if kind == "slurm":
         from sweeps.slurm import submit, wait
 

@@ -68,7 +68,7 @@ class Progress:
 
     def look(self) -> None:
         """Read the files that have changed. A job that was preempted is not over: it may be requeued."""
-        for number, moment in self._folder.changes():
+        for number, moment in sorted(self._folder.changes()):
             if number in self._wanted and self._seen.get(number) != moment:
                 job = self._folder.job(number)
                 if job is not None:
