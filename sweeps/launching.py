@@ -163,11 +163,12 @@ def _write_queued(
     suffix = folder.read().get("suffix")
     width = len(str(max(numbers)))
     name, fixed = readable_name(run_name(config)), {str(each) for each in config.hydra.overrides.task}
+    alike = _is_alike(config)
     free = config.run.id is None and str(config.resume) == "never" and isinstance(suffix, str)
     for overrides, number in zip(job_overrides, numbers, strict=True):
         before = folder.job(number) or JobFile(number)
         end = before.suffix or (f"{suffix}-{number:0{width}}" if free else None)
-        known = end is not None and all(each in fixed or _leaves_name(each) for each in overrides)
+        known = alike and end is not None and all(each in fixed or _leaves_name(each) for each in overrides)
         run = before.run or (folder.relative(Path(config.run.outputs) / f"{name}_{end}") if known else None)
         job = JobFile(number, tuple(overrides), suffix=end, run=run)
         folder.write(replace(job, job_id=None))
@@ -182,6 +183,13 @@ def run_name(config: DictConfig) -> str:
         return str(config.run.name)
     finally:
         hydra.cfg = before
+
+
+def _is_alike(config: DictConfig) -> bool:
+    """Whether all jobs' runs are called alike, as far as values go: names may be made of them, `lr${optimizer.lr}` say."""
+    section: Any = OmegaConf.to_container(config.run, resolve=False)
+    name = str(section["name"]).replace("${run_name:${run.variant}}", "").replace("${run.variant}", "")
+    return "${" not in name + str(section["variant"])
 
 
 def _leaves_name(override: str) -> bool:

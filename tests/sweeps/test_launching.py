@@ -134,6 +134,15 @@ def test_a_job_that_is_requeued_goes_on_in_its_own_directory(train: Train, execu
     assert pickle.loads(executor.jobs[0]).checkpoint().function == pickle.loads(executor.jobs[0])
 
 
+def test_names_that_are_made_of_values_are_known_when_the_jobs_start(
+    train: Train, executor: Executor, outputs: Path
+) -> None:
+    executor.at_once = False
+    train(*SWEEP, "optimizer.lr=0.1,0.2", "run.variant='lr${optimizer.lr}'", "sweep.wait=false")
+    folder = find_sweep(None, outputs)
+    assert [job.run for n in (0, 1) if (job := folder.job(n)) is not None] == [None, None]
+
+
 def test_failed_jobs_are_run_again_with_another_setting(train: Train, executor: Executor, outputs: Path) -> None:
     train(*SWEEP, "optimizer.lr=0.01,oops", check=False)
     folder = find_sweep(None, outputs)
