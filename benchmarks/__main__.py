@@ -19,6 +19,7 @@ from benchmarks import (
     runs,
     start,
     svd_training,
+    sweep,
     trackers,
     watch,
 )
@@ -46,6 +47,7 @@ BENCHMARKS = {
     "plots": ("Pictures beside a run", plots, ("matplotlib", "scikit-learn")),
     "runs": ("A list of runs", runs, ("orjson",)),
     "footprint": ("What runs leave on the disk", footprint, ("wandb", "trackio")),
+    "sweep": ("Submitting a sweep", sweep, ("hydra-core", "submitit")),
     "start": ("The first step", start, ("hydra-core", "trackio")),
     "blob": ("Blobs", diagnostics_blob, ("scikit-learn",)),
     "svd": ("Principal subspaces", diagnostics_svd, ()),

@@ -186,7 +186,7 @@ def run_name(config: DictConfig) -> str:
 
 
 def _is_alike(config: DictConfig) -> bool:
-    """Whether all jobs' runs are called alike, as far as values go: names may be made of them, `lr${optimizer.lr}` say."""
+    """Whether values have no part in what runs are called: a name may be made of them, `lr${optimizer.lr}` say."""
     section: Any = OmegaConf.to_container(config.run, resolve=False)
     name = str(section["name"]).replace("${run_name:${run.variant}}", "").replace("${run.variant}", "")
     return "${" not in name + str(section["variant"])

@@ -33,6 +33,9 @@ __all__ = ["begin_sweep", "is_sweep", "note_failed", "note_run", "told"]
 
 log = logging.getLogger("expkit")
 
+#: Launchers whose jobs go on by themselves, and how. The presets' names may be anybody's.
+_KINDS = {"LocalLauncher": "local", "SlurmLauncher": "slurm"}
+
 _current: list[_Teller] = []
 
 
@@ -58,6 +61,7 @@ def begin_sweep(config: DictConfig, jobs: int | None = None) -> tuple[SweepDir, 
         "overrides": mask_arguments([str(each) for each in config.hydra.overrides.task]),
         "hydra": mask_arguments([str(each) for each in config.hydra.overrides.hydra]),
         "launcher": choices.get("hydra/launcher"),
+        "kind": _KINDS.get(str(config.hydra.launcher.get("_target_")).rpartition(".")[2]),
         "sweeper": choices.get("hydra/sweeper"),
         "cluster": choices.get("cluster") if cluster is not None else None,
         "jobs": jobs,

@@ -41,7 +41,6 @@ _EXAMPLES = """examples:
 Jobs are named by numbers, or as queued, running, done, failed, preempted, cancelled, unfinished or all."""
 
 _AGAIN = 5.0  # seconds between two looks
-_HERE = ("local", "slurm")  # launchers whose jobs go on by themselves
 
 
 class SweepCommand:
@@ -244,11 +243,7 @@ def _resubmit(folder: SweepDir, typed: str, settings: Sequence[str]) -> int:
     if not found:
         print(f"nothing to run again: no job is {typed}")
         return 0
-    launcher = about.get("launcher")
-    waits = (
-        []
-        if launcher not in _HERE or any(each.startswith("sweep.wait=") for each in settings)
-        else ["sweep.wait=false"]
-    )
+    own = about.get("kind") in ("local", "slurm")  # such jobs go on by themselves
+    waits = ["sweep.wait=false"] if own and not any(each.startswith("sweep.wait=") for each in settings) else []
     command = [sys.executable, "-m", "sweeps.resubmit", str(folder.root), ",".join(str(job.number) for job in found)]
     return subprocess.run([*command, *settings, *waits], check=False).returncode  # noqa: S603 - our own module

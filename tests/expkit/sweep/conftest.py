@@ -23,7 +23,9 @@ class Made:
     def __init__(self, outputs: Path, folder: Path) -> None:
         self.outputs = outputs
         self.folder = SweepDir(folder)
-        self.folder.begin({"jobs": 4, "suffix": SUFFIX, "launcher": "slurm", "folder": str(Path.cwd())})
+        self.folder.begin(
+            {"jobs": 4, "suffix": SUFFIX, "launcher": "slurm_requeue", "kind": "slurm", "folder": str(Path.cwd())}
+        )
 
     def job(self, number: int, state: str = "queued", **more: Any) -> JobFile:
         overrides = ("tracker=[]", f"optimizer.lr={10.0**-number:g}", "sweep.wait=false")
