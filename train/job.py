@@ -13,6 +13,7 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
+from expkit.dist import is_main_process
 from expkit.environment import was_requeued
 from expkit.errors import ResumeError, UserError
 from expkit.experiment import RunDir
@@ -57,8 +58,8 @@ def run(config: DictConfig, console: Console) -> Outcome:
         origin, rewind = origin_of(outcome.dir, outcome.rewind.step), outcome.rewind
         job, outcome = _attempt(config, origin, console, rewind)
     if outcome.signal:
-        if outcome.needs_requeue and outcome.signal == signal.SIGTERM and "SUBMITIT_EXECUTOR" in os.environ:
-            requeue()  # submitit does so at its own signal only; under plain sbatch it is the script's business
+        if outcome.needs_requeue and outcome.signal == signal.SIGTERM and _submitit_requeues():
+            requeue()  # submitit itself does so at its own signal only; under plain sbatch it is the script's business
         # Last of all: a scheduler's own handler may requeue the job and leave the process.
         job.signals.call_previous()
     return outcome
@@ -86,6 +87,11 @@ def _attempt(
             raise
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_remains(files, _remove_if_untouched(files, origin))) from None
+
+
+def _submitit_requeues() -> bool:
+    """Whether this is the process of a submitit job that is to requeue it."""
+    return "SUBMITIT_EXECUTOR" in os.environ and is_main_process()
 
 
 @contextmanager

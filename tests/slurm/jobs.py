@@ -64,7 +64,9 @@ class Case:
         def setup() -> None:
             os.environ["PYTHONPATH"] = str(ROOT)  # jobs inherit it
 
-        return Forked(self.folder / "outputs", "--config-dir", str(self.folder / "conf"), *TYPED, *more, setup=setup)
+        chosen = {each.partition("=")[0] for each in more}
+        typed = [each for each in TYPED if each.partition("=")[0] not in chosen]
+        return Forked(self.folder / "outputs", "--config-dir", str(self.folder / "conf"), *typed, *more, setup=setup)
 
     @contextlib.contextmanager
     def submitted(self, *more: str) -> Iterator[Forked]:

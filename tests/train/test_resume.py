@@ -115,6 +115,8 @@ def test_a_signal_saves_and_the_rest_is_as_if_it_had_not_come(
     assert journal(outputs / "whole") == journal(outputs / "stopped")
     status = json.loads((outputs / "stopped" / "status.json").read_text())
     assert (status["state"], status["restarts"]) == ("finished", 1)
+    (before,) = status["ended_before"]
+    assert (before["step"], before["state"]) == (stopped_at, state) and number.name in before["why"]
 
 
 def test_what_is_cut_off_is_kept_beside_the_journal(train: Train, outputs: Path, tmp_path: Path) -> None:
