@@ -18,6 +18,8 @@ ENOUGH, MOST_MEMORY = 0.95, 0.85
 #: A doubling that brings less than this is the last one.
 _GAIN = 0.05
 _REFINEMENTS = 2
+#: Step times that vary by a larger part of their median are no sound basis.
+_STEADY = 0.15
 #: A difference of losses is more than noise above so many standard deviations of it.
 _SIGMAS = 2.0
 
@@ -95,6 +97,13 @@ def _notes(chosen: Profile, best: Profile, profiles: Sequence[Profile]) -> list[
             f"the gradient noise scale is about {_rounded(scale):,} samples at the end of this training: batches well "
             "above it gain little per sample, those well below it need hardly more samples"
         )
+    varied = [each for each in (chosen, best) if _spread(each) > _STEADY]
+    if varied:
+        notes.append(
+            f"the step times of {varied[0].batch_size:,} vary (interquartile "
+            f"range {100 * _spread(varied[0]):.0f} % of the median): where others use this machine, "
+            "measure again when they do not"
+        )
     largest = max((each.batch_size for each in profiles), default=0)
     if best.batch_size == largest and len(profiles) > 1 and best is chosen:
         notes.append("it is the largest size tried, and the fastest: larger ones may be faster still")
@@ -107,7 +116,9 @@ def loss_noise(profile: Profile) -> float:
     A curve of fewer than four such points says nothing of noise: 0.
     """
     place = 1 if profile.final_test_loss is None else 2
-    values = [value for point in profile.curve if isinstance(value := point[place], float) and math.isfinite(value)]
+    values = [
+        value for point in profile.curve if isinstance(value := point[place], int | float) and math.isfinite(value)
+    ]
     values = values[len(values) // 2 :]
     n = len(values)
     if n < 4:
@@ -202,3 +213,8 @@ def _rate(profile: Profile) -> float:
 
 def _size(profile: Profile) -> int:
     return profile.batch_size
+
+
+def _spread(profile: Profile) -> float:
+    """Return the interquartile range of the step time as a part of its median."""
+    return (profile.step_time_iqr or 0.0) / profile.step_time if profile.step_time else 0.0

@@ -23,8 +23,8 @@ from sweeps.profile.memory import Memory, is_out_of_memory, limit_memory
 __all__ = ["main", "measure"]
 
 _WARM_UP = 10
-#: Blocks of timed updates, at least: where the epochs hold fewer, more updates are done after them.
-_LEAST_BLOCKS = 10
+#: Blocks of timed updates, and their seconds, at least: where the epochs hold less, more updates are done after them.
+_LEAST_BLOCKS, _LEAST_SECONDS = 10, 1.0
 #: Evaluations, evenly over the training.
 _POINTS = 10
 #: Batches whose gradients tell the noise scale.
@@ -111,7 +111,7 @@ def _measure(config: Any, order: Mapping[str, Any], trainer: Any, memory: Memory
     runner = Timed(parts, train, val, _WARM_UP, max(1, round(steps / _POINTS)), tell_figures)
     runner.fit()
     tell(losses(runner, size))
-    runner.time_more(_LEAST_BLOCKS)
+    runner.time_more(_LEAST_BLOCKS, _LEAST_SECONDS)
     tell_figures()
     tell({"updates": steps})
     try:

@@ -35,6 +35,7 @@ class StepTimer:
         self._inside = 0
         self.blocks: list[float] = []  # seconds of an update, a mean in each
         self.timed = 0
+        self.seconds = 0.0
 
     @property
     def warm(self) -> bool:
@@ -58,7 +59,9 @@ class StepTimer:
         """End the block: something comes that is no update, or not on a whole batch."""
         if self._began is not None and self._inside:
             self._wait()
-            self.blocks.append((self._clock() - self._began) / self._inside)
+            seconds = self._clock() - self._began
+            self.blocks.append(seconds / self._inside)
+            self.seconds += seconds
             self.timed += self._inside
         self._began = None
 

@@ -111,10 +111,10 @@ class Timed(Runner):
         values = record.series.get("train_loss", ())
         self.seen += zip(self._counts[len(self.seen) : len(self.seen) + len(values)], values, strict=True)
 
-    def time_more(self, blocks: int) -> None:
-        """Do more updates until so many blocks have been timed, if they have not. The losses are told by then."""
+    def time_more(self, blocks: int, seconds: float) -> None:
+        """Do more updates until so many blocks, and seconds, have been timed, if they have not. The losses stay."""
         for batches in self._more():
-            if len(self.timer.blocks) >= blocks:
+            if len(self.timer.blocks) >= blocks and self.timer.seconds >= seconds:
                 break
             self._train_step(batches)
         self.timer.stop()
