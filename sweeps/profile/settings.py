@@ -197,7 +197,8 @@ def compose_setup(config: Any, typed: Sequence[str], config_dir: Path | str | No
             raise ConfigError(f"{shown[0]}: a configuration that is composed is used as it is: change it itself")
         whole = _plain(composed)
     kind, params = _jobs(launcher, timeout_min)
-    check_executor(kind, params)
+    if kind == "slurm":
+        check_executor(kind, params)
     if composed is not None or experiment is not None:
         return Setup(whole, _title(whole), kind, params, folders, None)
     if config_dir is not None:
