@@ -262,9 +262,12 @@ def _measure(setup: Setup, settings: _Settings, tell: Callable[[Profile], None])
 def _folder(setup: Setup, settings: _Settings) -> tuple[Path, bool]:
     """Return the folder of the logs, and whether it goes at the end. Nodes of a cluster must find it, too."""
     if settings.output is not None:
-        return settings.output.with_suffix(".logs").absolute(), False
+        logs = settings.output.with_suffix(".logs").absolute()
+        for earlier in logs.glob("*.log"):
+            earlier.unlink(missing_ok=True)
+        return logs, False
     if setup.kind == "slurm":
-        return Path(tempfile.mkdtemp(prefix=".batch_profile_", dir=Path.cwd())), False
+        return Path(tempfile.mkdtemp(prefix=".batch_profile_", dir=Path.cwd())), True
     return Path(tempfile.mkdtemp(prefix="expkit-profile-")), True
 
 

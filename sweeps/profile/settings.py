@@ -37,6 +37,8 @@ _TAKEN = {
     "trainer.max_steps": "epochs=N says how long each size is trained, 0.1 of an epoch too",
     "hydra.launcher.timeout_min": "timeout_min=N says how long a size may take; a job gets some minutes more",
 }
+#: Sections of a configuration that a measurement has no use for.
+_NOT_NEEDED = ("hydra", "run", "sweep", "tracker", "plots")
 #: Minutes that a job has beyond `timeout_min`, for its start and its end.
 _MORE_MINUTES = 5
 
@@ -179,47 +181,48 @@ def compose_setup(config: Any, typed: Sequence[str], config_dir: Path | str | No
     typed = [*typed]
     composed = config if isinstance(config, DictConfig) else None
     experiment, named = None, list[str]()
-    if composed is None and config is not None:
-        experiment, named = _experiment(config)
-    check_typed(typed)
-    shown = (*named, *(each for each in typed if not each.startswith(("hydra", "cluster="))))
-    if not any(each.partition("=")[0] == "hydra/launcher" for each in typed):
-        typed.append("hydra/launcher=local")
     before = list(extra_folders)
     extra_folders[:] = [] if config_dir is None else [Path(config_dir)]
     try:
-        whole, launcher = _compose(rewrite([*named, *typed], experiment))
+        check_typed(typed)
+        if composed is None and config is not None:
+            experiment, named = _experiment(config)
+        launcher = [] if any(each.startswith("hydra/launcher=") for each in typed) else ["hydra/launcher=local"]
+        whole, title, node = _compose(rewrite([*named, *typed, *launcher], experiment))
         folders = tuple(str(folder.absolute()) for folder in extra_folders)
     finally:
         extra_folders[:] = before
+    kind, params = _jobs(node, timeout_min)
+    if kind == "slurm":
+        check_executor(kind, params)
+    shown = (*named, *(each for each in typed if not each.startswith(("hydra", "cluster="))))
     if composed is not None:
         if shown:
             raise ConfigError(f"{shown[0]}: a configuration that is composed is used as it is: change it itself")
-        whole = _plain(composed)
-    kind, params = _jobs(launcher, timeout_min)
-    if kind == "slurm":
-        check_executor(kind, params)
+        whole, title = _plain(composed), _title(composed)
     if composed is not None or experiment is not None:
-        return Setup(whole, _title(whole), kind, params, folders, None)
+        return Setup(whole, title, kind, params, folders, None)
     if config_dir is not None:
         shown = ("--config-dir", str(config_dir), *shown)
-    return Setup(whole, _title(whole), kind, params, folders, shown)
+    return Setup(whole, title, kind, params, folders, shown)
 
 
 def _experiment(config: Any) -> tuple[Any, list[str]]:
     """Return an experiment as `train` reads one, and what to type for it instead where that can be typed."""
-    from train.config.build import group_options
+    from train.config.build import extra_folders, group_options
+    from train.config.compose import hydra_with
     from train.config.experiment_file import Experiment, read_experiment
 
     if isinstance(config, str | os.PathLike):
         name = os.fspath(config)
-        for group in ("experiment", "task"):
-            if name in group_options(group):
-                return None, [f"{group}={name}"]
+        with hydra_with(extra_folders):  # whoever asks may use Hydra, too
+            groups = [group for group in ("experiment", "task") if name in group_options(group)]
+        if groups:
+            return None, [f"{groups[0]}={name}"]
         if not name.endswith(".json") and not Path(name).exists():
             from train.api import create_config
 
-            create_config(name)  # says which there are
+            create_config(name, next(iter(extra_folders), None))  # says which there are
         read_experiment(name)  # says what is wrong with it
         return None, [f"config_file={name}"]
     if not isinstance(config, Mapping):
@@ -227,8 +230,8 @@ def _experiment(config: Any) -> tuple[Any, list[str]]:
     return Experiment(config, "config"), []
 
 
-def _compose(arguments: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the configuration, and the launcher's part of it."""
+def _compose(arguments: list[str]) -> tuple[dict[str, Any], str, dict[str, Any]]:
+    """Return the configuration, what it is called, and the launcher's part of it."""
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
@@ -242,13 +245,18 @@ def _compose(arguments: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
         node = config.hydra.launcher
         named = {key: node[key] for key in node if key != "submitit_folder"}  # which is where `train -m` puts its own
         launcher: Any = OmegaConf.to_container(OmegaConf.create(named), resolve=True)
-        return _plain(config), launcher
+        return _plain(config), _title(config), launcher
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
+    """Return what training needs of a configuration as plain values; what trackers have for secrets stays here."""
+    from omegaconf import DictConfig
+
     from train.config.build import plain
 
-    return {key: value for key, value in plain(config).items() if key != "hydra"}
+    return {
+        str(key): plain(config[key]) for key in config if key not in _NOT_NEEDED and isinstance(config[key], DictConfig)
+    }
 
 
 def _jobs(launcher: Mapping[str, Any], timeout_min: float) -> tuple[Kind, dict[str, Any]]:
@@ -263,20 +271,21 @@ def _jobs(launcher: Mapping[str, Any], timeout_min: float) -> tuple[Kind, dict[s
     return kinds[target], {**params, "timeout_min": math.ceil(timeout_min) + _MORE_MINUTES}
 
 
-def _title(config: Mapping[str, Any]) -> str:
+def _title(config: DictConfig) -> str:
     """Return the run's name, and the sizes of its model."""
-    task = config.get("task")
-    parts = [task.get(key) for key in ("data", "model")] if isinstance(task, Mapping) else []
+    from omegaconf import OmegaConf
+
     sizes = {
         key: value
-        for part in parts
-        if isinstance(part, Mapping)
-        for key, value in part.items()
-        if key in ("d", "hidden", "d_model", "num_layers") and isinstance(value, int)
+        for part in ("task.data", "task.model")
+        for key in ("d", "hidden", "d_model", "num_layers")
+        if isinstance(value := OmegaConf.select(config, f"{part}.{key}"), int)
     }
-    said = ", ".join(f"{key}={value}" for key, value in sizes.items())
-    name = str(config.get("run", {}).get("name", ""))
-    return ", ".join(filter(None, (name, said)))
+    try:
+        name = str(OmegaConf.select(config, "run.name"))
+    except Exception:  # noqa: BLE001 - composed by somebody whose Hydra is over: it cannot say what was chosen
+        name = ""
+    return ", ".join(filter(None, (name, *(f"{key}={value}" for key, value in sizes.items())))) or "a configuration"
 
 
 def _shown(value: Any) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+from hydra.core.hydra_config import HydraConfig
 
 from expkit.errors import UserError
 from sweeps import batch_size
@@ -144,8 +145,13 @@ def test_a_configuration_comes_in_any_form_that_train_knows(
     (folder / "x.json").write_text('{"task": "classify", "training": {"seed": 3}}')
     profile_batch_sizes("classify", [8], output_path="a.md")
     profile_batch_sizes("x.json", [8], output_path="b.md", overrides=["optimizer.lr=0.5"])
-    profile_batch_sizes(compose("task=classify", "trainer.seed=5"), [8], output_path="c.md")
+    composed = compose("task=classify", "trainer.seed=5", "tracker=wandb")
+    HydraConfig.instance().cfg = None  # whoever composed it has done with Hydra
+    profile_batch_sizes(composed, [8], output_path="c.md")
     assert [order.config["trainer"]["seed"] for order in faked.orders] == [0, 3, 5]
+    assert not any("tracker" in order.config for order in faked.orders), "nor any of its secrets"
+    profile_batch_sizes("heavy", [8], config_dir="my_conf")
+    assert faked.orders[3].config["task"]["_target_"] == "heavy_task.HeavyTask"
     assert faked.orders[1].config["optimizer"]["lr"] == 0.5
     assert "`python -m train task=classify trainer.batch_size=8`" in Path("a.md").read_text()
     assert "`python -m train config_file=x.json optimizer.lr=0.5 trainer.batch_size=8`" in Path("b.md").read_text()

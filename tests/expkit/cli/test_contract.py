@@ -97,7 +97,9 @@ def test_without_arguments_in_an_empty_folder_it_is_one_line_or_an_answer(
     assert not list(tmp_path.iterdir()), "who looks for something leaves nothing behind"
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in BEGINS | {"dashboard", "completion", "profile"}])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if name not in BEGINS | {"dashboard", "completion", "profile"}]
+)
 def test_a_run_that_is_not_there_is_one_line_and_exit_code_1(
     name: str, outputs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
