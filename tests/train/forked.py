@@ -96,6 +96,8 @@ def _train(outputs: Path, arguments: tuple[str, ...], terminal: bool, setup: Cal
         sys.stdin, sys.stdout, sys.stderr = (os.fdopen(number, mode) for number, mode in enumerate("rww"))
         setup()
         code = main(train_command(outputs, *arguments)[2:])
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
     except BaseException:  # noqa: BLE001 - nothing may get back into the tests
         traceback.print_exc()
     finally:

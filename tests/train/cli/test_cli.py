@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Train, ended, train_command, train_environment
+from tests.conftest import Train
+from tests.train.forked import Forked
 from train.cli.main import rewrite
 
 FAST = ("debug=smoke", "plots=[]")
@@ -161,14 +162,11 @@ def test_local_launcher_runs_each_job_in_a_process_of_its_own(train: Train, outp
 
 
 def test_a_signal_stops_the_whole_sweep(outputs: Path, tmp_path: Path) -> None:
-    command = train_command(outputs, "-m", "trainer.seed=1,2", "trainer.max_epochs=100000", "tracker=[]", "plots=[]")
-    process = subprocess.Popen(command, cwd=tmp_path, env=train_environment(tmp_path), stderr=subprocess.DEVNULL)
-    with ended(process):
-        while not list(outputs.glob("*/checkpoints/*.pt")):
-            assert process.poll() is None
-            time.sleep(0.005)
-        process.terminate()
-        assert process.wait(timeout=60) == 143
+    process = Forked(outputs, "-m", "trainer.seed=1,2", "trainer.max_epochs=100000", "tracker=[]", "plots=[]")
+    while not list(outputs.glob("*/checkpoints/*.pt")):
+        assert process.read(0.005), process.said
+    process.send(signal.SIGTERM)
+    assert process.end() == 143, process.said
     assert [json.loads(file.read_text())["state"] for file in outputs.glob("*/status.json")] == ["preempted"]
 
 
