@@ -129,7 +129,7 @@ def test_a_limit_on_the_size_of_files_is_a_disk_that_refuses(tmp_path: Path, who
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_output_that_goes_to_a_full_disk_is_not_missed(outputs: Path, tmp_path: Path) -> None:
     with Path("/dev/full").open("wb") as full:
-        command = train_command(outputs, "debug=smoke", "plots=[]", "run.id=run")
+        command = train_command(outputs, "debug=smoke", "tracker=[]", "plots=[]", "run.id=run")
         done = subprocess.run(
             command, cwd=tmp_path, env=train_environment(tmp_path), stdout=full, stderr=full, timeout=240
         )

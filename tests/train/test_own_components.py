@@ -23,13 +23,13 @@ def project(tmp_path: Path) -> Path:
     return write_page(tmp_path / "project")
 
 
-def test_everything_on_the_page_works_together(train_process: Train, project: Path, outputs: Path) -> None:
+def test_everything_on_the_page_works_together(train: Train, project: Path, outputs: Path) -> None:
     (project / "my_conf" / "detectors" / "high.yaml").write_text(
         (project / "my_conf" / "detectors" / "high.yaml").read_text().replace("limit: 10.0", "limit: 3.0")
     )
     parts = ("tracker=csv,trackio", "diagnostics=blob,norms", "detectors=high", "plots=weights")
     chosen = ("optimizer=rmsprop", "scheduler=exponential", "trainer.max_epochs=2", "run.id=run")
-    done = train_process("--config-dir", "my_conf", *parts, *chosen, cwd=project)
+    done = train("--config-dir", "my_conf", *parts, *chosen, cwd=project)
     run = outputs / "run"
     entries = list(read_journal(run / "logs" / "metrics.jsonl"))
     assert entries[-1]["norms/encoder.weight"] > 0

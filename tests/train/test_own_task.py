@@ -39,14 +39,16 @@ def test_the_example_is_as_short_as_it_says() -> None:
     assert len([line for line in readme_block("python")[1].splitlines() if line.strip()]) <= 30
 
 
-def test_it_trains_and_resumes_from_outside_the_repository(train_process: Train, project: Path, outputs: Path) -> None:
+def test_it_trains_and_resumes_from_outside_the_repository(
+    train_process: Train, train: Train, project: Path, outputs: Path
+) -> None:
     arguments = ("--config-dir", "my_conf", "task=my_task", "run.id=mine", "tracker=[]", "plots=[]")
     train_process(*arguments, "trainer.max_epochs=10", cwd=project)
     results = json.loads((outputs / "mine" / "results.json").read_text())
     losses = [entry["test"]["loss"] for entry in results["training_history"]]
     assert losses[-1] < losses[0] / 2
     assert "absolute_error" in results["training_history"][0]["test"]
-    done = train_process("--config-dir", "my_conf", "resume=mine", "trainer.max_epochs=12", cwd=project)
+    done = train("--config-dir", "my_conf", "resume=mine", "trainer.max_epochs=12", cwd=project)
     assert "resumed at step 80" in done.stderr
 
 

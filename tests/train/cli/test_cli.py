@@ -155,7 +155,7 @@ def test_an_experiment_with_a_comma_in_a_multi_select_group_gets_a_hint(train: T
 
 
 def test_local_launcher_runs_each_job_in_a_process_of_its_own(train: Train, outputs: Path) -> None:
-    train(*FAST, "-m", "hydra/launcher=local", "optimizer.lr=0.001,0.003")
+    train(*FAST, "tracker=[]", "-m", "hydra/launcher=local", "optimizer.lr=0.001,0.003")
     status = [json.loads(file.read_text()) for file in outputs.glob("*/status.json")]
     assert [each["state"] for each in status] == ["finished", "finished"]
     assert len({each["pid"] for each in status}) == 2

@@ -6,7 +6,6 @@ import functools
 import json
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,8 +19,7 @@ import yaml
 from omegaconf import DictConfig
 
 from expkit.journal import read_journal
-from tests.conftest import Train, ended, train_command, train_environment
-from train.cli.main import main
+from tests.conftest import Train, Trained, ended, train_command, train_environment
 from train.config import keys, mistakes
 
 PAGE = (Path(__file__).parents[3] / "docs" / "mistakes.md").read_text()
@@ -125,6 +123,9 @@ def as_it_is(_: Path) -> None:
     """Change nothing."""
 
 
+#: A small run of two epochs.
+MINE = ("run.id=mine", "task.model.hidden=8", "trainer.max_epochs=2", "tracker=[]", "plots=[]")
+
 #: What the first column says before the command. All of it happens in the folder from which the user starts.
 SETTINGS: dict[str, Callable[[Path], None]] = {
     "with the traceback": as_it_is,
@@ -162,19 +163,6 @@ SETTINGS: dict[str, Callable[[Path], None]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small run of two epochs."""
-    outputs = tmp_path_factory.mktemp("finished")
-    small = ("run.id=mine", "task.model.hidden=8", "trainer.max_epochs=2", "tracker=[]", "plots=[]")
-    argv, sys.argv = sys.argv, list(sys.argv)
-    try:
-        assert main(train_command(outputs, *small)[2:]) == 0
-    finally:
-        sys.argv = argv
-    return outputs / "mine"
-
-
 _composed = functools.cache(keys.selected)
 
 
@@ -203,7 +191,7 @@ def test_the_page_is_read_whole_and_every_setting_is_used() -> None:
 @pytest.mark.parametrize("row", TRIED, ids=lambda row: f"{row[0]} {row[1]}")
 def test_a_row_is_as_the_page_says(
     train: Train,
-    request: pytest.FixtureRequest,
+    trained: Trained,
     outputs: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -212,7 +200,7 @@ def test_a_row_is_as_the_page_says(
     if "YAML" in row.line:
         monkeypatch.setattr(yaml, "SafeLoader", yaml.loader.SafeLoader)  # the one that users have: conftest.py
     if "RUN" in row.typed + row.line:
-        shutil.copytree(request.getfixturevalue("finished_run"), outputs / "mine", symlinks=True)
+        trained(*MINE)
     SETTINGS.get(row.setting, as_it_is)(tmp_path)
     before = runs(outputs)
     typed = row.typed.replace("id=RUN", "id=mine").replace("RUN", str(outputs / "mine"))
