@@ -19,10 +19,10 @@ BASELINE = "a sweep of one job"
 JOBS = 1000
 
 TEXT = f"""\
-`python -m train -m hydra/launcher=slurm sweep.wait=false trainer.seed=range(N)` in a fresh process, from its start until it has
-returned: Python, its imports and the configuration count. What stands for sbatch accepts everything at once, so that SLURM's own
-time is left out. Afterwards the sweep's folder has a file for each of {JOBS:,} jobs, and what submitit starts it from. The
-largest memory of each process (its resident set) is in the names."""
+`python -m train -m hydra/launcher=slurm sweep.wait=false trainer.seed=range(N)` in a fresh process, from its start
+until it has returned: Python, its imports and the configuration count. What stands for sbatch accepts everything at
+once, so that SLURM's own time is left out. Afterwards the sweep's folder has a file for each of {JOBS:,} jobs, and
+what submitit starts it from. The largest memory of each process (its resident set) is in the names."""
 
 #: SLURM's commands: (name, body of a shell script).
 _COMMANDS = (
