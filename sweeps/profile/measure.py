@@ -133,7 +133,7 @@ def _device(device: Any) -> str:
 
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
-    return f"{hardware()['cpu']}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type.upper()
+    return f"{hardware()['cpu']}, {torch.get_num_threads()} thread(s)" if device.type == "cpu" else device.type.upper()
 
 
 def _failure(error: BaseException, limit_gb: float | None) -> dict[str, Any]:
