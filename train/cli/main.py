@@ -25,7 +25,7 @@ from train.cli.resumed import with_resumed
 from train.cli.typed import FlagError, check_typed, config_folders, quoted_option
 from train.cli.typed import parse_override as _parse
 from train.config.build import CONF_DIR, MULTI_SELECT, extra_folders, group_options
-from train.config.cluster import enter_cluster, minutes, setup_lines
+from train.config.cluster import enter_cluster
 from train.config.experiment_file import Experiment, take_config_file
 from train.config.mistakes import explain, is_mistake
 from train.config.trainer import check_run
@@ -206,5 +206,3 @@ def _help_values(*, _root_: DictConfig) -> str:
 OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
 OmegaConf.register_new_resolver("help_values", _help_values, replace=True)
 OmegaConf.register_new_resolver("help_options", lambda group: ", ".join(group_options(group)), replace=True)
-OmegaConf.register_new_resolver("cluster_minutes", minutes, replace=True)
-OmegaConf.register_new_resolver("cluster_setup", setup_lines, replace=True)

@@ -147,3 +147,13 @@ def _texts(key: str, value: Any) -> None:
 
 def _shown(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _requeued(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {**options, "requeue": True}
+
+
+# What conf/hydra/launcher/slurm*.yaml compute of the section.
+OmegaConf.register_new_resolver("cluster_minutes", minutes, replace=True)
+OmegaConf.register_new_resolver("cluster_setup", setup_lines, replace=True)
+OmegaConf.register_new_resolver("cluster_requeue", _requeued, replace=True)

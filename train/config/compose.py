@@ -18,6 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig
 
+import train.config.cluster  # noqa: F401 - resolvers of the launchers' presets
 from expkit.errors import ConfigError
 from train.config.build import CONF_DIR
 

@@ -49,6 +49,14 @@ def test_what_a_cluster_file_says_reaches_the_launcher() -> None:
     assert asked["account"] is None
 
 
+def test_jobs_that_may_be_requeued_ask_for_it_and_for_what_the_file_says() -> None:
+    typed = ["hydra/launcher=slurm_requeue", "cluster=example", "+cluster.options.reservation=friday"]
+    with hydra_with():
+        launcher = compose([*typed, "cluster.signal_delay=60"]).hydra.launcher
+        assert launcher.additional_parameters == {"reservation": "friday", "requeue": True}
+        assert (launcher.partition, launcher.signal_delay_s) == ("gpu", 60)
+
+
 def test_a_module_that_is_missing_ends_the_job_there_and_says_so() -> None:
     lines = "\n".join([*setup_lines(["cuda/12.6"], []), "echo trained"])
     without = subprocess.run(["bash", "-c", lines], capture_output=True, text=True, env={"PATH": os.environ["PATH"]})
