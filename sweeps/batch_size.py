@@ -96,6 +96,10 @@ class ProfileCommand:
         Raises:
             UserError: what was typed cannot be done.
         """
+        for word in arguments:
+            key, _, value = word.lstrip("-").replace("-", "_").partition("=")
+            if word.startswith("--") and key in KEYS:
+                raise UserError(f"{word}: a setting is written KEY=VALUE, without dashes: {key}={value or '...'}")
         options, typed = self.parser().parse_with_settings(arguments)
         own, others = own_settings(typed)
         if not own and not others:

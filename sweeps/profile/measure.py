@@ -47,7 +47,6 @@ def main(arguments: Sequence[str]) -> int:
     sys.path += [path for path in order["path"] if path not in sys.path]
     try:
         measure(order, tell)
-        tell({"done": True})
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is told, and this process is over
         tell({"failed": _failure(error, order["memory_limit_gb"])})
         import traceback
@@ -113,10 +112,10 @@ def _measure(config: Any, order: Mapping[str, Any], trainer: Any, memory: Memory
     tell(losses(runner, size))
     runner.time_more(_LEAST_BLOCKS, _LEAST_SECONDS)
     tell_figures()
-    tell({"updates": steps})
+    tell({"updates": steps, "done": True})  # what comes now may be missing, or take too long
     try:
         tell({"noise_scale": runner.noise_scale(_GRADIENTS)})
-    except Exception as error:  # noqa: BLE001 - the figures are there: this one may be missing
+    except Exception as error:  # noqa: BLE001 - all other figures are there
         print(f"no noise scale: {type(error).__name__}: {error}", file=sys.stderr)
 
 

@@ -191,6 +191,8 @@ def row(profile: Profile) -> list[str]:
     if profile.ok:
         cells = [seconds(profile.time_per_epoch), _memory(profile), f"{profile.samples_per_second:,.0f}"]
         cells += [loss(profile.final_train_loss), loss(profile.final_test_loss)]
+    elif profile.status == "TIMEOUT" and profile.samples_per_second:
+        cells = [seconds(profile.time_per_epoch), _memory(profile), f"{profile.samples_per_second:,.0f}", "-", "-"]
     else:
         cells = ["OOM" if profile.oom_error else "-", "-", "-", "-", "-"]
     return [f"{profile.batch_size:,}", *cells, profile.status]

@@ -206,6 +206,7 @@ def test_exit_code_1_where_no_size_could_be_measured(
         ((), "say what to profile"),
         (("task=denoise", "epochs=none"), "epochs=none: it must be a number of epochs, more than 0"),
         (("task=denoise", "memory_limit_gb=-1"), "memory_limit_gb=-1"),
+        (("task=denoise", "--batch-sizes", "8"), "without dashes: batch_sizes=..."),
         (("task=denois",), "did you mean denoise?"),
         (("task=denoise", "hydra/launcher=basic"), "use local or slurm"),
         (("config_file=nope.json",), "nope.json: there is no such file"),

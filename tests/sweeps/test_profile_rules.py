@@ -11,7 +11,7 @@ import pytest
 
 from expkit.errors import UserError
 from sweeps.profile.choose import auto_sizes, loss_noise, recommend, with_equal_time
-from sweeps.profile.report import Report
+from sweeps.profile.report import Report, row
 from sweeps.profile.result import Profile, failed
 from sweeps.profile.settings import check_output, own_settings, parse_sizes
 
@@ -128,6 +128,12 @@ def test_the_report_has_the_table_and_the_recommendation(tmp_path: Path) -> None
     assert plain["recommendation"]["override"] == "trainer.batch_size=10240"
     assert [each["oom_error"] for each in plain["profiles"]] == [False, False, True]
     assert files[2].read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_a_size_showed_before_its_time_was_over_is_in_the_table() -> None:
+    figures = {"samples_per_second": 50.0, "time_per_epoch": 160.0, "rss_gb": 2.0}
+    assert row(failed(64, "TIMEOUT", "hung", **figures)) == ["64", "160.0s", "2.0 GB RSS", "50", "-", "-", "TIMEOUT"]
+    assert row(failed(64, "TIMEOUT", "hung"))[1:] == ["-", "-", "-", "-", "-", "TIMEOUT"]
 
 
 def test_a_report_of_nothing_but_failures_can_be_written(tmp_path: Path) -> None:
