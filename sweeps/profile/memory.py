@@ -52,7 +52,8 @@ def limit_memory(limit_gb: float, device: torch.device) -> None:
         import torch
 
         total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, limit_gb * GB / total), device)
+        index = torch.cuda.current_device() if device.index is None else device.index  # it takes no plain "cuda"
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit_gb * GB / total), index)
         return
     import resource
 

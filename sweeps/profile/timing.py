@@ -5,6 +5,10 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["StepTimer", "waiter"]
 
@@ -85,10 +89,10 @@ class StepTimer:
         return high - low
 
 
-def waiter(kind: str) -> Callable[[], object]:
-    """Return what waits until a device of this kind (cuda, mps, cpu) has done everything."""
+def waiter(device: torch.device) -> Callable[[], object]:
+    """Return what waits until a device has done everything."""
     import torch
 
-    if kind == "cuda":
-        return torch.cuda.synchronize
-    return torch.mps.synchronize if kind == "mps" else lambda: None
+    if device.type == "cuda":
+        return lambda: torch.cuda.synchronize(device)  # the current one may be another
+    return torch.mps.synchronize if device.type == "mps" else lambda: None

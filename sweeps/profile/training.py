@@ -75,7 +75,7 @@ class Timed(Runner):
         super().__init__(
             parts.task, parts.model, parts.update(parts.trainer.total_steps(train.steps)), parts.trainer, train, val
         )
-        self.timer = StepTimer(waiter(self.update.device.type), warm_up)
+        self.timer = StepTimer(waiter(self.update.device), warm_up)
         self.tests: list[tuple[int, float]] = []
         self.seen: list[tuple[int, float]] = []
         self._counts: list[int] = []

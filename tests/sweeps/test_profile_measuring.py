@@ -17,7 +17,7 @@ from sweeps.profile.measure import _failure, measure
 from sweeps.profile.memory import GB, Memory, is_out_of_memory, limit_memory
 from sweeps.profile.noise import NoiseScale
 from sweeps.profile.settings import compose_setup
-from sweeps.profile.timing import StepTimer
+from sweeps.profile.timing import StepTimer, waiter
 from sweeps.profile.training import SizeError
 from tests.conftest import Train
 from train.api import load_results
@@ -162,7 +162,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         "max_memory_reserved": lambda device: 32 * GB,
         "memory_reserved": lambda device: 31 * GB,
         "memory_stats": lambda device: {"num_alloc_retries": 3},
-        "set_per_process_memory_fraction": lambda part, device: seen.update(part=part),
+        "set_per_process_memory_fraction": lambda part, device: seen.update(part=part, index=device + 0),
+        "current_device": lambda: 3,
+        "synchronize": lambda device: seen.update(waited=device),
     }
     for name, fake in fakes.items():
         monkeypatch.setattr(torch.cuda, name, fake)
@@ -185,6 +187,11 @@ def test_gpu_memory_is_what_nvidia_smi_shows_of_the_process(gpu: dict[str, Any])
     assert found["memory_total_gb"] == 80
 
 
+def test_the_device_that_trains_is_waited_for(gpu: dict[str, Any]) -> None:
+    waiter(torch.device("cuda:1"))()
+    assert gpu["waited"] == torch.device("cuda:1")
+
+
 def test_without_nvml_gpu_memory_is_what_torch_holds(gpu: dict[str, Any]) -> None:
     gpu["in_use"] = iter([])
     assert Memory(torch.device("cuda:1"), 40.0).read()["gpu_memory_gb"] == 32
@@ -194,7 +201,9 @@ def test_without_nvml_gpu_memory_is_what_torch_holds(gpu: dict[str, Any]) -> Non
 
 def test_a_memory_limit_on_a_gpu_is_torchs(gpu: dict[str, Any]) -> None:
     limit_memory(20, torch.device("cuda:1"))
-    assert gpu["part"] == 0.25
+    assert (gpu["part"], gpu["index"]) == (0.25, 1)
+    limit_memory(100, torch.device("cuda"))
+    assert (gpu["part"], gpu["index"]) == (1.0, 3), "trainer.device=auto: the current one"
     assert Memory(torch.device("cuda:1"), 20).read()["memory_total_gb"] == 20
 
 
