@@ -36,7 +36,7 @@ examples:
   expkit profile task=gpt batch_sizes=auto                  doubles until it no longer fits, or hardly gains
   expkit profile task=gpt 'batch_sizes=[8,16]' epochs=0.1   a tenth of the data
   expkit profile config_file=my.json memory_limit_gb=8      as if there were less memory
-  expkit profile task=gpt hydra/launcher=slurm hydra.launcher.partition=gpu hydra.launcher.gpus_per_node=1
+  expkit profile task=gpt hydra/launcher=slurm cluster=mine
 
 settings of the profile:
 {settings}

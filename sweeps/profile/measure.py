@@ -67,10 +67,15 @@ def measure(order: Mapping[str, Any], tell: Tell) -> None:
     from omegaconf import OmegaConf
 
     from train.config.build import extra_folders
+    from train.config.cluster import enter_cluster
     from train.config.trainer import TrainerConfig
+    from train.staging import staged
 
     extra_folders[:] = [Path(folder) for folder in order["folders"]]
     config = OmegaConf.create(dict(order["config"]))
+    if "cluster" in config:  # as a job of `train` does: data that are read from a scratch disk are here, too
+        enter_cluster(config.cluster)
+        config, _ = staged(config)
     trainer = TrainerConfig.from_mapping(cast("dict[str, Any]", OmegaConf.to_container(config.trainer, resolve=True)))
     device = trainer.torch_device()
     memory = Memory(device, order["memory_limit_gb"])

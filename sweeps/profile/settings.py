@@ -35,6 +35,7 @@ _TAKEN = {
     "trainer.batch_size": "batch_sizes=[...] says which are tried",
     "trainer.max_epochs": "epochs=N says how long each size is trained",
     "trainer.max_steps": "epochs=N says how long each size is trained, 0.1 of an epoch too",
+    "cluster.time": "timeout_min=N says how long a size may take; a job gets some minutes more",
     "hydra.launcher.timeout_min": "timeout_min=N says how long a size may take; a job gets some minutes more",
 }
 #: Sections of a configuration that a measurement has no use for.
@@ -195,7 +196,7 @@ def compose_setup(config: Any, typed: Sequence[str], config_dir: Path | str | No
     kind, params = _jobs(node, timeout_min)
     if kind == "slurm":
         check_executor(kind, params)
-    shown = (*named, *(each for each in typed if not each.startswith(("hydra", "cluster="))))
+    shown = (*named, *(each for each in typed if not re.match(r"hydra|cluster[=.]", each)))
     if composed is not None:
         if shown:
             raise ConfigError(f"{shown[0]}: a configuration that is composed is used as it is: change it itself")
