@@ -11,13 +11,12 @@ from datetime import datetime
 
 from expkit.environment import job_name, slurm_ids
 from expkit.jobstate import controller_fields
+from expkit.spans import span
 
 __all__ = ["Stop", "requeue", "why_stopped"]
 
 log = logging.getLogger("expkit")
 
-#: Seconds before the limit from which on a signal counts as the warning of it. (It comes up to a minute early.)
-_BEFORE_LIMIT = 900.0
 #: Seconds to wait for the controller, which may be busy.
 _PATIENCE = 60.0
 
@@ -50,9 +49,7 @@ def why_stopped(job: Mapping[str, str] | None = None, now: float | None = None) 
     if state == "RUNNING":
         if _seconds(said.get("PreemptTime")):
             return Stop(f"preempted, with {max(left, 0):.0f} s to leave", needs_requeue=True)
-        if 0 < left < _BEFORE_LIMIT:
-            return Stop(f"{left:.0f} s before the time limit of its job")
-        return Stop("its job goes on: somebody sent the signal") if left > 0 else Stop()
+        return Stop(f"{span(left)} before the time limit of its job") if left > 0 else Stop()
     if state in ("COMPLETING", "PENDING", "REQUEUED") and _number(said.get("Restarts")) > _number(
         job.get("restart_count")
     ):

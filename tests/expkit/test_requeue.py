@@ -39,12 +39,12 @@ def job(state: str, minutes_left: float = 60, **more: str) -> str:
     ("said", "stop"),
     [
         (job("RUNNING", 1), Stop("60 s before the time limit of its job")),
-        (job("RUNNING"), Stop("its job goes on: somebody sent the signal")),
+        (job("RUNNING", 600), Stop("10 h before the time limit of its job")),
         (
             job("RUNNING", 0.25, PreemptTime="2026-01-01T11:59:59"),
             Stop("preempted, with 15 s to leave", needs_requeue=True),
         ),
-        (job("RUNNING", PreemptTime="None"), Stop("its job goes on: somebody sent the signal")),
+        (job("RUNNING", PreemptTime="None"), Stop("60 min before the time limit of its job")),
         (job("COMPLETING", Restarts="1"), Stop("its job is being requeued")),
         (job("PENDING", Restarts="1"), Stop("its job is being requeued")),
         (job("COMPLETING"), Stop("its job is being cancelled")),
