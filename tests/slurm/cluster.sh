@@ -9,17 +9,17 @@
 #   cluster.sh lose DIR NODE    let a node (n1 or n2) die with all that runs there, as a power cut does
 #   cluster.sh restore DIR NODE let it come back
 #
-# It needs root, and Debian's packages slurmctld, slurmd, slurm-client and munge. KILL_WAIT: seconds from TERM to KILL.
+# It needs root, python3, and the packages of Debian that are named below. KILL_WAIT: seconds from TERM to KILL.
 set -euo pipefail
 
 readonly USAGE="usage: cluster.sh install, cluster.sh start|env|stop DIR, or cluster.sh lose|restore DIR NODE"
-readonly PACKAGES="slurmctld slurmd slurm-client munge"
+readonly PACKAGES="slurmctld slurmd slurm-client munge procps hostname"
 readonly NODES="n1 n2"
 
 fail() { echo "error: $*" >&2; exit 1; }
 
 missing() {
-  for program in munged slurmctld slurmd sbatch scontrol python3; do
+  for program in munged slurmctld slurmd sbatch scontrol python3 ps hostname; do
     command -v "$program" > /dev/null || printf ' %s' "$program"
   done
 }

@@ -42,11 +42,12 @@ def cluster() -> Iterator[Cluster]:
     folder = Path(tempfile.mkdtemp(prefix="expkit-slurm-"))
     environment = {**os.environ, "KILL_WAIT": "12"}
     started = subprocess.run([SCRIPT, "start", folder], capture_output=True, text=True, env=environment)
+    if started.returncode:
+        shutil.rmtree(folder, ignore_errors=True)
+        why = started.stderr.strip().splitlines()[-1]
+        assert "missing" in why or "need root" in why, why
+        pytest.skip(f"no SLURM here: {why.removeprefix('error: ')}")
     try:
-        if started.returncode:
-            why = started.stderr.strip().splitlines()[-1]
-            assert "missing" in why or "need root" in why, why
-            pytest.skip(f"no SLURM here: {why.removeprefix('error: ')}")
         yield Cluster(folder)
     finally:
         subprocess.run([SCRIPT, "stop", folder], check=True)
