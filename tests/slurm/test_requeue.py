@@ -10,7 +10,7 @@ import pytest
 from tests.slurm.conftest import Cluster
 from tests.slurm.jobs import Case, ask, assert_same, wait_for
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
 
 def check(case: Case, whole: Case, state: str, why: str, times: int = 1) -> None:

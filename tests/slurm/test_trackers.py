@@ -12,7 +12,7 @@ from tests.expkit.trackers.conftest import WandbFile
 from tests.expkit.trackers.wandb_server import wandb_server
 from tests.slurm.jobs import STEPS, Case, ask, wait_for
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
 KEY = "0123456789abcdef" * 2 + "01234567"
 
