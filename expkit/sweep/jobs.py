@@ -182,7 +182,8 @@ def _explain(jobs: Sequence[Job]) -> None:
             slurm = f"SLURM says {verdict}" if verdict else ""
         why = ended.why if ended is not None and ended.why else ""
         job.why = slurm if slurm and slurm in why else "; ".join(filter(None, (slurm, why)))
-        job.why = job.why or _last_line(job.log) or "it ended without a word"
+        if job.why in ("", "SLURM says FAILED"):  # which tells nobody anything
+            job.why = "; ".join(filter(None, (job.why, _last_line(job.log)))) or "it ended without a word"
 
 
 def _log(folder: SweepDir, job_id: str | None) -> Path | None:

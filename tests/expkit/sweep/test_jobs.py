@@ -112,6 +112,8 @@ def test_the_last_line_of_the_log_tells_what_nobody_else_does(made: Made, slurm:
     log.write_text("slurmstepd: error\n/bin/sh: python: not found\n\n")
     job = jobs_of(made.folder)[0]
     assert (job.why, job.log) == ("/bin/sh: python: not found", log)
+    slurm("7_0|FAILED")
+    assert jobs_of(made.folder)[0].why == "SLURM says FAILED; /bin/sh: python: not found"
 
 
 def test_a_job_id_from_a_file_leads_nowhere_else(made: Made, tmp_path: Path) -> None:
