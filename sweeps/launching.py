@@ -23,6 +23,7 @@ from expkit.printable import printable
 from expkit.secrets import MASK
 from expkit.sweep.folder import JobFile, Submission, SweepDir
 from sweeps.executors import Kind, check_executor
+from sweeps.resubmit import must_be_typed
 from sweeps.settings import settings_of
 from train.cli.main import note_failure
 from train.config.build import extra_folders
@@ -108,7 +109,7 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], numbers: Seque
         params["name"] = readable_name(run_name(config))
     check_executor(kind, params)
     folder, begun = begin_sweep(config)
-    if begun and kind == "local":
+    if kind == "local" and settings.wait and (own or begun):  # once, in however many batches jobs come
         print(f"how its jobs stand: expkit sweep {shlex.quote(str(folder.root))}")
     _write_queued(folder, config, job_overrides, numbers)
     shared = cloudpickle.dumps((launcher.hydra_context, launcher.task_function, config, Singleton.get_state()))
@@ -127,7 +128,7 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], numbers: Seque
 
         run_all(folder, params, jobs, settings.parallel)
     else:
-        _detach(folder, job_overrides, numbers)
+        _detach(folder, config.hydra.overrides.hydra, job_overrides, numbers)
     if settings.wait and not own and any(_state(folder, number) != "done" for number in numbers):
         note_failure()
     return [_returned(folder, number, overrides) for overrides, number in zip(job_overrides, numbers, strict=True)]
@@ -205,10 +206,13 @@ def _returned(folder: SweepDir, number: int, overrides: Sequence[str]) -> JobRet
     return done
 
 
-def _detach(folder: SweepDir, job_overrides: Sequence[Sequence[str]], numbers: Sequence[int]) -> None:
+def _detach(
+    folder: SweepDir, hydra_overrides: Sequence[str], job_overrides: Sequence[Sequence[str]], numbers: Sequence[int]
+) -> None:
     """Let a process of its own start the jobs one after the other."""
-    named = [each for each in job_overrides[0] if "_target_" in each]  # what names code is taken from here alone
-    named = [each for each in named if all(each in overrides for overrides in job_overrides)]
+    shared = [each for each in job_overrides[0] if all(each in overrides for overrides in job_overrides)]
+    typed = [*(str(each) for each in hydra_overrides), *shared]
+    named = [each for each in typed if must_be_typed(each)]  # what could make something run is taken from here alone
     hidden = next((number for number in numbers if _is_masked(folder, number)), None)
     if hidden is not None:
         raise UserError(

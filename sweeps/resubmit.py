@@ -1,11 +1,12 @@
 """`python -m sweeps.resubmit FOLDER NUMBER,NUMBER [KEY=VALUE ...]`: run jobs of a sweep again, as they were run before.
 
 `expkit sweep FOLDER --resubmit` starts it. Nothing in the folder is executed: overrides are read from JSON, and those
-that name code have to be typed again.
+that could make something run (a `_target_`, lines of shell, environment variables) have to be typed again.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,13 @@ from expkit.printable import printable
 from expkit.secrets import MASK
 from expkit.sweep.folder import SweepDir
 
-__all__ = ["arguments_of", "main"]
+__all__ = ["arguments_of", "main", "must_be_typed"]
+
+#: Keys whose values run something, or lead to files that do.
+_RUNS = re.compile(
+    r"(^|[./+])(setup|modules|python|env|env_set|searchpath|callbacks|additional_parameters|options|submitit_folder)"
+    r"([.@=]|$)"
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -59,11 +66,16 @@ def arguments_of(folder: SweepDir, numbers: Sequence[int], typed: Sequence[str])
         and not key.startswith(("hydra.sweeper.", "hydra.sweep.dir", "hydra/sweeper", "hydra.mode", "sweep."))
     ]
     for each in stored:
-        if MASK in each or "_target_" in each:
+        if must_be_typed(each):
             raise UserError(f"{each} is not taken from the sweep's folder: type it again behind --resubmit")
     quoted = str(folder.root).replace("\\", "\\\\").replace("'", "\\'")
     own = [f"hydra.sweep.dir='{quoted}'", f"hydra.sweeper.jobs=[{','.join(map(str, numbers))}]", "hydra/sweeper=expkit"]
     return ["-m", *stored, *typed, *own]
+
+
+def must_be_typed(override: str) -> bool:
+    """Whether an override is taken from the command line alone, as it holds a secret, or could make something run."""
+    return MASK in override or "_target_" in override or _RUNS.search(override.partition("=")[0]) is not None
 
 
 if __name__ == "__main__":

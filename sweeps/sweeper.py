@@ -14,9 +14,9 @@ from hydra.core.utils import JobReturn
 from omegaconf import DictConfig
 
 from expkit.errors import ConfigError, UserError
-from expkit.secrets import MASK
 from expkit.sweep.folder import JobFile, Submission, SweepDir
 from sweeps.launching import say_end
+from sweeps.resubmit import must_be_typed
 from sweeps.settings import settings_of
 from train.directory import mask_multirun
 from train.sweeping import begin_sweep
@@ -134,7 +134,7 @@ def _overrides(folder: SweepDir, number: int, arguments: Sequence[str]) -> list[
     found = {each.partition("=")[0]: each for each in job.overrides}
     found |= {each.partition("=")[0]: each for each in arguments}
     kept = [each for key, each in found.items() if not key.startswith("sweep.")]
-    hidden = next((each for each in kept if MASK in each or ("_target_" in each and each not in arguments)), None)
+    hidden = next((each for each in kept if must_be_typed(each) and each not in arguments), None)
     if hidden is not None:
         raise UserError(f"job {number}: {hidden} is not taken from the sweep's folder: type it again behind --resubmit")
     return kept

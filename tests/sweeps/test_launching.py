@@ -21,6 +21,7 @@ from expkit.sweep.folder import SweepDir
 from expkit.sweep.report import SweepReport
 from sweeps import launching, local, slurm
 from sweeps.resubmit import main as resubmit
+from sweeps.resubmit import must_be_typed
 from sweeps.settings import settings_of
 from sweeps.sweeper import covering
 from tests.conftest import Train
@@ -167,6 +168,27 @@ def test_nothing_from_a_sweeps_folder_is_executed(
 
 
 @pytest.mark.parametrize(
+    ("override", "typed"),
+    [
+        ("task._target_=os.system", True),
+        ("+task.data={_target_:os.system}", True),
+        ("hydra.launcher.setup=[x]", True),
+        ("+hydra.launcher.python=x", True),
+        ("cluster.env.LD_PRELOAD=x", True),
+        ("hydra.job.env_set.A=x", True),
+        ("hydra.searchpath=[file:///x]", True),
+        ("tracker.wandb.api_key=***", True),
+        ("optimizer.lr=0.1", False),
+        ("hydra.launcher.timeout_min=60", False),
+        ("hydra/launcher=slurm", False),
+        ("task.environment=x", False),
+    ],
+)
+def test_what_could_make_something_run_is_typed_again(override: str, typed: bool) -> None:
+    assert must_be_typed(override) is typed
+
+
+@pytest.mark.parametrize(
     ("section", "line"),
     [
         ({"wait": "maybe"}, "sweep.wait=maybe: it must be true or false"),
@@ -252,3 +274,12 @@ def test_a_thousand_jobs_take_no_more_memory_or_files_than_they_need(
     folder = SweepDir(find_sweep(None, outputs).root)
     assert len(folder.numbers()) == 60 and len(folder.submitted()) == 1
     assert len({job.split(b"trainer.seed=")[0] for job in executor.jobs}) == 1  # what they share is pickled once
+
+
+@pytest.mark.slow
+def test_joblib_of_hydra_works(train_process: Train, outputs: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    joblib = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    done = train_process(*TINY, "-m", *joblib, "optimizer.lr=0.01,oops,0.02", check=False)
+    assert done.returncode == 1 and states(outputs) == {0: "done", 1: "failed", 2: "done"}
+    assert "2 done, 1 failed" in done.stdout
