@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
@@ -108,10 +109,16 @@ def python(start_python: Callable[..., subprocess.Popen[str]]) -> Callable[..., 
 
 
 class WandbFile:
-    """What W&B's own reader finds in the offline runs of a run directory."""
+    """What W&B's own reader finds in the offline runs of a run directory.
+
+    It is asked as `wandb leet inspect` asks it, without the second that this takes to be imported.
+    """
 
     def __init__(self, path: Path) -> None:
-        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
+        package = importlib.util.find_spec("wandb")
+        assert package is not None and package.origin is not None
+        reader = Path(package.origin).parent / "bin" / "wandb-core"
+        command = [str(reader), "leet", "inspect", "--no-observability", "--json", "--run-file", str(path)]
         done = subprocess.run(command, env=clean_environment(), capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
         self.path = path
