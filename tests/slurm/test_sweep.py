@@ -33,6 +33,7 @@ def test_twelve_jobs_over_two_trackers_of_which_one_fails_and_one_is_requeued(
     slurm: Cluster, case: Case, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     trackers = ("tracker=[wandb,trackio]", "tracker.wandb.system_metrics=false")
     with case.submitted(
         "trainer.seed=range(12)", "+task.failing_seed=7", "+task.seed=${trainer.seed}", *trackers
