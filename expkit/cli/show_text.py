@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from expkit.cli.checkpoints import readable_size
@@ -12,6 +12,7 @@ from expkit.spans import span
 __all__ = ["lines"]
 
 _EVENTS = 3
+_ENDINGS = 3
 _WIDTH = 11
 
 
@@ -34,6 +35,7 @@ def _parts(summary: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
             yield name, [summary[name]["text"]]
     yield "step", [summary["step"]]
     yield "started", [_started(summary)]
+    yield "before", list(_endings(summary.get("ended_before", ())))
     for name in ("rewound", "stopped_by"):
         yield name, [summary.get(name, "")]
     yield "parent", [_parent(summary.get("parent", {}))]
@@ -77,6 +79,14 @@ def _started(summary: Mapping[str, Any]) -> str:
         at = f", at step {', '.join(steps[-5:])}" if steps else ""
         words.append(f"started again {_times(summary['restarts'])}{at}")
     return "; ".join(words)
+
+
+def _endings(before: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield how it ended the last times that it was gone on with."""
+    if len(before) > _ENDINGS:
+        yield f"the last {_ENDINGS} of {len(before)} times that it stopped:"
+    for each in before[-_ENDINGS:]:
+        yield f"stopped at step {each.get('step')}, {each.get('time')}: {each.get('state')} ({each.get('why')})"
 
 
 def _times(count: int) -> str:

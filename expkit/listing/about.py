@@ -26,7 +26,7 @@ _READ_JOURNAL = 32 << 20  # bytes: a larger one is not read for its best value
 def about(entry: RunEntry) -> dict[str, Any]:
     """Return plain JSON values, without those that there is nothing to say of.
 
-    duration_seconds, restarts (with the steps of `resumes`), seed, host, hardware, model, dataset, parent,
+    duration_seconds, restarts (with the steps of `resumes`), ended_before (how it ended each time), seed, host, hardware, model, dataset, parent,
     final_metrics, best {metric, value, step, checkpoint}, events {count, kinds, last}, snapshots {count, last},
     checkpoint_files {count, total_bytes, newest, best, resume_step}, pictures, undelivered {tracker: {...}},
     offline_wandb (parts that were not uploaded).
@@ -36,6 +36,7 @@ def about(entry: RunEntry) -> dict[str, Any]:
         "duration_seconds": entry.duration,
         "restarts": entry.restarts or None,
         "resumes": [each.get("step") for each in config.get("resumes") or () if isinstance(each, Mapping)],
+        "ended_before": [each for each in _list(entry.status.get("ended_before")) if isinstance(each, Mapping)],
         "seed": config.get("seed"),
         "host": entry.host,
         "hardware": _mapping(config.get("hardware")),
@@ -52,6 +53,10 @@ def about(entry: RunEntry) -> dict[str, Any]:
         "offline_wandb": _offline(run),
     }
     return {name: value for name, value in found.items() if value not in (None, {}, [])}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _best(entry: RunEntry) -> dict[str, Any]:

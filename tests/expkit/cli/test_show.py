@@ -313,7 +313,10 @@ def test_how_it_went(run: Path, show: Show, capsys: pytest.CaptureFixture[str]) 
     (run / "logs" / "events.jsonl").write_text("".join(json.dumps(each) + "\n" for each in events))
     final = {"val_loss": 0.5, "best_val_loss": 0.25, "best_val_psnr": 20.0, "best_step": 20, "samples_per_second": 9.0}
     write(run / "results.json", {"final_metrics": final, "best_checkpoint": "checkpoints/checkpoint_step_20.pt"})
-    update(run / "status.json", state="finished", restarts=2)
+    stops = [
+        {"step": step, "time": "2026-01-01", "state": "preempted", "why": f"SIGTERM {step}"} for step in range(1, 5)
+    ]
+    update(run / "status.json", state="finished", restarts=2, ended_before=[*stops, "nonsense"])
     parent = {"run": "before", "snapshot": "anomaly_1", "step": 7}
     model, data = (
         {"class": "Net", "parameters": 1234567},
@@ -329,6 +332,8 @@ def test_how_it_went(run: Path, show: Show, capsys: pytest.CaptureFixture[str]) 
     said = capsys.readouterr().out
     for line in (
         "parent      before, anomaly_1, step 7",
+        "before      the last 3 of 4 times that it stopped:",
+        "            stopped at step 4, 2026-01-01: preempted (SIGTERM 4)",
         "git         abc123, with changes that were not committed",
         "model       Net, 1,234,567 parameters",
         "data        Digits, 1,000 training samples, path a.txt",
@@ -338,7 +343,7 @@ def test_how_it_went(run: Path, show: Show, capsys: pytest.CaptureFixture[str]) 
         f"pictures    {run}/visualizations/frequencies_step_9.png",
     ):
         assert f"\n{line}\n" in said
-    assert "; started again 2 times, at step 3\n" in said and "m0" not in said
+    assert "; started again 2 times, at step 3\n" in said and "m0" not in said and "SIGTERM 1" not in said
 
 
 def test_a_run_of_ones_own_loop_needs_its_journal_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
