@@ -26,10 +26,10 @@ _READ_JOURNAL = 32 << 20  # bytes: a larger one is not read for its best value
 def about(entry: RunEntry) -> dict[str, Any]:
     """Return plain JSON values, without those that there is nothing to say of.
 
-    duration_seconds, restarts (with the steps of `resumes`), ended_before (how it ended each time), seed, host, hardware,
-    model, dataset, parent, final_metrics, best {metric, value, step, checkpoint}, events {count, kinds, last}, snapshots {count, last},
-    checkpoint_files {count, total_bytes, newest, best, resume_step}, pictures, undelivered {tracker: {...}},
-    offline_wandb (parts that were not uploaded).
+    duration_seconds, restarts (with the steps of `resumes`), ended_before (how it ended each time), seed, host,
+    hardware, model, dataset, parent, final_metrics, best {metric, value, step, checkpoint}, events {count, kinds,
+    last}, snapshots {count, last}, checkpoint_files {count, total_bytes, newest, best, resume_step}, pictures,
+    undelivered {tracker: {...}}, offline_wandb (parts that were not uploaded).
     """
     run, config = entry.run, entry.config
     found: dict[str, Any] = {
