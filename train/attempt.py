@@ -274,7 +274,6 @@ class Attempt:
         self.parts.trackers.finish(self.report.summary(), failed=False)
         stop = why_stopped() if state == "preempted" else Stop()
         self.status.add_reason(scheduler=stop.why)
-        self.status.add_reason(scheduler=stop.why)
         self.status.set(state)  # once more: the trackers' last troubles are known now
         complete = self.report.end(state)
         best = runner.best.metrics.get("val_loss")
