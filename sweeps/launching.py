@@ -6,7 +6,7 @@ import pickle
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from expkit.errors import ConfigError, UserError
 from expkit.experiment import readable_name
 from expkit.printable import printable
-from expkit.secrets import MASK
+from expkit.secrets import MASK, mask_arguments
 from expkit.sweep.folder import JobFile, Submission, SweepDir
 from sweeps.executors import Kind, check_executor
 from sweeps.resubmit import must_be_typed
-from sweeps.settings import settings_of
+from sweeps.settings import Settings, settings_of
 from train.cli.main import note_failure
 from train.config.build import extra_folders
 from train.sweeping import begin_sweep, note_failed
@@ -111,7 +111,37 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], numbers: Seque
     folder, begun = begin_sweep(config)
     if kind == "local" and settings.wait and (own or begun):  # once, in however many batches jobs come
         print(f"how its jobs stand: expkit sweep {shlex.quote(str(folder.root))}")
+    if kind == "local" and not settings.wait:
+        _refuse_hidden(job_overrides, numbers)
+    (folder.root / ".submitit").mkdir(mode=0o700, exist_ok=True)  # what is pickled there has secrets as they were typed
+    known = len(folder.submitted())
     _write_queued(folder, config, job_overrides, numbers)
+    try:
+        _run(launcher, kind, settings, folder, params, job_overrides, numbers)
+    except BaseException:
+        there = {number for each in folder.submitted()[known:] for number in each.jobs}
+        if left := [number for number in numbers if number not in there]:
+            folder.note(Submission("cancelled", dict.fromkeys(left)))
+        raise
+    if settings.wait and not own and any(_state(folder, number) != "done" for number in numbers):
+        note_failure()
+    return [_returned(folder, number, overrides) for overrides, number in zip(job_overrides, numbers, strict=True)]
+
+
+def _run(
+    launcher: Any,
+    kind: Kind,
+    settings: Settings,
+    folder: SweepDir,
+    params: Mapping[str, Any],
+    job_overrides: Sequence[Sequence[str]],
+    numbers: Sequence[int],
+) -> None:
+    """Submit jobs, and wait for them if that is wanted."""
+    if kind == "local" and not settings.wait:
+        _detach(folder, launcher.config.hydra.overrides.hydra, job_overrides, numbers)
+        return
+    config = launcher.config
     shared = cloudpickle.dumps((launcher.hydra_context, launcher.task_function, config, Singleton.get_state()))
     jobs = {
         number: SweepJob(shared, tuple(overrides), number)
@@ -123,15 +153,10 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], numbers: Seque
         submit(folder, params, jobs)
         if settings.wait:
             wait(folder, numbers)
-    elif settings.wait:
+    else:
         from sweeps.local import run_all
 
         run_all(folder, params, jobs, settings.parallel)
-    else:
-        _detach(folder, config.hydra.overrides.hydra, job_overrides, numbers)
-    if settings.wait and not own and any(_state(folder, number) != "done" for number in numbers):
-        note_failure()
-    return [_returned(folder, number, overrides) for overrides, number in zip(job_overrides, numbers, strict=True)]
 
 
 def say_end(folder: SweepDir, numbers: Sequence[int] | None = None) -> None:
@@ -213,12 +238,6 @@ def _detach(
     shared = [each for each in job_overrides[0] if all(each in overrides for overrides in job_overrides)]
     typed = [*(str(each) for each in hydra_overrides), *shared]
     named = [each for each in typed if must_be_typed(each)]  # what could make something run is taken from here alone
-    hidden = next((number for number in numbers if _is_masked(folder, number)), None)
-    if hidden is not None:
-        raise UserError(
-            f"sweep.wait=false: the overrides of job {hidden} hold what looks like a secret, which is written nowhere, "
-            "so that no other process could start it: take it from the environment (KEY=${oc.env:NAME}), or wait"
-        )
     folders = [word for each in extra_folders for word in ("--config-dir", str(each))]
     command = [sys.executable, "-m", "sweeps.resubmit", str(folder.root), ",".join(map(str, numbers))]
     command += [*folders, *named, "sweep.wait=true"]
@@ -233,9 +252,14 @@ def _detach(
     )
 
 
-def _is_masked(folder: SweepDir, number: int) -> bool:
-    job = folder.job(number)
-    return job is not None and any(MASK in each for each in job.overrides)
+def _refuse_hidden(job_overrides: Sequence[Sequence[str]], numbers: Sequence[int]) -> None:
+    for overrides, number in zip(job_overrides, numbers, strict=True):
+        if any(MASK in each for each in mask_arguments(overrides)):
+            raise UserError(
+                f"the overrides of job {number} hold what looks like a secret, which is written nowhere, so that with "
+                "sweep.wait=false no other process could start it: take it from the environment "
+                "(KEY=${oc.env:NAME}), or wait"
+            )
 
 
 def _state(folder: SweepDir, number: int) -> str:

@@ -80,6 +80,11 @@ class Progress:
 
     def end(self, job: Job, state: str | None = None) -> None:
         """Note of a job that could not say so itself how it has ended."""
+        last = self._folder.job(job.number)
+        if last is not None and last.state in ("done", "failed"):  # it could: meanwhile
+            self._jobs[job.number] = last
+            self._over(last)
+            return
         state = state or job.state
         said = replace(job.file, state=state, error=job.why or None, ended=job.file.ended or time.time())
         self._folder.write(said)

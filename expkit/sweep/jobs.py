@@ -81,11 +81,13 @@ def jobs_of(folder: SweepDir) -> list[Job]:
             cancelled -= submission.jobs.keys()
     ids = {file.number: _job_id(file, last.get(file.number)) for file in files}
     open_ones = [file.number for file in files if file.state not in ("done", "failed")]
-    asked = [name for number in open_ones if (name := ids[number]) and _kind(last.get(number)) == "slurm"]
+    asked = {name for number in open_ones if (name := ids[number]) and _kind(last.get(number)) == "slurm"}
     known = queue(asked) if asked else {}
     jobs = []
     for file in files:
         latest, job_id = last.get(file.number), ids[file.number]
+        if known is not None and job_id in asked and known.get(job_id) not in ("queued", "running"):
+            file = folder.job(file.number) or file  # it may have said how it ended before SLURM did
         job = Job(file, file.state, folder.run_of(file), job_id, _kind(latest), file.error or "")
         if job.state not in ("done", "failed"):
             _judge(job, latest, known, file.number in cancelled)
@@ -133,6 +135,9 @@ def _judge(job: Job, submission: Submission | None, known: Mapping[str, str] | N
     if job.kind == "slurm" and known is None:
         job.state = "cancelled" if cancelled else "preempted" if job.state == "interrupted" else job.state
         job.why = job.why or "SLURM does not answer: this is what the job said last"
+        return
+    if cancelled and job.state == "queued" and job.kind != "slurm":  # who starts the others passes it over
+        job.state = "cancelled"
         return
     there = known.get(job.job_id or "") if job.kind == "slurm" and known is not None else _here(job, submission)
     if there == "queued":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -83,6 +84,26 @@ def test_what_was_cancelled_is_cancelled_until_it_is_submitted_again(made: Made,
     made.submitted(1)
     slurm("7_1|PENDING")
     assert [state for state, _ in stands(made).values()] == ["cancelled", "queued"]
+
+
+def test_a_job_that_ends_while_slurm_is_asked_is_done(made: Made, slurm: Slurm) -> None:
+    made.job(0, "done")
+    last = made.folder.file(0).read_bytes()
+    made.job(0, "running")
+    made.submitted(0)
+    slurm("7_0|COMPLETED")
+    (made.outputs / "last.json").write_bytes(last)
+    squeue = made.outputs.parent / "bin" / "squeue"
+    squeue.write_text(f"#!/bin/sh\ncp {made.outputs}/last.json {made.folder.file(0)}\necho '7_0|COMPLETED'\n")
+    assert stands(made)[0] == ("done", "")
+
+
+def test_a_local_job_that_was_cancelled_in_time_is_not_queued_any_more(made: Made) -> None:
+    made.job(0)
+    made.job(1)
+    made.submitted(0, kind="local", host=platform.node(), pid=os.getpid())  # who starts the others goes on
+    made.folder.note(Submission("cancelled", {0: None, 1: None}))  # 1: SLURM has refused it
+    assert stands(made) == {0: ("cancelled", ""), 1: ("cancelled", "")}
 
 
 def test_local_jobs_are_queued_as_long_as_there_is_who_starts_them(made: Made) -> None:
