@@ -1,1 +1,1 @@
-"""Batch-size profiles and cluster sweeps: drivers on top of `train`. What is here so far: nothing but the place."""
+"""Batch-size profiles, and sweeps through submitit: drivers on top of `train`."""
