@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import platform
 import shlex
 import subprocess
 import sys
@@ -108,6 +110,10 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], numbers: Seque
     if params.get("name") == config.hydra.job.name:  # that of a file of ours, which tells nobody anything
         params["name"] = readable_name(run_name(config))
     check_executor(kind, params)
+    if kind == "local":
+        from sweeps.local import slots_for
+
+        slots_for(params, settings.parallel)
     folder, begun = begin_sweep(config)
     if kind == "local" and settings.wait and (own or begun):  # once, in however many batches jobs come
         print(f"how its jobs stand: expkit sweep {shlex.quote(str(folder.root))}")
@@ -115,6 +121,8 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], numbers: Seque
         _refuse_hidden(job_overrides, numbers)
     (folder.root / ".submitit").mkdir(mode=0o700, exist_ok=True)  # what is pickled there has secrets as they were typed
     known = len(folder.submitted())
+    if kind == "local" and settings.wait:  # who cancels jobs is heard from now on
+        folder.note(Submission("local", dict.fromkeys(numbers), host=platform.node(), pid=os.getpid()))
     _write_queued(folder, config, job_overrides, numbers)
     try:
         _run(launcher, kind, settings, folder, params, job_overrides, numbers)
@@ -245,7 +253,7 @@ def _detach(
         process = subprocess.Popen(  # noqa: S603 - our own module
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
-    folder.note(Submission("local", dict.fromkeys(numbers), host=_host(), pid=process.pid))
+    folder.note(Submission("local", dict.fromkeys(numbers), host=platform.node(), pid=process.pid))
     print(
         f"{len(numbers)} job{'s are' if len(numbers) > 1 else ' is'} run by process {process.pid} on its own: "
         f"expkit sweep {shlex.quote(str(folder.root))}"
@@ -265,9 +273,3 @@ def _refuse_hidden(job_overrides: Sequence[Sequence[str]], numbers: Sequence[int
 def _state(folder: SweepDir, number: int) -> str:
     job = folder.job(number)
     return job.state if job is not None else "failed"
-
-
-def _host() -> str:
-    import platform
-
-    return platform.node()

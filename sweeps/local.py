@@ -20,7 +20,7 @@ from expkit.sweep.jobs import jobs_of
 from sweeps.executors import make_executor
 from sweeps.progress import Progress
 
-__all__ = ["run_all"]
+__all__ = ["run_all", "slots_for"]
 
 _LOOK = 0.2  # seconds between two looks at the processes
 _AGAIN = 2.0  # seconds after which a process is asked to end once more: it may not have listened yet
@@ -40,10 +40,9 @@ def run_all(
     Raises:
         KeyboardInterrupt: somebody has pressed Ctrl-C, or the process was sent TERM: the jobs have saved and ended.
     """
-    slots = _slots(params, parallel)
+    slots = slots_for(params, parallel)
     waiting = list(jobs)
     running: dict[int, tuple[Any, Mapping[str, Any]]] = {}
-    folder.note(Submission("local", dict.fromkeys(waiting), host=platform.node(), pid=os.getpid()))
     with _terminable(), Progress(folder, set(waiting)) as progress:
         try:
             while waiting or running:
@@ -70,8 +69,12 @@ def run_all(
             ) from None
 
 
-def _slots(params: Mapping[str, Any], parallel: int | None) -> list[Mapping[str, Any]]:
-    """Return the parameters with which jobs are started that run at the same time."""
+def slots_for(params: Mapping[str, Any], parallel: int | None) -> list[Mapping[str, Any]]:
+    """Return the parameters with which jobs are started that run at the same time.
+
+    Raises:
+        ConfigError: a job is to have more GPUs than there are.
+    """
     each, gpus = params.get("gpus_per_node"), _gpus()
     if each and len(gpus) < each:
         raise ConfigError(f"hydra.launcher.gpus_per_node={each}: this machine has {len(gpus)}")

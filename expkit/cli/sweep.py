@@ -184,6 +184,9 @@ def _cancel(folder: SweepDir, typed: str) -> int:
     elsewhere = {job.file.host for job in here if job.file.host not in (None, platform.node())}
     if elsewhere:
         raise UserError(f"these jobs run on {', '.join(sorted(map(str, elsewhere)))}: cancel them there")
+    new = [job.number for job in jobs if job.state == "queued" and not job.kind]
+    if new:
+        raise UserError(f"job {new[0]} is being submitted: try again in a moment, or press Ctrl-C where that was typed")
     slurm = [job.job_id for job in jobs if job.kind == "slurm" and job.job_id]
     folder.note(Submission("cancelled", dict.fromkeys(job.number for job in jobs)))
     if slurm:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -71,7 +72,7 @@ class Job:
 def jobs_of(folder: SweepDir) -> list[Job]:
     """Return the jobs of a sweep as they stand now, in the order of their numbers."""
     files = [found for number in folder.numbers() if (found := folder.job(number)) is not None]
-    last: dict[int, Submission] = {}
+    last = dict.fromkeys((file.number for file in files), _starter(folder))
     cancelled: set[int] = set()
     for submission in folder.submitted():
         if submission.kind == "cancelled":
@@ -79,16 +80,16 @@ def jobs_of(folder: SweepDir) -> list[Job]:
         else:
             last |= dict.fromkeys(submission.jobs, submission)
             cancelled -= submission.jobs.keys()
-    ids = {file.number: _job_id(file, last.get(file.number)) for file in files}
+    ids = {file.number: last[file.number].jobs.get(file.number) or file.job_id for file in files}
     open_ones = [file.number for file in files if file.state not in ("done", "failed")]
-    asked = {name for number in open_ones if (name := ids[number]) and _kind(last.get(number)) == "slurm"}
+    asked = {name for number in open_ones if (name := ids[number]) and last[number].kind == "slurm"}
     known = queue(asked) if asked else {}
     jobs = []
     for file in files:
-        latest, job_id = last.get(file.number), ids[file.number]
+        latest, job_id = last[file.number], ids[file.number]
         if known is not None and job_id in asked and known.get(job_id) not in ("queued", "running"):
             file = folder.job(file.number) or file  # it may have said how it ended before SLURM did
-        job = Job(file, file.state, folder.run_of(file), job_id, _kind(latest), file.error or "")
+        job = Job(file, file.state, folder.run_of(file), job_id, latest.kind, file.error or "")
         if job.state not in ("done", "failed"):
             _judge(job, latest, known, file.number in cancelled)
         job.log = _log(folder, job_id)
@@ -122,15 +123,16 @@ def _span(numbers: Mapping[int, Job]) -> str:
     return f"{min(numbers)} to {max(numbers)}" if numbers else "not at all, as none has begun"
 
 
-def _kind(submission: Submission | None) -> str:
-    return submission.kind if submission is not None else ""
+def _starter(folder: SweepDir) -> Submission:
+    """Return the process that started the sweep: of a job that has not been submitted yet, it alone knows."""
+    about: dict[str, object] = {}
+    with contextlib.suppress(UserError):
+        about = folder.read()
+    host, pid = about.get("host"), about.get("pid")
+    return Submission("", {}, host=host if isinstance(host, str) else None, pid=pid if type(pid) is int else None)
 
 
-def _job_id(file: JobFile, submission: Submission | None) -> str | None:
-    return (submission.jobs.get(file.number) if submission is not None else None) or file.job_id
-
-
-def _judge(job: Job, submission: Submission | None, known: Mapping[str, str] | None, cancelled: bool) -> None:
+def _judge(job: Job, submission: Submission, known: Mapping[str, str] | None, cancelled: bool) -> None:
     """Set how a job stands that has not said that it is done, or has failed."""
     if job.kind == "slurm" and known is None:
         job.state = "cancelled" if cancelled else "preempted" if job.state == "interrupted" else job.state
@@ -158,11 +160,11 @@ def _judge(job: Job, submission: Submission | None, known: Mapping[str, str] | N
         job.why = f"SLURM says {there}" if there else ""
 
 
-def _here(job: Job, submission: Submission | None) -> str | None:
+def _here(job: Job, submission: Submission) -> str | None:
     """Return whether a job of this machine is `queued` or `running`; of another machine, what its files say."""
     file = job.file
     if job.state == "queued":
-        if submission is None or submission.pid is None or submission.host != platform.node():
+        if submission.pid is None or submission.host != platform.node():
             return "queued"
         return "queued" if process_alive(submission.pid) else None
     if job.state != "running":

@@ -211,6 +211,11 @@ def test_settings_that_cannot_be_are_refused(section: dict[str, Any], line: str)
     [
         (("optimizer=adam,nope",), "optimizer=nope: there is no such option"),
         (("hydra/launcher=basic", "sweep.wait=false"), "sweep.wait=false: jobs go on by themselves with"),
+        (("hydra/launcher=local", "hydra.launcher.gpus_per_node=999"), "gpus_per_node=999: this machine has"),
+        (
+            ("hydra/launcher=local", "sweep.wait=false", "responses.webhook=https://user:password@example.org"),
+            "the overrides of job 0 hold what looks like a secret",
+        ),
     ],
 )
 def test_a_sweep_that_cannot_be_leaves_nothing(
@@ -333,7 +338,7 @@ def test_local_jobs_share_the_gpus(
     monkeypatch: pytest.MonkeyPatch, params: dict[str, int], parallel: int | None, gpus: list[str], seen: list[str]
 ) -> None:
     monkeypatch.setattr(local, "_gpus", lambda: gpus)
-    slots = local._slots(params, parallel)
+    slots = local.slots_for(params, parallel)
     python = [str(slot.get("python", "CUDA_VISIBLE_DEVICES=- ")) for slot in slots]
     assert [each.partition("DEVICES=")[2].split(" ")[0].strip("'") for each in python] == seen
 

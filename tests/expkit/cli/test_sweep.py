@@ -105,6 +105,13 @@ def test_cancel_asks_slurm_and_notes_it(
     assert mixed.folder.submitted()[-1].kind == "cancelled"
 
 
+def test_cancel_does_not_promise_what_it_cannot_do(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    made.job(0)
+    assert main(["sweep", "--cancel"]) == 1
+    assert "job 0 is being submitted: try again in a moment" in capsys.readouterr().err
+    assert made.folder.submitted() == []
+
+
 def test_cancel_where_nothing_is_left(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
     made.job(0, "done")
     assert main(["sweep", "--cancel"]) == 0

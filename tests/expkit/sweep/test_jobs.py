@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -104,6 +105,15 @@ def test_a_local_job_that_was_cancelled_in_time_is_not_queued_any_more(made: Mad
     made.submitted(0, kind="local", host=platform.node(), pid=os.getpid())  # who starts the others goes on
     made.folder.note(Submission("cancelled", {0: None, 1: None}))  # 1: SLURM has refused it
     assert stands(made) == {0: ("cancelled", ""), 1: ("cancelled", "")}
+
+
+def test_jobs_whose_submission_was_killed_are_not_queued_for_ever(made: Made) -> None:
+    made.job(0)
+    assert stands(made)[0] == ("queued", "")
+    made.folder.about.write_text(json.dumps({"host": platform.node(), "pid": os.getpid()}))
+    assert stands(made)[0] == ("queued", "")
+    made.folder.about.write_text(json.dumps({"host": platform.node(), "pid": gone()}))
+    assert stands(made)[0][0] == "cancelled"
 
 
 def test_local_jobs_are_queued_as_long_as_there_is_who_starts_them(made: Made) -> None:
