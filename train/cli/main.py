@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import numpy  # noqa: F401 - before torch, which imports it in C++ and would swallow a Ctrl-C meanwhile
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import ChoiceSweep
 from hydra.types import RunMode

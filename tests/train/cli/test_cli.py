@@ -187,3 +187,20 @@ def test_completion_works_in_bash(train: Train, tmp_path: Path, words: str) -> N
     )
     done = subprocess.run(["bash", tmp_path / "complete.sh"], capture_output=True, text=True, timeout=60)
     assert done.stdout.split() == ["optimizer=adam", "optimizer=adamw"], done.stderr
+
+
+def test_ctrl_c_is_not_lost_while_torch_is_imported() -> None:
+    """torch imports NumPy in C++ and swallows what that raises, unless it is there by then."""
+    program = """
+import sys
+class Stop:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            print("numpy" in sys.modules)
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Stop())
+from train.__main__ import main
+print(main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "130"]
