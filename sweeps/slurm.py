@@ -22,6 +22,8 @@ __all__ = ["submit", "wait"]
 
 #: Seconds between two looks at the jobs' files, and between two questions to SLURM.
 _LOOK, _ASK = 0.5, 10.0
+#: A look that took a second comes again after so many: there may be thousands of files, on a shared disk.
+_SHARE = 20
 #: Seconds in which what a job wrote last may reach this machine: shared disks keep names for up to a minute.
 _GRACE = 60.0
 _LARGEST = 1001  # tasks of an array, where SLURM does not say how many it takes: its default
@@ -76,11 +78,12 @@ def wait(folder: SweepDir, numbers: Sequence[int]) -> None:
     gone: dict[int, float] = {}
     with Progress(folder, wanted) as progress:
         try:
+            look, ask = _LOOK, _ASK
             while not progress.ended:
-                time.sleep(_LOOK)
-                progress.look()
-                if progress.quiet >= _ASK:
-                    _ask(folder, wanted, progress, gone)
+                time.sleep(look)
+                look = max(_LOOK, _SHARE * _seconds(progress.look))
+                if progress.quiet >= ask:
+                    ask = max(_ASK, _SHARE * _seconds(lambda: _ask(folder, wanted, progress, gone)))
         except KeyboardInterrupt:
             place = _quoted(folder.root)
             raise KeyboardInterrupt(
@@ -104,6 +107,12 @@ def _ask(folder: SweepDir, wanted: set[int], progress: Progress, gone: dict[int,
         if now - gone.setdefault(number, now) >= _GRACE:
             progress.end(job)
     progress.asked()
+
+
+def _seconds(call: Callable[[], None]) -> float:
+    began = time.monotonic()
+    call()
+    return time.monotonic() - began
 
 
 @contextlib.contextmanager
