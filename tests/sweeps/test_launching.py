@@ -3,82 +3,29 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import re
-import signal
-import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import cloudpickle
 import pytest
-from hydra.core.singleton import Singleton
 from omegaconf import OmegaConf
 
 from expkit.cli.sweep import find_sweep
 from expkit.errors import ConfigError
-from expkit.sweep.folder import JobFile, SweepDir
-from expkit.sweep.jobs import Job, jobs_of
+from expkit.sweep.folder import SweepDir
 from expkit.sweep.report import SweepReport
-from sweeps import launching, local, slurm
-from sweeps.progress import Progress
+from sweeps import launching, local
 from sweeps.resubmit import main as resubmit
 from sweeps.resubmit import must_be_typed
 from sweeps.settings import settings_of
 from sweeps.sweeper import covering
 from tests.conftest import Train
+from tests.sweeps.conftest import Executor
 
 TINY = ("debug=smoke", "plots=[]", "task.model.hidden=8", "checkpoint.save_interval=10")
 SWEEP = (*TINY, "-m", "hydra/launcher=slurm")
-
-
-class Executor:
-    """Pickles jobs as submitit does, and calls them where it is to."""
-
-    def __init__(self) -> None:
-        self.jobs: list[bytes] = []
-        self.at_once = True
-        self.params: dict[str, Any] = {}
-
-    def submit_array(self, calls: Sequence[Callable[[], Any]]) -> list[SimpleNamespace]:
-        start = len(self.jobs)
-        self.jobs += map(cloudpickle.dumps, calls)
-        if self.at_once:
-            for number in range(start, len(self.jobs)):
-                self.call(number)
-        return [SimpleNamespace(job_id=f"7_{start + place}") for place in range(len(calls))]
-
-    def call(self, number: int) -> None:
-        """Run a job; what it raises is SLURM's to see. Hydra's singletons are this process's, too."""
-        before = dict(Singleton._instances)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("SUBMITIT_EXECUTOR", "debug")
-            patch.setenv("SUBMITIT_DEBUG_JOB_ID", f"7_{number}")
-            try:
-                pickle.loads(self.jobs[number])()
-            except Exception:  # noqa: BLE001
-                return
-            finally:
-                Singleton._instances.clear()
-                Singleton._instances.update(before)
-
-
-@pytest.fixture
-def executor(monkeypatch: pytest.MonkeyPatch) -> Executor:
-    """What stands for submitit's executor, and a SLURM that accepts everything and answers nothing."""
-    made = Executor()
-
-    def make(kind: str, params: dict[str, Any], folder: Path) -> Executor:
-        made.params = dict(params)
-        return made
-
-    monkeypatch.setattr(slurm, "make_executor", make)
-    monkeypatch.setattr(slurm, "slurm_said", lambda *_: (1, "", ""))
-    monkeypatch.setattr(launching, "check_executor", lambda *_: None)
-    return made
 
 
 def states(outputs: Path) -> dict[int, str]:
@@ -224,79 +171,6 @@ def test_a_sweep_that_cannot_be_leaves_nothing(
     done = train(*SWEEP, *overrides, check=False)
     assert done.returncode == 1 and line in done.stderr and "Traceback" not in done.stderr
     assert [*outputs.glob("multirun/*")] == []
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> SweepDir:
-    made = SweepDir(tmp_path / "outputs" / "multirun" / "mine")
-    made.begin({})
-    for number in range(5):
-        made.write(JobFile(number))
-    return made
-
-
-def test_where_slurm_takes_some_arrays_and_refuses_one_it_is_said_what_is_left(
-    train: Train, executor: Executor, outputs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    executor.at_once = False
-    monkeypatch.setattr(slurm, "slurm_said", lambda *_: (0, "MaxArraySize            = 2\n", ""))
-    submit = executor.submit_array
-
-    def refuse(calls: Sequence[Callable[[], Any]]) -> list[SimpleNamespace]:
-        if len(executor.jobs) == 4:
-            raise RuntimeError("bypassed\nsbatch: error: QOSMaxSubmitJobPerUserLimit\n")
-        return submit(calls)
-
-    monkeypatch.setattr(executor, "submit_array", refuse)
-    done = train(*SWEEP, "trainer.seed=range(5)", "sweep.wait=false", check=False)
-    assert done.returncode == 1
-    assert "QOSMaxSubmitJobPerUserLimit; 4 of 5 jobs were submitted before; the others: expkit sweep " in done.stderr
-    found = find_sweep(None, outputs)
-    assert [job.state for job in jobs_of(found)] == ["queued"] * 4 + ["cancelled"]
-    assert stat.S_IMODE((found.root / ".submitit").stat().st_mode) == 0o700  # secrets may be pickled there
-
-
-def test_ctrl_c_while_jobs_are_submitted_loses_none(
-    executor: Executor, folder: SweepDir, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(calls: Sequence[Callable[[], Any]]) -> list[SimpleNamespace]:
-        os.kill(os.getpid(), signal.SIGINT)
-        return [SimpleNamespace(job_id=f"7_{place}") for place in range(len(calls))]
-
-    monkeypatch.setattr(executor, "submit_array", interrupted)
-    with pytest.raises(KeyboardInterrupt, match=r"interrupted: 2 of 2 jobs are submitted; expkit sweep .* --cancel"):
-        slurm.submit(folder, {}, {0: print, 1: print})
-    assert [each.jobs for each in folder.submitted()] == [{0: "7_0", 1: "7_1"}]
-    with pytest.raises(KeyboardInterrupt):  # it is what it was before
-        os.kill(os.getpid(), signal.SIGINT)
-
-
-def test_what_slurm_has_forgotten_gets_time_to_say_its_last_word(
-    folder: SweepDir, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [0.0]
-    monkeypatch.setattr(slurm, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    gone: dict[int, float] = {}
-    numbers = {0, 1, 2}
-    with Progress(folder, numbers) as progress:
-
-        def ask(*ended: int) -> set[int]:
-            lost = [Job(JobFile(number, state="running"), "failed", why="SLURM says COMPLETED") for number in ended]
-            monkeypatch.setattr(slurm, "jobs_of", lambda _: lost)
-            slurm._ask(folder, numbers, progress, gone)
-            return set(progress.over)
-
-        assert ask(0, 1, 2) == set()
-        now[0] = 30.0
-        assert ask(0, 1) == set()  # 2 is back in the queue
-        folder.write(JobFile(1, state="done", value=1.0))
-        now[0] = 60.0
-        assert ask(0, 1, 2) == {0, 1}
-    assert [(job.state, job.error) for number in range(3) if (job := folder.job(number))] == [
-        ("failed", "SLURM says COMPLETED"),
-        ("done", None),
-        ("queued", None),
-    ]
 
 
 def test_two_sweeps_do_not_share_a_folder(train: Train, executor: Executor, outputs: Path) -> None:
