@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from expkit.cli.parser import Parser
 from expkit.errors import UserError
 from expkit.printable import printable
+from sweeps.interrupt import interruptible
 from sweeps.profile.choose import auto_sizes
 from sweeps.profile.report import Report, row
 from sweeps.profile.result import Profile, failed
@@ -246,13 +247,14 @@ def _measure(setup: Setup, settings: _Settings, tell: Callable[[Profile], None])
 
     try:
         jobs = Jobs(setup.kind, setup.params, logs / "submitit")
-        if settings.sizes is None:
-            auto_sizes(one, _first(setup), setup.pieces)
-        elif setup.kind == "slurm":
-            measure(settings.sizes)
-        else:
-            for size in settings.sizes:
-                measure([size])
+        with interruptible():
+            if settings.sizes is None:
+                auto_sizes(one, _first(setup), setup.pieces)
+            elif setup.kind == "slurm":
+                measure(settings.sizes)
+            else:
+                for size in settings.sizes:
+                    measure([size])
     except KeyboardInterrupt:
         interrupted = True
     finally:

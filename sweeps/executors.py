@@ -40,14 +40,19 @@ _REFUSED = (
     (re.compile(r"time limit", re.IGNORECASE), "timeout_min"),
     (re.compile(r"feature", re.IGNORECASE), "constraint"),
     (re.compile(r"\(gres\)", re.IGNORECASE), "gpus_per_node"),
+    (re.compile(r"--signal", re.IGNORECASE), "signal_delay_s"),
 )
 #: Parameter -> the setting that it mostly comes from.
 _KEYS = {
     **{name: f"cluster.{name}" for name in ("partition", "account", "qos", "constraint", "gpus_per_node")},
     "timeout_min": "cluster.time",
+    "signal_delay_s": "cluster.signal_delay",
 }
 #: What SLURM's commands say before what matters.
 _BEFORE = re.compile(r"^((sbatch|allocation failure|error|fatal): *)+")
+#: No node has what a job asks for by these parameters.
+_TOO_MUCH = re.compile(r"node configuration is not available|more processors|memory specification", re.IGNORECASE)
+_SIZES = ("nodes", "tasks_per_node", "gpus_per_node", "cpus_per_task", "mem_gb")
 #: No cluster is there at all.
 _NO_CLUSTER = re.compile(r"configuration source|contact slurm controller|did not answer", re.IGNORECASE)
 
@@ -186,6 +191,9 @@ def _refused(said: str, params: Mapping[str, Any]) -> str:
             return told + _there_are(name)
     if _NO_CLUSTER.search(said):
         return f"hydra/launcher=slurm: no cluster answers here ({said}): use a login node, or hydra/launcher=local"
+    if _TOO_MUCH.search(said):
+        asked = ", ".join(f"cluster.{name}={params[name]}" for name in _SIZES if params.get(name) is not None)
+        return f"{asked}: SLURM says: {said}: no node has that much; what they have: sinfo -N -o '%N %c %m %G'"
     return f"hydra/launcher=slurm: SLURM would refuse these jobs: {said}"
 
 

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from expkit.errors import ConfigError
@@ -18,6 +18,7 @@ from expkit.machine.visible import visible_entries
 from expkit.sweep.folder import Submission, SweepDir
 from expkit.sweep.jobs import jobs_of
 from sweeps.executors import make_executor
+from sweeps.interrupt import interruptible
 from sweeps.progress import Progress
 
 __all__ = ["run_all", "slots_for"]
@@ -38,12 +39,13 @@ def run_all(
         parallel: how many at once; None: one for each GPU, or as many GPUs as a job gets.
 
     Raises:
-        KeyboardInterrupt: somebody has pressed Ctrl-C, or the process was sent TERM: the jobs have saved and ended.
+        KeyboardInterrupt: somebody has pressed Ctrl-C, or the process was sent TERM or HUP: the jobs have saved and
+            ended.
     """
     slots = slots_for(params, parallel)
     waiting = list(jobs)
     running: dict[int, tuple[Any, Mapping[str, Any]]] = {}
-    with _terminable(), Progress(folder, set(waiting)) as progress:
+    with interruptible(), Progress(folder, set(waiting)) as progress:
         try:
             while waiting or running:
                 if waiting and slots:
@@ -152,20 +154,3 @@ def _signal(jobs: list[Any], number: signal.Signals) -> None:
         if not job.done():
             with contextlib.suppress(OSError):
                 job._process.send_signal(number)
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Let TERM be what Ctrl-C is."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

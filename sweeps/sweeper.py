@@ -85,7 +85,7 @@ def _combinations(sweeper: Any, arguments: list[str]) -> list[list[str]]:
 def _begun(config: DictConfig, jobs: int) -> Iterator[SweepDir]:
     """Make the sweep's folder; take it away again if no job came to be."""
     there = SweepDir(config.hydra.sweep.dir)
-    new = not there.root.exists()
+    new = [each for each in (there.root, *there.root.parents) if not each.exists()]
     folder, begun = begin_sweep(config, jobs)
     if not begun:
         raise UserError(
@@ -100,6 +100,9 @@ def _begun(config: DictConfig, jobs: int) -> Iterator[SweepDir]:
             (folder.root / "multirun.yaml").unlink(missing_ok=True)
             if new:
                 shutil.rmtree(folder.root, ignore_errors=True)
+            with contextlib.suppress(OSError):  # another sweep may have begun in one of them
+                for each in new[1:]:
+                    each.rmdir()
         raise
 
 

@@ -54,6 +54,8 @@ class SweepCommand:
         settings = _untangle(options, settings)
         if settings and options.resubmit is None:
             raise UserError(f"{settings[0]}: settings go with --resubmit: the jobs that run have theirs")
+        if options.cancel is not None and options.resubmit is not None:
+            raise UserError("--cancel ends jobs, --resubmit starts them: give one, and the other once jobs have ended")
         folder = find_sweep(options.path)
         if options.cancel is not None:
             return _cancel(folder, options.cancel)
@@ -141,7 +143,7 @@ def _group(run: RunDir) -> str:
 
 def _untangle(options: argparse.Namespace, settings: Sequence[str]) -> list[str]:
     """Take `--cancel PATH` for what is meant, the path of a sweep, and a setting for one where no path was typed."""
-    if options.path is not None and options.resubmit is not None and "=" in options.path and not is_there(options.path):
+    if options.path is not None and "=" in options.path and not is_there(options.path):
         settings, options.path = [options.path, *settings], None
     if options.path is None and options.cancel is not None and is_there(options.cancel):
         options.path, options.cancel = options.cancel, "queued,running"

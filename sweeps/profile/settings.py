@@ -32,6 +32,7 @@ KEYS = {
 #: Settings of training that the profile makes itself.
 _TAKEN = {
     "resume": "a profile trains anew: leave it out",
+    "sweep": "a profile tries batch sizes, and nothing else: leave it out",
     "trainer.batch_size": "batch_sizes=[...] says which are tried",
     "trainer.max_epochs": "epochs=N says how long each size is trained",
     "trainer.max_steps": "epochs=N says how long each size is trained, 0.1 of an epoch too",

@@ -142,7 +142,7 @@ def _judge(
         return "OK", ""
     if stopped == "timeout":
         step = f"after {said['updates']:,} updates" if said.get("updates") else "before the first evaluation"
-        return "TIMEOUT", f"stopped {step}, when timeout_min={order.timeout_s / 60:g} were over{_where(order.log)}"
+        return "TIMEOUT", f"stopped {step}, at the end of timeout_min={order.timeout_s / 60:g}{_where(order.log)}"
     if stopped == "owner":
         return "ERROR", "stopped: the profile that asked for it is gone"
     told = said.get("failed")

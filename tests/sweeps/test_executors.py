@@ -79,14 +79,17 @@ def test_the_test_asks_with_the_very_parameters(slurm: Path, tmp_path: Path) -> 
             "there are: audio, vision",
         ),
         ("sbatch: error: Invalid qos specification", "cluster.qos=high: SLURM says: Invalid qos specification"),
-        ("sbatch: error: Memory specification can not be satisfied", "SLURM would refuse these jobs: Memory"),
+        ("sbatch: error: Memory specification can not be satisfied", "cluster.mem_gb=640: SLURM says: Memory"),
+        ("sbatch: error: Invalid --signal specification", "cluster.signal_delay: SLURM says: Invalid --signal"),
+        ("sbatch: error: Job violates a rule", "SLURM would refuse these jobs: Job violates a rule"),
         ("sbatch: fatal: Could not establish a configuration source", "no cluster answers here (Could not"),
     ],
 )
 def test_what_sbatch_refuses_is_one_line(slurm: Path, said: str, line: str) -> None:
     refuse(slurm, said)
     with pytest.raises(UserError) as caught:
-        check_executor("slurm", {"partition": "gpux", "account": "nobody", "qos": "high", "timeout_min": 5})
+        asked = {"partition": "gpux", "account": "nobody", "qos": "high", "timeout_min": 5, "mem_gb": 640}
+        check_executor("slurm", asked)
     assert line in str(caught.value) and "\n" not in str(caught.value)
 
 

@@ -156,6 +156,7 @@ def test_settings_that_cannot_be_are_refused(section: dict[str, Any], line: str)
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
+        (("hydra/launcher=nope",), "hydra/launcher=nope: there is no such option"),
         (("optimizer=adam,nope",), "optimizer=nope: there is no such option"),
         (("hydra/launcher=basic", "sweep.wait=false"), "sweep.wait=false: jobs go on by themselves with"),
         (("hydra/launcher=local", "hydra.launcher.gpus_per_node=999"), "gpus_per_node=999: this machine has"),

@@ -209,6 +209,7 @@ def test_exit_code_1_where_no_size_could_be_measured(
         (("task=denoise", "--batch-sizes", "8"), "without dashes: batch_sizes=..."),
         (("task=denois",), "did you mean denoise?"),
         (("task=denoise", "hydra/launcher=basic"), "use local or slurm"),
+        (("task=denoise", "sweep=seeds"), "sweep=seeds: a profile tries batch sizes, and nothing else"),
         (("config_file=nope.json",), "nope.json: there is no such file"),
     ],
 )

@@ -32,6 +32,10 @@ _FLAGS = {
 }
 
 
+#: Choices that hold for sweeps alone, of one job perhaps: Hydra passes over them otherwise.
+_OF_SWEEPS = ("hydra/launcher=", "hydra/sweeper=")
+
+
 class FlagError(UserError):
     """A wrong flag: exit code 2, as for other programs."""
 
@@ -59,6 +63,7 @@ def check_typed(arguments: Sequence[str]) -> None:
     if flags.resolve and not flags.cfg:
         raise FlagError("--resolve belongs to --cfg: --cfg job --resolve")
     overrides = {*flags.overrides, *others}
+    one = not (flags.multirun or flags.cfg or flags.info or any(each.startswith("sweep=") for each in overrides))
     for position, argument in enumerate(arguments):
         if argument in overrides:
             if argument.startswith("~") and argument[1:] in _ONE:
@@ -68,6 +73,8 @@ def check_typed(arguments: Sequence[str]) -> None:
             override = parse_override(quoted_option(argument))
             if override is not None:
                 _check_override(argument, override, arguments)
+            if one and argument.startswith(_OF_SWEEPS) and not argument.endswith("=basic"):
+                raise UserError(f"{argument}: without -m this would train here and now, in this process: add -m")
 
 
 def config_folders(arguments: Sequence[str]) -> list[Path]:

@@ -25,7 +25,8 @@ def no_option(group: str, option: str) -> str:
     hint = f"did you mean {close[0]}? There are" if close else "choose from"
     listed = f" (several are a list: [{option}])" if "," in option else ""
     none = f"; {group}=[] is none" if group in MULTI_SELECT else ""
-    return f"{group}={option}: there is no such option{listed}; {hint} {', '.join(options) or 'none yet'}{none}"
+    own = "; yours is a copy of conf/cluster/example.yaml under this name" if group == "cluster" and not close else ""
+    return f"{group}={option}: there is no such option{listed}; {hint} {', '.join(options) or 'none yet'}{none}{own}"
 
 
 def no_key(key: str, arguments: Sequence[str]) -> str:
@@ -48,6 +49,9 @@ def no_key(key: str, arguments: Sequence[str]) -> str:
     if close:
         return f"{what}: did you mean {' or '.join(close)}? --cfg job shows all keys"
     section = key.rpartition(".")[0]
+    alike = [] if section else difflib.get_close_matches(key, [str(each) for each in config], n=1, cutoff=0.75)
+    if alike:
+        return f"{what}: did you mean {alike[0]}={'...' if group_folders(alike[0]) else ''}? --cfg job shows all keys"
     node = _node(config, section)
     while section and not isinstance(node, DictConfig):
         section = section.rpartition(".")[0]

@@ -163,7 +163,9 @@ def _no_value(error: BaseException | None) -> str:
     key = str(getattr(error, "full_key", None) or "")
     if isinstance(error, MissingMandatoryValue):
         return f"{key} has no value yet: set {key}=..."
-    return f"{key}: {unresolved(error)}" if isinstance(error, InterpolationResolutionError) else ""
+    if isinstance(error, InterpolationResolutionError):
+        return f"{key}: {unresolved(error)}" if key else unresolved(error)
+    return ""
 
 
 def _misfit(text: str) -> str:

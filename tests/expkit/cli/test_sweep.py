@@ -76,7 +76,8 @@ def test_a_sweep_is_found_by_its_folder_its_name_and_its_runs(
         (["--resubmit", "faild"], "faild: name jobs by numbers (3,7), or as queued, running"),
         (["--resubmit", "0"], "job 0 is done: name others"),
         (["--resubmit", "1"], "job 1 is queued or running: cancel it first"),
-        (["a.b=1"], "a.b=1 is neither a sweep's folder nor a run"),
+        (["a.b=1"], "a.b=1: settings go with --resubmit"),
+        (["--cancel", "--resubmit", "failed"], "give one"),
     ],
 )
 def test_mistakes_are_one_line(
