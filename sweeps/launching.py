@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import platform
@@ -18,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from expkit.errors import ConfigError, UserError
 from expkit.experiment import readable_name
@@ -29,6 +31,7 @@ from sweeps.resubmit import must_be_typed
 from sweeps.settings import Settings, settings_of
 from train.cli.main import note_failure
 from train.config.build import extra_folders
+from train.config.cluster import check_cluster
 from train.sweeping import begin_sweep, note_failed
 
 __all__ = ["SweepJob", "launch", "say_end"]
@@ -109,6 +112,7 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], numbers: Seque
     params = {key: _plain(value) for key, value in launcher.params.items()}
     if params.get("name") == config.hydra.job.name:  # that of a file of ours, which tells nobody anything
         params["name"] = readable_name(run_name(config))
+    _check_section(config)
     check_executor(kind, params)
     if kind == "local":
         from sweeps.local import slots_for
@@ -184,6 +188,12 @@ def say_end(folder: SweepDir, numbers: Sequence[int] | None = None) -> None:
     print(f"{len(done)} done, {len(failed)} failed{more}; the table: expkit sweep {shlex.quote(str(folder.root))}")
     if failed or stopped:
         note_failure()
+
+
+def _check_section(config: DictConfig) -> None:
+    """Refuse a cluster's file that every job would refuse."""
+    with contextlib.suppress(OmegaConfBaseException):  # it takes variables that are there on a node only
+        check_cluster(OmegaConf.select(config, "cluster"))
 
 
 def _plain(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -66,7 +67,9 @@ def fresh_directory(config: DictConfig, model: nn.Module, origin: Origin | None 
             link_file(checkpoint, files.checkpoints / checkpoint.name)
             fsync_folder(files.checkpoints)
         parent = origin.parent if origin is not None else None
-        ConfigTracker(files.root).save_config(plain(config), model, overrides=typed_overrides(), parent=parent)
+        ConfigTracker(files.root).save_config(
+            plain(config), model, command=_command(), overrides=typed_overrides(), parent=parent
+        )
         fsync_folder(outputs)
     except OSError as error:
         remove_fresh(files)
@@ -153,7 +156,7 @@ def note_resume(
     moment = {
         "step": step,
         "timestamp": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": mask_arguments(sys.orig_argv),
+        "command": _command(),
         **git_state(),
         "changed": changes,
         **({"rewind": rewind} if rewind is not None else {}),
@@ -240,6 +243,15 @@ def typed_overrides() -> list[str]:
         return []
     typed = OmegaConf.to_container(cast(ListConfig, HydraConfig.get().overrides.task), resolve=False)
     return mask_arguments(cast("list[str]", typed))
+
+
+def _command() -> list[str]:
+    """Return the command line; in a job of submitit's, which has submitit's, the one that does the same by itself."""
+    if "SUBMITIT_EXECUTOR" not in os.environ or not HydraConfig.initialized():
+        return [text.encode(errors="backslashreplace").decode() for text in mask_arguments(sys.orig_argv)]
+    sources = HydraConfig.get().runtime.config_sources
+    folders = [word for each in sources if each.provider == "command-line" for word in ("--config-dir", each.path)]
+    return [sys.executable, "-m", "train", *folders, *typed_overrides()]
 
 
 def _write_hydra(folder: Path, config: DictConfig) -> None:

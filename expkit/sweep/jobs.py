@@ -188,6 +188,8 @@ def _explain(jobs: Sequence[Job]) -> None:
             verdict = job_verdict(ids, job.file.started or 2.0**33)
             slurm = f"SLURM says {verdict}" if verdict else ""
         why = ended.why if ended is not None and ended.why else ""
+        if slurm.startswith("SLURM says FAILED") and not why:  # before Python began: of cluster.setup, of a module
+            why = _last_line(job.log)
         job.why = slurm if slurm and slurm in why else "; ".join(filter(None, (slurm, why)))
         if job.why in ("", "SLURM says FAILED"):  # which tells nobody anything
             job.why = "; ".join(filter(None, (job.why, _last_line(job.log)))) or "it ended without a word"

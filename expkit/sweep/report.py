@@ -131,7 +131,7 @@ class SweepReport:
             row += [job.run.name if job.run is not None else None] if runs else []
             rows.append([*row, job.why or None] if why else row)
         done = ", ".join(f"{count} {state}" for state, count in self.counts.items())
-        return Table(f"{self.folder.root}: {len(self.jobs)} jobs: {done}", columns, rows)
+        return Table(f"{self.folder.root}: {len(self.jobs)} job{'s' * (len(self.jobs) != 1)}: {done}", columns, rows)
 
     def _below(self, all_jobs: bool) -> Iterator[str]:
         """Yield what stands below the table; the commands, which are never cut, last."""

@@ -156,7 +156,8 @@ def test_settings_that_cannot_be_are_refused(section: dict[str, Any], line: str)
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (("hydra/launcher=nope",), "hydra/launcher=nope: there is no such option"),
+        (("cluster.nodes=0",), "cluster.nodes=0: it must be a whole number"),
+        (("sweep=seedss",), "sweep=seedss: there is no such option; did you mean seeds?"),
         (("optimizer=adam,nope",), "optimizer=nope: there is no such option"),
         (("hydra/launcher=basic", "sweep.wait=false"), "sweep.wait=false: jobs go on by themselves with"),
         (("hydra/launcher=local", "hydra.launcher.gpus_per_node=999"), "gpus_per_node=999: this machine has"),

@@ -269,3 +269,10 @@ def test_only_the_largest_of_three_sizes_fails(folder: Path) -> None:
     assert main([*HEAVY, "batch_sizes=[8,256,2048]", "memory_limit_gb=1.2"]) == 0
     report = json.loads((folder / "batch_profile.json").read_text())
     assert [each["status"] for each in report["profiles"]] == ["OK", "OK", "OOM"]
+
+
+def test_a_launcher_of_a_profile_needs_no_m(folder: Path) -> None:
+    """`python -m train` refuses one without -m."""
+    from sweeps.profile.settings import compose_setup
+
+    assert compose_setup("denoise", ["hydra/launcher=local"], None, 1).kind == "local"

@@ -23,7 +23,7 @@ from train.cli.help import commented_values
 from train.cli.mode import mode_by_flags
 from train.cli.overlaps import say_overlaps
 from train.cli.resumed import with_resumed
-from train.cli.typed import FlagError, check_typed, config_folders, quoted_option
+from train.cli.typed import FlagError, check_launched, check_typed, config_folders, quoted_option
 from train.cli.typed import parse_override as _parse
 from train.config.build import CONF_DIR, MULTI_SELECT, extra_folders, group_options
 from train.config.cluster import enter_cluster
@@ -70,6 +70,7 @@ def main(argv: Sequence[str]) -> int:
         extra_folders[:] = config_folders(arguments)
         check_typed(arguments)
         arguments = rewrite(arguments)
+        check_launched(arguments)
         sys.argv = [Path(argv[0]).name.replace("__main__.py", "train"), *arguments]
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and here an error becomes one line
         with mode_by_flags(arguments, [CONF_DIR, *extra_folders]):

@@ -32,6 +32,8 @@ _FLAGS = {
 }
 
 
+#: Flags beside which no run is trained in this process.
+_NOT_TRAINING_HERE = frozenset(("-m", "--multirun", "--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help"))
 #: Choices that hold for sweeps alone, of one job perhaps: Hydra passes over them otherwise.
 _OF_SWEEPS = ("hydra/launcher=", "hydra/sweeper=")
 
@@ -63,7 +65,6 @@ def check_typed(arguments: Sequence[str]) -> None:
     if flags.resolve and not flags.cfg:
         raise FlagError("--resolve belongs to --cfg: --cfg job --resolve")
     overrides = {*flags.overrides, *others}
-    one = not (flags.multirun or flags.cfg or flags.info or any(each.startswith("sweep=") for each in overrides))
     for position, argument in enumerate(arguments):
         if argument in overrides:
             if argument.startswith("~") and argument[1:] in _ONE:
@@ -73,8 +74,19 @@ def check_typed(arguments: Sequence[str]) -> None:
             override = parse_override(quoted_option(argument))
             if override is not None:
                 _check_override(argument, override, arguments)
-            if one and argument.startswith(_OF_SWEEPS) and not argument.endswith("=basic"):
-                raise UserError(f"{argument}: without -m this would train here and now, in this process: add -m")
+
+
+def check_launched(arguments: Sequence[str]) -> None:
+    """Check that a launcher or a sweeper has something to do, in the arguments that Hydra gets.
+
+    Raises:
+        UserError: it would be passed over.
+    """
+    if not _NOT_TRAINING_HERE.isdisjoint(each.partition("=")[0] for each in arguments):
+        return
+    for argument in arguments:
+        if argument.startswith(_OF_SWEEPS) and not argument.endswith("=basic"):
+            raise UserError(f"{argument}: without -m this would train here and now, in this process: add -m")
 
 
 def config_folders(arguments: Sequence[str]) -> list[Path]:

@@ -52,7 +52,9 @@ def place(error: BaseException) -> str:
 def unresolved(error: BaseException) -> str:
     """Return what an error of OmegaConf's says of an interpolation, without what it says of itself."""
     text = re.sub(r"^\w+ raised while resolving interpolation: ", "", [*str(error).splitlines(), ""][0]).strip('"')
-    return re.sub(r"^Interpolation key '(.*)' not found$", r"it refers to \1, which is not there", text)
+    text = re.sub(r"^Interpolation key '(.*)' not found$", r"it refers to \1, which is not there", text)
+    default = ": a cluster's file should begin with the line `defaults: [default]`" if " cluster." in text else ""
+    return text + default
 
 
 def typed_keys() -> set[str]:

@@ -38,6 +38,21 @@ def test_a_comma_means_both_in_multi_select_groups_only(typed: str, given: str) 
     assert rewrite([typed]) == [given]
 
 
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ("hydra/launcher=slurm", "hydra/launcher=slurm: without -m this would train here and now"),
+        ("hydra/launcher=local", "hydra/launcher=local: without -m"),
+        ("sweeps=seeds", "there is no sweeps: did you mean sweep=...?"),
+        ("cluster=nobodys", "yours is a copy of conf/cluster/example.yaml"),
+    ],
+)
+def test_what_is_meant_for_sweeps_is_not_passed_over(train: Train, outputs: Path, typed: str, line: str) -> None:
+    done = train(typed, check=False)
+    assert done.returncode == 1 and line in done.stderr and done.stderr.count("\n") == 1
+    assert not outputs.exists() or not [*outputs.iterdir()]
+
+
 def test_a_setting_of_ones_own_may_be_called_like_a_group(train: Train, tmp_path: Path) -> None:
     file = tmp_path / "conf" / "task" / "mine.yaml"
     file.parent.mkdir(parents=True)
