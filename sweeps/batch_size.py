@@ -197,6 +197,7 @@ class _Progress:
             print("report:  " + "  ".join(map(str, files)))
 
 
+@interruptible()
 def _measure(setup: Setup, settings: _Settings, tell: Callable[[Profile], None]) -> Report:
     """Measure all sizes, however each of them ends.
 
@@ -247,14 +248,13 @@ def _measure(setup: Setup, settings: _Settings, tell: Callable[[Profile], None])
 
     try:
         jobs = Jobs(setup.kind, setup.params, logs / "submitit")
-        with interruptible():
-            if settings.sizes is None:
-                auto_sizes(one, _first(setup), setup.pieces)
-            elif setup.kind == "slurm":
-                measure(settings.sizes)
-            else:
-                for size in settings.sizes:
-                    measure([size])
+        if settings.sizes is None:
+            auto_sizes(one, _first(setup), setup.pieces)
+        elif setup.kind == "slurm":
+            measure(settings.sizes)
+        else:
+            for size in settings.sizes:
+                measure([size])
     except KeyboardInterrupt:
         interrupted = True
     finally:
