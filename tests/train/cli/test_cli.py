@@ -87,7 +87,7 @@ def test_help_lists_groups_values_and_examples(train: Train) -> None:
         "max_epochs: 50",
         example,
         "resume=latest",
-        "hydra/launcher: basic, local, slurm",
+        "local, slurm, slurm_requeue",
     ):
         assert words in text
 
