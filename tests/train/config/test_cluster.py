@@ -101,8 +101,8 @@ def test_a_mistake_in_a_cluster_file_is_one_line(changed: dict[str, Any], says: 
 
 def test_a_file_that_is_built_on_nothing_is_told_what_to_build_on(train: Train, tmp_path: Path) -> None:
     (tmp_path / "conf" / "cluster").mkdir(parents=True)
-    (tmp_path / "conf" / "cluster" / "mine.yaml").write_text("partition: gpu\n")
-    done = train("--config-dir", "conf", "cluster=mine", check=False)
+    (tmp_path / "conf" / "cluster" / "on_nothing.yaml").write_text("partition: gpu\n")
+    done = train("--config-dir", "conf", "cluster=on_nothing", check=False)
     assert done.returncode == 1
     assert done.stderr == "error: cluster has no account: its file should begin with the line `defaults: [default]`\n"
 
