@@ -11,7 +11,7 @@ from typing import Any
 
 __all__ = ["StopSignals", "received_signal"]
 
-_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 
 _active: list[StopSignals] = []
 
@@ -22,10 +22,11 @@ def received_signal() -> signal.Signals | None:
 
 
 class StopSignals:
-    """Context manager that turns INT, TERM, USR1 and USR2 into a request.
+    """Context manager that turns INT, TERM, HUP (the terminal was closed), USR1 and USR2 into a request.
 
-    The second INT (Ctrl-C twice) interrupts at once. The previous handlers are put back on leaving. submitit turns TERM
-    into nothing and uses USR2 to requeue: ours lie on top, and `call_previous` runs theirs once everything is saved.
+    HUP stays ignored where it was: nohup does that. The second INT (Ctrl-C twice) interrupts at once. The previous
+    handlers are put back on leaving. submitit turns TERM into nothing and uses USR2 to requeue: ours lie on top, and
+    `call_previous` runs theirs once everything is saved.
 
     Args:
         on_request: called inside the handler: it may only set flags.
@@ -48,8 +49,9 @@ class StopSignals:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
             for name in _SIGNALS:
                 number = getattr(signal, name, None)
-                if number is not None:
-                    self._previous[number] = signal.signal(number, self._handle)
+                if number is None or (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):
+                    continue
+                self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -62,7 +64,8 @@ class StopSignals:
     @property
     def state(self) -> str:
         """What the run is called afterwards: `interrupted` by a person, `preempted` by a scheduler."""
-        return "interrupted" if self.received == signal.SIGINT else "preempted"
+        by_person = (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT))
+        return "interrupted" if self.received in by_person else "preempted"
 
     def call_previous(self) -> None:
         """Call the handler that was there before ours for the signal received, if it is a function."""

@@ -71,7 +71,7 @@ class IgnoreSignals:
         self.others = others
 
     def __call__(self, worker: int) -> None:
-        for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"):
+        for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"):
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), signal.SIG_IGN)
         if self.others is not None:

@@ -12,7 +12,7 @@ import pytest
 from expkit.dist import Control
 from expkit.stopping import StopSignals
 
-ALL = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2]
+ALL = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +27,18 @@ def send(number: signal.Signals) -> None:
     os.kill(os.getpid(), number)
 
 
+def test_what_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals(lambda: None) as signals:
+            send(signal.SIGHUP)
+            assert signals.received is None
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("number", ALL)
 def test_a_signal_only_sets_a_flag(number: signal.Signals) -> None:
     control = Control()
@@ -35,7 +47,7 @@ def test_a_signal_only_sets_a_flag(number: signal.Signals) -> None:
         send(number)
         assert signals.received == number
         assert control.poll(1) == Control.STOP
-    assert signals.state == ("interrupted" if number == signal.SIGINT else "preempted")
+    assert signals.state == ("interrupted" if number in (signal.SIGINT, signal.SIGHUP) else "preempted")
 
 
 def test_the_second_ctrl_c_interrupts_at_once() -> None:

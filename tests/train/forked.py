@@ -65,6 +65,18 @@ class Forked:
             os.close(self._screen)
         return self.code
 
+    def hang_up(self, seconds: float = 60) -> int:
+        """Close the terminal, wait for the end and return the exit code, negative for a signal that killed it."""
+        os.close(self._screen)
+        deadline = time.monotonic() + seconds
+        while (found := os.waitpid(self.pid, os.WNOHANG))[0] == 0:
+            if time.monotonic() > deadline:
+                os.killpg(self.pid, signal.SIGKILL)
+                raise AssertionError("it does not end")
+            time.sleep(0.05)
+        self.code = os.waitstatus_to_exitcode(found[1])
+        return self.code
+
     def __del__(self) -> None:
         if self.code is None and self.pid:
             with contextlib.suppress(OSError):  # a test has failed
@@ -101,6 +113,7 @@ def _train(outputs: Path, arguments: tuple[str, ...], terminal: bool, setup: Cal
     except BaseException:  # noqa: BLE001 - nothing may get back into the tests
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(code)

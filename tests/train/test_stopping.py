@@ -70,6 +70,15 @@ def test_a_signal_saves_at_the_next_step_and_then_calls_the_handler_that_was_the
     assert "Traceback" not in process.said
 
 
+def test_a_terminal_that_is_closed_is_a_request_to_save_and_stop(tmp_path: Path) -> None:
+    process = Forked(tmp_path, *SMALL, "checkpoint.save_interval=1000000", "trainer.num_workers=1")
+    process.expect("epoch 1/")
+    assert process.hang_up() == 128 + signal.SIGHUP
+    run = tmp_path / "mine"
+    assert state(run) == "interrupted"
+    assert intact(run)[-1] >= max(entry["step"] for entry in read_journal(run / "logs" / "metrics.jsonl"))
+
+
 @pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_the_second_ctrl_c_leaves_at_once_though_data_are_slow(tmp_path: Path, workers: int) -> None:
     def slow_data() -> None:
