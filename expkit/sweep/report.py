@@ -106,20 +106,24 @@ class SweepReport:
         """Return it for a terminal.
 
         Args:
-            width: of the terminal; longer lines are cut. 0: they are not.
+            width: of the terminal; where the table is wider, it is without the names of runs, and what is longer still
+                is cut. 0: neither.
             all_jobs: however many there are.
         """
         if not self.jobs:
             return f"{printable(str(self.folder.root))}: no job has begun yet"
-        table = self._table(self.jobs if all_jobs else _most_telling(self.jobs))
-        lines = [*table.text().splitlines(), *map(printable, self._below(all_jobs))]
+        shown = self.jobs if all_jobs else _most_telling(self.jobs)
+        table = self._table(shown).text().splitlines()
+        if width and max(map(len, table)) > width:
+            table = self._table(shown, names=False).text().splitlines()
+        lines = [*table, *map(printable, self._below(all_jobs))]
         cut = (line if not width or len(line) <= width else line[: width - 1] + "…" for line in lines[: -self._next()])
         return "\n".join([*cut, *lines[len(lines) - self._next() :]])
 
-    def _table(self, jobs: Sequence[Job]) -> Table:
+    def _table(self, jobs: Sequence[Job], names: bool = True) -> Table:
         short = short_names(self.keys)
         metric = [self.metric] if self.metric is not None else []
-        runs = any(job.run is not None for job in jobs)
+        runs = names and any(job.run is not None for job in jobs)
         why = any(job.why for job in jobs)
         columns = ["job", "state", *(short[key] for key in self.keys), "step", *metric]
         columns += [*(["run"] if runs else []), *(["why"] if why else [])]

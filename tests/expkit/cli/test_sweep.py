@@ -50,6 +50,18 @@ def test_the_table_says_how_every_job_stands(mixed: Made, capsys: pytest.Capture
     assert "\x1b" not in text
 
 
+def test_a_narrow_terminal_sees_why_rather_than_names_of_runs(
+    mixed: Made, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "_width", lambda: 80)
+    main(["sweep"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["job", "state", "lr", "step", "val_loss", "why"]
+    assert lines[5].endswith("CUDA out of memory?[31m")
+    assert all(len(line) <= 80 for line in lines if "expkit " not in line)
+    assert any(line.endswith("--resubmit failed") for line in lines), "what is to be typed is never cut"
+
+
 def test_programs_get_all_of_it(mixed: Made, capsys: pytest.CaptureFixture[str]) -> None:
     main(["sweep", "--json"])
     said = json.loads(capsys.readouterr().out)
