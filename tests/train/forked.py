@@ -98,7 +98,7 @@ class Forked:
 def _train(outputs: Path, arguments: tuple[str, ...], terminal: bool, setup: Callable[[], object]) -> None:
     code = 70
     try:
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.environ.update(train_environment(outputs.parent), COLUMNS="200", TERM="dumb")
