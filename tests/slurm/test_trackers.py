@@ -25,12 +25,13 @@ def steps_of(file: Path) -> list[int]:
 def test_a_requeued_run_is_one_run_in_every_tracker(
     case: Case, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with case.submitted("tracker=wandb,trackio", "tracker.wandb.system_metrics=false"):
+    with case.submitted("tracker=wandb,trackio", "tracker.wandb.system_metrics=false") as submitter:
         ask("scancel", "--signal=USR2", case.reaches(10))
         # scontrol requeue sends SIGTERM to all processes, W&B's too, which leaves at once: there may be one part more.
         ask("scontrol", "requeue", case.reaches(30, restarts=1))
         wait_for(lambda: case.status.get("restarts") == 2, case.said)
         case.finishes()
+        assert submitter.end(120) == 0, submitter.said  # trackers are finished after status.json says so
     assert case.run is not None
     files = sorted(case.run.glob("wandb/offline-run-*/*.wandb"))
     ids = [begun["run_id"] for file in files for begun in WandbFile(file).of_type("run")]
