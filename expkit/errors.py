@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ConfigError", "ResumeError", "UserError", "describe"]
+__all__ = ["ConfigError", "RankFailed", "ResumeError", "UserError", "describe"]
 
 
 class UserError(ValueError):
@@ -21,6 +21,10 @@ class ConfigError(UserError):
 
 class ResumeError(UserError):
     """A run or checkpoint that cannot be resumed."""
+
+
+class RankFailed(UserError):  # noqa: N818 - it tells what has happened
+    """Another process of the job has failed, is gone or hangs: the message names it, and says how to go on."""
 
 
 def describe(error: BaseException) -> str:

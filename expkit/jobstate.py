@@ -12,7 +12,7 @@ from datetime import datetime
 
 from expkit.environment import job_name
 
-__all__ = ["controller_fields", "job_verdict"]
+__all__ = ["controller_fields", "job_verdict", "node_address"]
 
 #: Seconds to wait for each command: somebody may be looking at the answer.
 _PATIENCE = 5.0
@@ -107,6 +107,12 @@ def controller_fields(job: Mapping[str, str]) -> dict[str, str]:
     name = job_name(job)
     found = _controller(name) if name is not None else []
     return found[0] if len(found) == 1 else {}
+
+
+def node_address(node: str) -> str | None:
+    """Return the address that the controller has for a node, or None."""
+    found = re.search(r"\bNodeAddr=(\S+)", _said("scontrol", "-o", "show", "node", node))
+    return found[1] if found else None
 
 
 def _controller(name: str) -> list[dict[str, str]]:

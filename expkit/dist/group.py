@@ -1,0 +1,125 @@
+"""The group of a job's ranks, for `Dist`: joined by all of them, as often as rank 0 has another job."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+
+from expkit.dist.beat import Beat, introduce, members
+from expkit.dist.children import die_with_parent
+from expkit.dist.meeting import Meeting, meet
+from expkit.dist.place import Place
+from expkit.dist.ranks import Dist
+from expkit.dist.verdict import ended
+from expkit.dist.watch import Watch
+from expkit.errors import RankFailed, UserError
+
+__all__ = ["join"]
+
+_LOOK = 0.05
+
+
+def join(
+    place: Place,
+    timeout: float,
+    device_type: str = "cpu",
+    *,
+    patience: float = 300.0,
+    dead: Callable[[], Mapping[int, int]] = dict,
+) -> Dist:
+    """Join the other ranks in rank 0's next job.
+
+    After `Dist.close` it can be called again, by all of them, for the next one. A rank that computes on a GPU chooses
+    it first (`torch.cuda.set_device`).
+
+    Args:
+        place: of this process.
+        timeout: seconds for which ranks wait for each other in a collective, and after which one that hangs is named.
+        device_type: where tensors are: "cpu" (gloo), or "cuda" (NCCL, and gloo for what is on the CPU).
+        patience: seconds for which rank 0 waits for the others to come.
+        dead: `Children.dead` where rank 0 has started the others.
+
+    Raises:
+        RankFailed: another rank did not come.
+        UserError: the store cannot be opened, or the group cannot be made.
+    """
+    import torch.distributed as dist
+
+    die_with_parent()
+    meeting = meet(place, patience)
+    number = meeting.joined = meeting.joined + 1
+    try:
+        texts = _assemble(place, meeting, number, patience, dead)
+        store = meeting.under(f"job/{number}/ranks", meeting.connect())
+        ranks = Dist(place.rank, place.world_size, local_rank=place.local_rank, node=place.node)
+        everybody = members(texts)
+        keeper = f"the launcher at {place.address}, port {place.port}," if place.store_is_there else str(everybody[0])
+        watch = Watch(store, everybody, place.rank, timeout, keeper, lambda: ranks.position, dead)
+        with _on_loopback(place):
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo",
+                store=meeting.under(f"job/{number}/group"),
+                rank=place.rank,
+                world_size=place.world_size,
+                timeout=timedelta(seconds=timeout),
+            )
+            gloo = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+    except RuntimeError as error:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        where = f"{place.address}, port {place.port}"
+        raise UserError(f"rank {place.rank} on {place.host} cannot join the others at {where}: {_line(error)}") from error
+    watch.start()
+    ranks.watch = watch
+    return ranks.deciding_by(gloo)
+
+
+def _assemble(
+    place: Place, meeting: Meeting, number: int, patience: float, dead: Callable[[], Mapping[int, int]]
+) -> list[bytes]:
+    """Wait until all ranks are there; return how they introduce themselves, rank 0 first."""
+    store = meeting.under(f"job/{number}/ranks")
+    store.set(f"beat/{place.rank}", Beat().text())
+    store.set(f"here/{place.rank}", introduce(place.host))
+    keys = [f"here/{rank}" for rank in range(place.world_size)]
+    if place.rank == 0:
+        meeting.store.set(f"job/{number}", "")
+    end = time.monotonic() + patience
+    while not store.check(keys if place.rank == 0 else ["go"]):
+        time.sleep(_LOOK)
+        if place.rank == 0:
+            _check(place, [rank for rank, key in enumerate(keys) if not store.check([key])], end, patience, dead())
+    store.set("go", "")
+    return list(store.multi_get(keys))
+
+
+def _check(place: Place, missing: list[int], end: float, patience: float, dead: Mapping[int, int]) -> None:
+    for rank in missing:
+        if rank in dead:
+            raise RankFailed(f"{ended(f'rank {rank} (of {place.world_size})', dead[rank])} before it had begun")
+    if missing and time.monotonic() > end:
+        names = ", ".join(map(str, missing))
+        raise RankFailed(
+            f"rank {names} (of {place.world_size}) did not come within {patience:.0f} s: see what it has said"
+        )
+
+
+@contextmanager
+def _on_loopback(place: Place) -> Iterator[None]:
+    """Let gloo talk within this machine where all ranks are there, whatever the machine is called."""
+    own = place.launcher == "processes" and sys.platform == "linux" and "GLOO_SOCKET_IFNAME" not in os.environ
+    if own:
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    try:
+        yield
+    finally:
+        if own:
+            del os.environ["GLOO_SOCKET_IFNAME"]
+
+
+def _line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]

@@ -1,0 +1,168 @@
+"""Where the processes of a job meet: the store that rank 0 or the launcher opens, which of rank 0's jobs comes next, and
+that none comes any more."""
+
+from __future__ import annotations
+
+import socket
+import time
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from expkit.dist.place import Place
+from expkit.errors import UserError
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import PrefixStore, TCPStore
+
+__all__ = ["Meeting", "expect", "meet", "open_store", "say_over"]
+
+#: Seconds between two looks at what rank 0 does.
+_LOOK = 0.1
+#: Seconds for which the end of rank 0 waits until all have heard of it. Most have at once.
+_HEARD = 5.0
+#: Seconds after which an answer of the store is given up.
+_ANSWER = timedelta(seconds=60)
+
+
+class Meeting:
+    """The store of this process's job; there is one for as long as the process lives, whatever jobs it joins.
+
+    Attributes:
+        place: of this process.
+        store: with the keys of this attempt of the job alone.
+        joined: how many of rank 0's jobs this process has joined.
+    """
+
+    def __init__(self, place: Place, store: TCPStore) -> None:
+        self.place = place
+        self.tcp = store
+        self.joined = 0
+        self.store = self.under("")
+
+    def under(self, name: str, store: TCPStore | None = None) -> PrefixStore:
+        """Return the part of the store under `name`, by way of `store`, another connection to it."""
+        import torch.distributed as dist
+
+        stores: Any = dist
+        found: PrefixStore = stores.PrefixStore(f"expkit/{self.place.name}/{name}", store or self.tcp)
+        return found
+
+    def connect(self) -> TCPStore:
+        """Return another connection to the store: a thread with its own waits for no other's answer."""
+        return _tcp(self.place, False)
+
+
+_meetings: dict[tuple[str, int], Meeting] = {}
+
+
+def meet(place: Place, patience: float) -> Meeting:
+    """Return the meeting of this process's job. Rank 0 opens the store, unless its launcher has.
+
+    Args:
+        place: of this process.
+        patience: seconds to wait for the store.
+
+    Raises:
+        UserError: it cannot be opened, or is not there in time.
+    """
+    key = (place.address, place.port)
+    if key not in _meetings:
+        _meetings[key] = Meeting(place, _store(place, patience))
+    return _meetings[key]
+
+
+def open_store(place: Place) -> Place:
+    """Open the store of processes on this machine, at a port that is free, and return the place of rank 0 at it.
+
+    Nothing outside of this machine reaches it.
+    """
+    listener = socket.create_server((place.address, 0))
+    port = listener.getsockname()[1]
+    place = replace(place, port=port)
+    _meetings[place.address, port] = Meeting(place, _tcp(place, True, listener.detach()))
+    return place
+
+
+def expect(place: Place, patience: float) -> int | None:
+    """Wait until rank 0 joins its next job: then join it, too.
+
+    Args:
+        place: of this process, which is not rank 0.
+        patience: seconds to wait for rank 0 to be there at all. What it does then may take its time.
+
+    Returns:
+        None when there is a job to join; else the exit code for this process: 0 if rank 0 has ended with 0, and 1 if it
+        has ended with anything else, or is gone.
+
+    Raises:
+        UserError: rank 0 did not come in time.
+    """
+    try:
+        meeting = meet(place, patience)
+        while not meeting.store.check([f"job/{meeting.joined + 1}"]):
+            if meeting.store.check(["over"]):
+                code = int(meeting.store.get("over"))
+                meeting.store.add("heard", 1)
+                return min(code, 1)
+            time.sleep(_LOOK)
+    except RuntimeError:  # the store is gone, and with it rank 0 or the launcher
+        return 1
+    return None
+
+
+def say_over(place: Place, code: int) -> None:
+    """See `Place.over`."""
+    try:
+        store = meet(place, _HEARD).store
+        store.set("over", str(code))
+        end = time.monotonic() + _HEARD
+        while store.add("heard", 0) < place.world_size - 1 and time.monotonic() < end:
+            time.sleep(_LOOK)
+    except (RuntimeError, UserError):  # the launcher is gone: nobody is left to be told
+        pass
+
+
+def _store(place: Place, patience: float) -> TCPStore:
+    hosts = place.rank == 0 and not place.store_is_there
+    if not hosts:
+        _wait_for_store(place, patience)
+    try:
+        return _tcp(place, hosts)
+    except RuntimeError as error:
+        if "EADDRINUSE" in str(error):
+            raise UserError(
+                f"port {place.port} of {place.host} is taken by another program: set MASTER_PORT to another one"
+            ) from None
+        raise UserError(f"rank {place.rank}: no store at {place.address}, port {place.port}: {_line(error)}") from error
+
+
+def _tcp(place: Place, hosts: bool, listener: int | None = None) -> TCPStore:
+    import torch.distributed as dist
+
+    stores: Any = dist
+    more = {} if listener is None else {"master_listen_fd": listener}
+    store: TCPStore = stores.TCPStore(
+        place.address, place.port, is_master=hosts, wait_for_workers=False, timeout=_ANSWER, **more
+    )
+    return store
+
+
+def _wait_for_store(place: Place, patience: float) -> None:
+    """Wait until somebody listens there. Signals are heard meanwhile, unlike in torch's own wait."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            socket.create_connection((place.address, place.port), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                raise UserError(
+                    f"rank {place.rank} on {place.host}: rank 0 has not come within {patience:.0f} s at "
+                    f"{place.address}, port {place.port} ({error}); the output of rank 0 says why"
+                ) from None
+        time.sleep(_LOOK)
+
+
+def _line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
