@@ -60,6 +60,13 @@ class Recorder:
         with self._lock:
             return dict(self._metrics)
 
+    def taken(self) -> dict[str, float]:
+        """Return the metrics that have been added, for somebody else's recorder: this one forgets them."""
+        with self._lock:
+            metrics, self._metrics, self._details, self._series = self._metrics, {}, {}, {}
+            self._due = False
+        return metrics
+
     def pending(self) -> bool:
         """Whether a record should be made: values that are `late` do not ask for one of their own."""
         return self._due

@@ -30,13 +30,16 @@ def seed_all(seed: int, deterministic: bool = False) -> None:
 
 
 def rng_state() -> dict[str, Any]:
-    """Return the state of python's, numpy's and torch's global generators, and of each CUDA device's and MPS's."""
+    """Return the state of python's, numpy's and torch's global generators, of MPS's and of each CUDA device's.
+
+    One of several processes has a CUDA device of its own, and leaves those of the others alone.
+    """
     name, keys, *rest = np.random.get_state(legacy=True)
     return {
         "python": random.getstate(),
         "numpy": [str(name), torch.from_numpy(np.asarray(keys, dtype=np.int64)), *map(float, rest)],
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [torch.cuda.get_rng_state(device) for device in _gpus()],
         "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
     }
 
@@ -47,10 +50,20 @@ def set_rng_state(state: dict[str, Any]) -> None:
     name, keys, position, has_gauss, gauss = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), int(position), int(has_gauss), gauss))
     torch.set_rng_state(state["torch"])
-    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    gpus = _gpus()
+    if len(state["cuda"]) == len(gpus):
+        for device, of_device in zip(gpus, state["cuda"], strict=True):
+            torch.cuda.set_rng_state(of_device, device)
     if state.get("mps") is not None and torch.backends.mps.is_available():
         torch.mps.set_rng_state(state["mps"])
+
+
+def _gpus() -> list[int]:
+    """Return the CUDA devices that this process computes on: one of several processes must not touch the others'."""
+    if not torch.cuda.is_available():
+        return []
+    several = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return [torch.cuda.current_device()] if several else [*range(torch.cuda.device_count())]
 
 
 @contextlib.contextmanager

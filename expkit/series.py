@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from expkit.dist import Dist
 
-__all__ = ["StepSeries"]
+__all__ = ["StepSeries", "merge_states"]
 
 
 class StepSeries:
@@ -81,3 +81,21 @@ class StepSeries:
             self._buffer = torch.cat([self._buffer, self._buffer.new_zeros(missing, len(self.names))])
         self._buffer[: rows.shape[0]].copy_(rows)
         self._counts = list(state["counts"])
+
+
+def merge_states(states: Sequence[Mapping[str, Any]], averaged: Collection[str] = ()) -> dict[str, Any]:
+    """Return the states of several processes' series, of the same steps, as one process would have it.
+
+    Args:
+        states: what `StepSeries.state_dict` returned in each.
+        averaged: which columns are means over a step's samples; the others are sums.
+    """
+    names = list(states[0]["names"])
+    counts = torch.tensor([list(state["counts"]) for state in states], dtype=torch.float64).unsqueeze(-1)
+    rows = torch.stack([torch.as_tensor(state["rows"]).double() for state in states])
+    mean = torch.tensor([name in averaged for name in names])
+    total = counts.sum(dim=0)
+    # A process without samples at a step may have anything there.
+    weighted = torch.where(counts > 0, rows * torch.where(mean, counts, torch.ones_like(counts)), 0.0)
+    merged = weighted.sum(dim=0) / torch.where(mean, total, torch.ones_like(total))
+    return {"names": names, "rows": merged.float(), "counts": [int(each) for each in total.flatten().tolist()]}

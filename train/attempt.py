@@ -23,23 +23,24 @@ from expkit.experiment import RunDir
 from expkit.journal import Journal
 from expkit.recorder import Recorder
 from expkit.requeue import Stop, why_stopped
-from expkit.schedule import auto_intervals
 from expkit.secrets import mask_secrets
 from expkit.status import StatusFile, read_status
 from expkit.stopping import StopSignals
 from expkit.timelimit import TimeLimit
 from expkit.trackers import RunInfo
 from train.alerts import alerts
-from train.best import Best
 from train.config.build import plain
 from train.directory import check_room, may_refuse, note_resume
 from train.display import Display, file_logging
+from train.following import agree_on_signal
 from train.loading import kill_loaders
 from train.parts import Parts
 from train.pictures import Pictures
+from train.preparing import prepare
+from train.processes import blaming
 from train.report import Outcome, Report, dataset_info
-from train.responses import Responder, Rewind, left_course, lower_as_rewinds, lowered, passes, rewinds
-from train.restoring import check_continuity, go_back, is_exact, later_checkpoints, load_state, restore
+from train.responses import Responder, Rewind, lowered, rewinds
+from train.restoring import check_continuity, go_back, is_exact, later_checkpoints
 from train.resume import Origin, differences, warn_if_other_data
 from train.runner import Runner
 from train.saving import Saver, make_manager
@@ -67,12 +68,13 @@ class Attempt:
         files: RunDir,
         console: Console,
         rewind: Rewind | None = None,
+        dist: Dist | None = None,
     ) -> None:
         self.config, self.origin, self.parts, self.files = config, origin, parts, files
         self.resumed = None if origin is None or origin.is_fork else origin  # whose directory this is
         self.plain: Mapping[str, Any] = mask_secrets(plain(config))
         self.display = Display(console)
-        self.dist = Dist.current()
+        self.dist = dist or Dist()
         self.control = Control(self.dist)
         self.signals = StopSignals(lambda: self.control.request(Control.STOP))
         self.recorder = Recorder()
@@ -85,6 +87,8 @@ class Attempt:
         self.state: dict[str, Any] | None = None
         self.lost = 0  # records that come again
         self.rewind = rewind
+        if self.dist.watch is not None:
+            self.dist.watch.on_verdict = self._last_words
 
     def run(self, stack: ExitStack) -> Outcome:
         """Do everything; a run that is resumed is touched once it is known that it can be."""
@@ -97,10 +101,11 @@ class Attempt:
             self.lost = check_room(self.files, self.step)
         self._begin(stack)
         try:
-            if self.origin is None:
-                runner = self._prepare()
-            self._open(stack, runner)
-            return self._train(runner)
+            with blaming(self.dist, self.files):
+                if self.origin is None:
+                    runner = self._prepare()
+                self._open(stack, runner)
+                return self._train(runner)
         except BaseException as error:
             at_once = self.signals.at_once or isinstance(error, KeyboardInterrupt)
             kill_loaders()
@@ -141,40 +146,23 @@ class Attempt:
 
     def _prepare(self) -> Runner:
         """Return the runner, where it goes on from. Nothing is written but what a damaged checkpoint is renamed to."""
-        parts, origin = self.parts, self.origin
-        train = parts.batches(parts.data("train_data"), training=True, dist=self.dist)
-        data = parts.data("val_data")
-        val = parts.batches(data, training=False, dist=self.dist) if data is not None else None
-        steps = parts.trainer.total_steps(train.steps)
-        if self.manager is not None and self.config.checkpoint.get("save_interval") == "auto":
-            self.manager.save_interval = auto_intervals(steps)["checkpoint"]
-        runner = Runner(
-            parts.task,
-            parts.model,
-            parts.update(steps),
-            parts.trainer,
-            train,
-            val,
-            recorder=self.recorder,
-            diagnostics=parts.diagnostics,
-            best=Best(self.manager.monitor, self.manager.mode, parts.task.higher_is_better) if self.manager else None,
-            dist=self.dist,
-            control=self.control,
+        self.dist.broadcast((self.files.root.absolute(), self._stored, self.plain))
+        runner, self.state = prepare(
+            self.parts,
+            self.config,
+            self.files,
+            self.manager,
+            self.recorder,
+            self.control,
+            self.origin,
+            self._stored,
+            self.plain,
+            self.rewind,
         )
-        if origin is not None and self.manager is not None:
-            stored = self._stored
-            runner.passes = passes(stored, self.rewind)
-            self.state = load_state(self.manager, self.files, origin)
-            back = left_course(stored, self.state)
-            if back is not None and origin.step is None:
-                self.state = load_state(self.manager, self.files, replace(origin, step=back))
-        if origin is not None and self.state is not None:
-            restore(runner, self.state, origin, self.plain, parts.detectors)
-            lower_as_rewinds(runner.update, stored, self.state, self.rewind)
         self.report.runner = runner
-        self.dataset = dataset_info(parts, train, val)
-        if origin is not None:
-            warn_if_other_data(origin, self.dataset)
+        self.dataset = dataset_info(self.parts, runner.train, runner.val)
+        if self.origin is not None:
+            warn_if_other_data(self.origin, self.dataset)
         return runner
 
     def _open(self, stack: ExitStack, runner: Runner) -> None:
@@ -255,6 +243,8 @@ class Attempt:
             finished = runner.fit()
             if finished:
                 self.responder.finish(runner)
+            else:
+                agree_on_signal(self.dist, self.signals)
             if self.manager is not None:
                 self.manager.wait()
             self.snapshotter.finish()
@@ -270,7 +260,11 @@ class Attempt:
         self.report.stopped_by = self.responder.stopped_by if stopped else None
         state = "finished" if finished or stopped else self.signals.state
         self.status.stop(state)
-        self.report.results(self.report.samples() if finished else [])
+        samples: list[Any] = []
+        if finished and self.responder.rewind is None:
+            with runner.strategy.whole(runner.model) as model:
+                samples = self.report.samples(model)
+        self.report.results(samples)
         self.parts.trackers.finish(self.report.summary(), failed=False)
         stop = why_stopped() if state == "preempted" else Stop()
         self.status.add_reason(scheduler=stop.why)
@@ -280,6 +274,12 @@ class Attempt:
         number = 0 if finished else int(self.signals.received or 0)
         look = self.parts.trackers.where(replace(self.info, dir=self.files.root))
         return Outcome(self.files.root, state, best, number, tuple(look), complete, needs_requeue=stop.needs_requeue)
+
+    def _last_words(self, verdict: str) -> None:
+        """Leave behind why the run has failed, where this process has to be ended: it waits for a rank for ever."""
+        log.error("%s", verdict)
+        self.status.add_reason(error=verdict)
+        self.status.stop("failed")
 
     def _status_now(self) -> dict[str, Any]:
         """Return status.json, with what it is about to say of this step."""

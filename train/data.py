@@ -14,8 +14,9 @@ from expkit.errors import ConfigError
 from expkit.rng import rng_state, set_rng_state
 from expkit.sampler import ResumableSampler, mix, permutation
 from train.loading import Fetch, IgnoreSignals, as_it_is, noting_loaders
+from train.shares import batch_shares, inside, is_shared_out, shares_of
 
-__all__ = ["Batches", "StepBatches", "inside", "mix", "to_device"]
+__all__ = ["Batches", "StepBatches", "mix", "to_device"]
 
 _T = TypeVar("_T")
 
@@ -24,7 +25,8 @@ class StepBatches(NamedTuple):
     """The data of one update.
 
     Attributes:
-        pieces: (batch, weight) to accumulate; the weights of all processes average to 1.
+        pieces: (batch, weight) to accumulate; the weights of all processes average to 1. One of weight 0 is a stand-in:
+            processes wait for each other in every piece, and at an uneven end there are not enough samples for all.
         samples: samples of this update over all processes, or None where a loader of one's own does not tell.
         last: whether the epoch ends with it.
     """
@@ -39,8 +41,10 @@ class Batches:
 
     A dataset with a length is shuffled by (seed, epoch), split into global batches, and each process takes its share
     of every batch. A DataLoader, or any other iterable of batches, is used as it is; its generator is seeded by
-    (seed, epoch) too. One that knows its place (`state_dict`, `load_state_dict`, in the loader or its sampler) goes on
-    there; of any other the batches that were trained on are drawn again, and thrown away.
+    (seed, epoch) too. With several processes each draws the same batches of it and takes its share of them, unless the
+    loader shares samples out itself (`train.shares.is_shared_out`). One that knows its place (`state_dict`,
+    `load_state_dict`, in the loader or its sampler) goes on there; of any other the batches that were trained on are
+    drawn again, and thrown away.
 
     Args:
         data: dataset, DataLoader or iterable of batches.
@@ -125,7 +129,8 @@ class Batches:
         """Return which samples each piece of an update, counted from 0, holds; None for a loader of one's own."""
         if self.size is None:
             return None
-        return self._share(permutation(self.size, self.seed, epoch, self.shuffle), update)
+        share = self._share(permutation(self.size, self.seed, epoch, self.shuffle), update)
+        return [indices for indices, weight in share if weight]
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[StepBatches]:
         """Yield the updates of `epoch` (from 0), without the first `skip`."""
@@ -144,20 +149,16 @@ class Batches:
         assert self.steps is not None
         order = permutation(self.size, self.seed, epoch, self.shuffle)
         shares, again = itertools.tee(self._share(order, step) for step in range(skip, self.steps))
-        loaded = self._load(itertools.chain.from_iterable(again), epoch)
-        world = self.dist.world_size
+        loaded = self._load((indices for share in again for indices, _ in share), epoch)
         for step, share in enumerate(shares, start=skip):
             samples = min(self.batch_size, self.size - step * self.batch_size)
-            pieces = [(next(loaded), len(indices) * world / samples) for indices in share]
+            pieces = [(next(loaded), weight) for _, weight in share]
             yield StepBatches(pieces, samples, step == self.steps - 1)
 
-    def _share(self, order: torch.Tensor, step: int) -> list[list[int]]:
-        """Return this process's indices of one update, in as many pieces as there are to accumulate."""
+    def _share(self, order: torch.Tensor, step: int) -> list[tuple[list[int], float]]:
+        """Return this process's indices of one update, in as many pieces as there are to accumulate, and weights."""
         whole: list[int] = order[step * self.batch_size : (step + 1) * self.batch_size].tolist()
-        parts = self.dist.world_size * self.pieces
-        bounds = [len(whole) * part // parts for part in range(parts + 1)]
-        mine = range(self.dist.rank * self.pieces, (self.dist.rank + 1) * self.pieces)
-        return [piece for part in mine if (piece := whole[bounds[part] : bounds[part + 1]])]
+        return shares_of(whole, self.dist, self.pieces)
 
     def _load(self, pieces: Iterator[list[int]], epoch: int) -> Iterator[Any]:
         fetch = Fetch(self.data, (self.seed, epoch))
@@ -180,6 +181,7 @@ class Batches:
         for place in (self.data, *inside(self.data)):
             if hasattr(place, "generator") and not isinstance(place, Dataset):
                 place.generator = torch.Generator().manual_seed(mix(self.seed, epoch))
+        shared_out = self.dist.world_size == 1 or is_shared_out(self.data)
         groups = _grouped(self._loader_batches(epoch, skip), self.pieces)
         known, source = self.steps, self._resumable()
         # Where a batch is loaded ahead to know the last one, the place after this one is gone when it is asked for.
@@ -187,7 +189,10 @@ class Batches:
         empty = skip == 0
         for (group, self._place), last in _with_last(placed, None if known is None else known - skip):
             empty = False
-            yield StepBatches([(batch, 1 / len(group)) for batch in group], None, last)
+            if shared_out:
+                yield StepBatches([(batch, 1 / len(group)) for batch in group], None, last)
+            else:
+                yield StepBatches(*batch_shares(group, self.dist), last)
         if empty:
             raise ConfigError("the data loader yields no batch: look at the task's train_data and val_data")
 
@@ -240,13 +245,6 @@ def to_device(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, list | tuple):
         return type(batch)(to_device(value, device) for value in batch)
     return batch
-
-
-def inside(loader: Any) -> list[Any]:
-    """Return what a DataLoader draws from: its data set and its samplers."""
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    owners = ((loader, "dataset"), (loader, "sampler"), (loader, "batch_sampler"), (batch_sampler, "sampler"))
-    return [part for owner, name in owners if (part := getattr(owner, name, None)) is not None]
 
 
 def _knows_its_place(part: Any) -> bool:

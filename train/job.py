@@ -5,15 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 
-import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
-from expkit.dist import is_main_process
+from expkit.dist import Dist, is_main_process
 from expkit.environment import was_requeued
 from expkit.errors import ResumeError, UserError
 from expkit.experiment import RunDir
@@ -21,12 +19,15 @@ from expkit.lock import run_lock
 from expkit.requeue import requeue
 from train.attempt import Attempt
 from train.directory import fresh_directory, remove_fresh, reopen, typed_overrides
+from train.following import plan_of
 from train.parts import assemble
+from train.processes import ranks
 from train.report import Outcome, resume_command
 from train.responses import Rewind
 from train.resume import Origin, check_same_kind, find_origin, origin_of
 from train.staging import staged
 from train.sweeping import note_run
+from train.threads import compute_threads
 from train.unfinished import is_of_this_job, newest_step
 
 __all__ = ["run"]
@@ -41,6 +42,19 @@ def run(config: DictConfig, console: Console) -> Outcome:
         UserError: the configuration, the data or the run to resume cannot be used. A fresh run that fails so before
             its first record leaves no directory behind, and a run to resume is as it was.
     """
+    with ranks(config.trainer) as dist:
+        outcome, job = _run(config, console, dist)
+        dist.broadcast(outcome.signal)
+    if outcome.signal:
+        if outcome.needs_requeue and outcome.signal == signal.SIGTERM and _submitit_requeues():
+            requeue()  # submitit itself does so at its own signal only; under plain sbatch it is the script's business
+        # Last of all: a scheduler's own handler may requeue the job and leave the process.
+        job.signals.call_previous()
+    return outcome
+
+
+def _run(config: DictConfig, console: Console, dist: Dist) -> tuple[Outcome, Attempt]:
+    """Train in as many attempts as it takes."""
     resume, typed = str(config.resume), typed_overrides()
     if resume == "never" and was_requeued() and not any(each.startswith("resume=") for each in typed):
         resume = "auto"  # the scheduler has started this job again: it is to go on with its own run
@@ -53,26 +67,22 @@ def run(config: DictConfig, console: Console) -> Outcome:
         raise ResumeError("resume belongs on the command line: in a file it would come after the run's own overrides")
     if origin is not None:
         check_same_kind(origin, config)
-    job, outcome = _attempt(config, origin, console)
+    job, outcome = _attempt(config, origin, console, dist)
     while outcome.rewind is not None:  # a resume from an earlier checkpoint, without leaving the process
         origin, rewind = origin_of(outcome.dir, outcome.rewind.step), outcome.rewind
-        job, outcome = _attempt(config, origin, console, rewind)
-    if outcome.signal:
-        if outcome.needs_requeue and outcome.signal == signal.SIGTERM and _submitit_requeues():
-            requeue()  # submitit itself does so at its own signal only; under plain sbatch it is the script's business
-        # Last of all: a scheduler's own handler may requeue the job and leave the process.
-        job.signals.call_previous()
-    return outcome
+        job, outcome = _attempt(config, origin, console, dist, rewind)
+    return outcome, job
 
 
 def _attempt(
-    config: DictConfig, origin: Origin | None, console: Console, rewind: Rewind | None = None
+    config: DictConfig, origin: Origin | None, console: Console, dist: Dist, rewind: Rewind | None = None
 ) -> tuple[Attempt, Outcome]:
     """Train until the end, a stop, or a rewind."""
+    dist.broadcast(plan_of(config, origin, rewind) if dist.world_size > 1 else None)
     here, copies = staged(config)
-    parts = replace(assemble(here), copies=copies)
+    parts = replace(assemble(here, dist), copies=copies)
     with ExitStack() as stack:
-        stack.enter_context(_threads(parts.trainer.threads))
+        stack.enter_context(compute_threads(parts.trainer.threads, dist))
         resumed = None if origin is None or origin.is_fork else origin
         files = fresh_directory(config, parts.model, origin) if resumed is None else RunDir(resumed.run)
         try:
@@ -80,7 +90,7 @@ def _attempt(
             if resumed is not None:
                 reopen(config, resumed)
             note_run(files.root)
-            job = Attempt(config, origin, parts, files, console, rewind)
+            job = Attempt(config, origin, parts, files, console, rewind, dist)
             return job, job.run(stack)
         except UserError:
             _remove_if_untouched(files, origin)
@@ -92,17 +102,6 @@ def _attempt(
 def _submitit_requeues() -> bool:
     """Whether this is the process of a submitit job that is to requeue it."""
     return "SUBMITIT_EXECUTOR" in os.environ and is_main_process()
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    """Compute with so many threads of the CPU; the process's other work, the next job of a sweep say, as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _remove_if_untouched(files: RunDir, origin: Origin | None) -> bool:

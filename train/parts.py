@@ -38,6 +38,7 @@ from train.config.responses import ResponseSettings
 from train.config.sections import make_delivery, make_guards, make_responses, make_sampler, make_snapshots
 from train.config.trainer import TrainerConfig
 from train.data import Batches
+from train.strategies import Strategy, make_strategy
 from train.tasks.base import Task
 from train.update import Update
 
@@ -67,6 +68,7 @@ class Parts:
         guards: those of the detectors that are to skip updates.
         responses: how detectors' events are responded to.
         snapshots: makes what takes snapshots of a run directory.
+        strategy: how the model is spread over the ranks.
         copies: of data, on a disk of this node -> the paths that were configured.
     """
 
@@ -84,6 +86,7 @@ class Parts:
     guards: list[Guard]
     responses: ResponseSettings
     snapshots: Callable[[RunDir], Snapshots]
+    strategy: Strategy
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def update(self, total_steps: int) -> Update:
@@ -93,21 +96,25 @@ class Parts:
         return Update(
             self.optimizer,
             schedule,
-            trainer.torch_device(),
+            next(self.model.parameters()).device,
             trainer.precision,
             trainer.clip_grad_norm,
             guards=self.guards,
             watch_norm=any(detector.needs_gradient_norm for detector in self.detectors.values()),
+            strategy=self.strategy,
         )
 
     def data(self, method: str) -> Any:
         """Return what `train_data` or `val_data` of the task returns.
 
+        Of several processes the first of each machine comes first: it may download, or leave a file for the others.
+
         Raises:
             ConfigError: it failed; the message says how, and where in the user's own code.
         """
         try:
-            return getattr(self.task, method)()
+            with self.strategy.dist.first_of_node_first():
+                return getattr(self.task, method)()
         except UserError:
             raise
         except Exception as error:  # whatever a task of somebody's own does
@@ -129,8 +136,12 @@ class Parts:
         )
 
 
-def assemble(config: DictConfig) -> Parts:
+def assemble(config: DictConfig, dist: Dist | None = None) -> Parts:
     """Build every component of `config`.
+
+    Args:
+        config: the configuration.
+        dist: the ranks that train together; each builds its own.
 
     Raises:
         ConfigError: something in it cannot work; the message names the key.
@@ -171,7 +182,9 @@ def assemble(config: DictConfig) -> Parts:
     task = build(config, "task", Task)
     optimizer_factory = build(config, "optimizer", cast("type[Any]", Callable))
     scheduler = build(config, "scheduler", cast("type[Any]", Callable))
-    device = trainer.torch_device()
+    dist = dist or Dist()
+    device = trainer.torch_device(dist.local_rank if dist.world_size > 1 else None)
+    strategy = make_strategy(trainer, dist, lambda: _model(task, config.task))
     seed_all(trainer.seed, trainer.deterministic)
     model = _model(task, config.task)
     for name, diagnostic in diagnostics.items():
@@ -184,10 +197,13 @@ def assemble(config: DictConfig) -> Parts:
         svd = diagnostics.get("svd")
         if not isinstance(svd, SVDDiagnostic):
             raise ConfigError("detectors.svd_switch.respond: to switch layers it needs their analysis: diagnostics=svd")
+        if strategy.is_sharded:
+            raise ConfigError("detectors.svd_switch.respond: a switch needs whole layers: trainer.strategy=ddp")
         convert(model, svd.patterns, "diagnostics.svd.layers")
     model = model.to(device)
     if trainer.compile:
         model.compile()  # in place: names of parameters stay as they are
+    model = strategy.prepare(model)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
         raise ConfigError(f"task: {type(task).__name__}'s model has no trainable parameter")
@@ -208,6 +224,7 @@ def assemble(config: DictConfig) -> Parts:
         guards,
         responses,
         snapshots,
+        strategy,
     )
 
 

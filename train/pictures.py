@@ -12,6 +12,7 @@ from torch import nn
 
 from expkit.detectors import Detector
 from expkit.diagnostics import Diagnostic
+from expkit.dist import Control
 from expkit.experiment import RunDir
 from expkit.files import remove_stale_temporaries
 from expkit.plots import NOTHING, Plot, PlotContext, PlotSource
@@ -22,7 +23,7 @@ from expkit.trackers import Delivery
 from train.cadence import Cadence
 from train.runner import Runner
 
-__all__ = ["Pictures"]
+__all__ = ["Pictures", "is_whole"]
 
 #: Seconds that looking at the model may take where a run is stopped.
 _AT_A_STOP = 5.0
@@ -32,7 +33,8 @@ class Pictures:
     """Draws each plot on its own interval, at the end and where the run is stopped; trackers get the pictures too.
 
     What a plot needs of the model is taken in the training loop; it is drawn in another process. Where drawing takes
-    longer than an interval, pictures are left out, but never the last.
+    longer than an interval, pictures are left out, but never the last. Rank 0 draws; a model that is sharded it has
+    whole once all ranks have been asked for it.
 
     Args:
         plots: name -> plot.
@@ -60,6 +62,7 @@ class Pictures:
         self._diagnostics, self._detectors = diagnostics or {}, detectors or {}
         self._gallery = Gallery(plots, trackers)
         self._begun = False
+        self._put_off: list[str] = []
         if plots:
             with contextlib.suppress(OSError):
                 remove_stale_temporaries(files.visualizations)
@@ -94,25 +97,31 @@ class Pictures:
     def __call__(self, runner: Runner, last: bool) -> None:
         """Have drawn what is due."""
         step = runner.progress.step
-        if self._plots and runner.dist.is_main and not self._begun:
+        if self._plots and not self._begun:
             self._begun = True
             forget_after(self._files.visualizations, step - 1)  # what was drawn before the run went back to there
         due = list(self._plots) if last else self._cadence.due(runner.progress)
         if last and not runner.done:  # what stops it may not wait
             due = self._cadence.quick(due, _AT_A_STOP)
-        if not due or not runner.dist.is_main:
+        if runner.strategy.is_sharded:
+            self._put_off, due = [], list(dict.fromkeys(self._put_off + due))
+            if due and not is_whole(runner, last):
+                self._put_off = due
+                runner.control.request(Control.PLOT)
+                return
+        if not due and not is_whole(runner, last):
             return
         context = PlotContext(step, self._files.visualizations, self._files.metrics, self._name)
-        source = PlotSource(runner.model, runner.task, self._diagnostics, self._detectors)
-        with runner.watch.paused():
+        with runner.watch.paused(), runner.strategy.whole(runner.model) as model:
+            source = PlotSource(model, runner.task, self._diagnostics, self._detectors)
             if runner.update.device.type == "cuda":
                 torch.cuda.synchronize(runner.update.device)  # what a plot waits for first is training's
-            runner.model.eval()
+            model.eval()
             with torch.no_grad():
                 for name in due:
                     with self._cadence.timed(name):
                         self._try(name, step, partial(self._submit, name, self._plots[name], source, context))
-            runner.model.train()
+            model.train()
         self._cadence.note(due, None if runner.config.deterministic else runner.config.diagnostics_budget)
 
     def finish(self, timeout: float) -> None:
@@ -133,3 +142,8 @@ class Pictures:
             work()
         except Exception as error:  # noqa: BLE001 - a picture, of whatever kind, is never worth a run
             self._gallery.fail(name, step, error)
+
+
+def is_whole(runner: Runner, last: bool) -> bool:
+    """Whether all ranks put a sharded model together at this step, for plots: at the `last`, and where it was asked."""
+    return runner.strategy.is_sharded and (last or bool(runner.actions & Control.PLOT))

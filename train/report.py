@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
+from torch import nn
 
 from expkit.checkpoints import CheckpointManager
 from expkit.checkpoints.storage import step_of
@@ -166,14 +167,12 @@ class Report:
         else:
             self._results_trouble.worked()
 
-    def samples(self) -> list[Any]:
-        """Return what the task generates. It may fail: a finished run is finished all the same."""
-        runner = self.runner
-        assert runner is not None
-        runner.model.eval()
+    def samples(self, model: nn.Module) -> list[Any]:
+        """Return what the task generates with `model`. It may fail: a finished run is finished all the same."""
+        model.eval()
         try:
             with torch.no_grad():
-                samples = self.parts.task.samples(runner.model)
+                samples = self.parts.task.samples(model)
             if samples and isinstance(samples[0], str):
                 log.info("sample: %s", textwrap.shorten(samples[0], 300, placeholder=" ..."))
             return samples
@@ -192,13 +191,17 @@ class Report:
             changes: of the configuration since then.
             parent: the run and the snapshot that it begins with, or None.
         """
+        runner = self.runner
+        assert runner is not None
         log.info("run %s", self.files.root)
         parameters = sum(parameter.numel() for parameter in self.parts.model.parameters())
         chosen = " ".join(
             f"{group}={','.join(config[group]) or '[]'}" for group in ("tracker", "diagnostics", "detectors")
         )
-        device = self.parts.trainer.torch_device()
-        log.info("%s, %s parameters, on %s, %s", config.run.name, f"{parameters:,}", device, chosen)
+        device, dist = runner.update.device, runner.dist
+        how = "fsdp" if runner.strategy.is_sharded else "ddp"
+        ranks = f", {dist.world_size} processes ({how})" if dist.world_size > 1 else ""
+        log.info("%s, %s parameters, on %s%s, %s", config.run.name, f"{parameters:,}", device, ranks, chosen)
         if step is not None:
             if parent is not None:
                 log.info("begins at step %d, with %s of run %s", step, parent["snapshot"], parent["run"])

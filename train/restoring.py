@@ -19,8 +19,8 @@ from expkit.errors import ResumeError, describe
 from expkit.experiment import RunDir
 from expkit.journal import cut_journal
 from expkit.lowrank import restore_modes
-from expkit.rng import set_rng_state
 from train.probe import probe_loss
+from train.rankstate import restore_own
 from train.resume import Origin, differences
 from train.runner import Runner
 from train.update import Update
@@ -112,7 +112,7 @@ def restore(
             _restore_detector(name, detector, state["detector_state"][name])
     restore_guards(update, state["guard_state"], before, config)
     _warn_if_inexact(state, differences(before, config))
-    set_rng_state(state["rng_state"])
+    restore_own(runner, state)
 
 
 def restore_guards(

@@ -69,6 +69,8 @@ class Runner:
     Attributes:
         looks: what is asked before each update for what has to see the gradients, as `DiagnosticSuite.look_ahead` is.
         passes: step -> how many batches are passed over once it is done; to be set before `load_state_dict`.
+        actions: what `Control` had to do after the last update.
+        elsewhere: what this rank's machine says of itself, for rank 0.
     """
 
     def __init__(
@@ -92,13 +94,14 @@ class Runner:
         self.task = task
         self.model = model
         self.update = update
+        self.strategy = update.strategy
         self.config = config
         self.train = train
         self.val = val
-        self.recorder = recorder or Recorder()
+        self.recorder, self.elsewhere = recorder or Recorder(), Recorder()
         self.dist = dist or Dist()
         self.control = control or Control(self.dist)
-        self.progress = Progress()
+        self.progress, self.actions = Progress(), 0
         self.best = best or Best(higher_is_better=task.higher_is_better)
         self.passes: Mapping[int, int] = {}
         self.last_batch: Any = None
@@ -115,18 +118,22 @@ class Runner:
         self._eval = Every(epochs=1) if by_epoch else Every(steps=int(config.eval_interval))
         self.looks = [self.diagnostics.look_ahead] if self.diagnostics else []
         self.save, self.plot, self.respond, self._on_record = save, plot, respond, on_record
+        self._looking, self._checked = False, False
         self.watch = Stopwatch()
         self.peak = PeakMemory(update.device)
 
     def fit(self) -> bool:
         """Train to the end. Return False if a stop was requested before it; everything is saved then."""
         self.model.train()
-        self.diagnostics.use_probe(self._probe)
+        self._looking = self.dist.broadcast(bool(self.looks))
+        if self.dist.is_main:
+            self.diagnostics.use_probe(self._probe)
         self.diagnostics.start(self.known_steps)
         self.watch.start()
         self.peak.start()
         while not self.done:
             epoch = self.progress.epoch
+            self.dist.at(self.progress.step + 1, "loading data")
             for batches in self.train.epoch(epoch, skip=self.progress.batch):
                 self._train_step(batches)
                 stop = self._after_step()
@@ -134,6 +141,7 @@ class Runner:
                     return self.done
                 if self.progress.step in self.passes:
                     break
+                self.dist.at(self.progress.step + 1, "loading data")
             else:
                 if self.progress.epoch == epoch:  # resumed with fewer, larger batches
                     done = self.progress.batch
@@ -144,8 +152,8 @@ class Runner:
     def _train_step(self, batches: StepBatches) -> None:
         ahead = after(self.progress, batches)
         pass_over(ahead, self.passes, self.train.steps)
-        looks = [found for look in self.looks if (found := look(self.model, ahead, self._ends(ahead))) is not None]
-        before_step = self.watch.pausing(*looks) if looks else None
+        self.dist.at(ahead.step, "computing")
+        before_step = self._before_step(ahead)
         values, names, count = self.update(self.task, self.model, batches.pieces, before_step)
         if self.series is None:
             doubled = next((name for name in names if names.count(name) > 1), None)
@@ -156,49 +164,106 @@ class Runner:
                 self.series.load_state_dict(self.pending_series)
         self.series.push(values, count)
         self.last_batch = batches.pieces[0][0]
-        ahead.samples += batches.samples if batches.samples is not None else count
+        ahead.samples += batches.samples if batches.samples is not None else count * self.dist.world_size
         self.progress = ahead
+        self.dist.at(ahead.step, "updating")
+        if not self._checked and self.dist.world_size > 1:
+            self.strategy.check(self.model, ahead.step)
+            self._checked = True
+
+    def _before_step(self, ahead: Progress) -> Callable[[], None] | None:
+        """Return what looks at the gradients of the coming update, between clipping and the optimizer's step."""
+        if not self._looking:
+            return None
+        last = self._ends(ahead)
+        looks = [found for look in self.looks if (found := look(self.model, ahead, last)) is not None]
+        if not self.strategy.is_sharded:
+            return self.watch.pausing(*looks) if looks and self.dist.is_main else None
+        if not self.dist.broadcast(bool(looks)):  # rank 0 looks, at the whole that all ranks give it
+            return None
+
+        def look_at_whole() -> None:
+            with self.strategy.whole(self.model, gradients=True) as model:
+                for look in self.looks if self.dist.is_main else ():
+                    if (act := look(model, ahead, last)) is not None:
+                        act()
+
+        return self.watch.pausing(look_at_whole)
 
     def _after_step(self) -> bool:
         """Do what is due at this step boundary. Return whether to stop."""
         progress, control = self.progress, self.control
-        actions = control.poll(progress.step)
+        self.actions = actions = control.poll(progress.step)
         if actions & Control.RESPOND and self.respond is not None:
             actions |= self.respond(self)
             if actions & Control.REWIND:
                 return True
         progress.previous_elapsed, progress.elapsed = progress.elapsed, control.elapsed
         last = self.done
-        if self._log.due(progress) or progress.epoch_ended or last:
+        logs = self._log.due(progress) or progress.epoch_ended or last
+        evaluates = self.val is not None and (self._eval.due(progress) or last)
+        diagnoses = self.diagnostics.due
+        if logs:
             self._log_training()
-        if self.val is not None and (self._eval.due(progress) or last):
+        if evaluates:
+            self.dist.at(progress.step, "evaluating")
             with self.watch.paused():
                 means = self.task.summarize(self.evaluate())
                 self.recorder.add({f"val_{name}": value for name, value in means.items()})
         if actions & Control.DIAGNOSTICS:
             self.diagnostics.lengthen(self.dist.broadcast(self.diagnostics.too_long()))
-        if self.diagnostics.due:
-            with self.watch.paused():
-                self.recorder.add(*self.diagnostics.measure(self.model, due=True))
-            if self.dist.is_main and self.diagnostics.too_long():
-                control.request(Control.DIAGNOSTICS)
+        if diagnoses:
+            self._diagnose()
         if progress.epoch_ended or last:
             self.recorder.add(self.peak.take(), late=True)
-        is_best, metrics = False, dict[str, float]()
-        if self.recorder.pending():
-            metrics = self.recorder.collected()
-            is_best = self.best.update(progress.step, metrics)
-            if last and self.best.metrics:
-                self.recorder.add({f"final/best_{name}": value for name, value in self.best.metrics.items()})
-            record = self.recorder.emit(progress.step, self.current_epoch)
-            for observer in self._on_record:
-                observer(record)
+        metrics, is_best = self._record(last)
+        if self.dist.world_size > 1 and (logs or evaluates or diagnoses):
+            metrics, is_best = self._agree(metrics, is_best)
         stop = bool(actions & Control.STOP)
         if self.save is not None:
             self.save(self, Moment(progress, metrics, is_best, stop, last, bool(actions & Control.SAVE)))
         if self.plot is not None:
             self.plot(self, last or stop)
         return stop
+
+    def _record(self, last: bool) -> tuple[dict[str, float], bool]:
+        """Make the record of this step, if there is one. Return its metrics, and whether a monitored one is the best.
+
+        On rank 0, where all of it is known; the others are told, see `_agree`.
+        """
+        metrics, is_best = dict[str, float](), False
+        if not self.dist.is_main:
+            self.recorder.taken()
+        elif self.recorder.pending():
+            metrics = self.recorder.collected()
+            is_best = self.best.update(self.progress.step, metrics)
+            if last and self.best.metrics:
+                self.recorder.add({f"final/best_{name}": value for name, value in self.best.metrics.items()})
+            record = self.recorder.emit(self.progress.step, self.current_epoch)
+            for observer in self._on_record:
+                observer(record)
+        return metrics, is_best
+
+    def _agree(self, metrics: dict[str, float], is_best: bool) -> tuple[dict[str, float], bool]:
+        """Bring the ranks together after a record: what it held, and what has come of it for guards."""
+        for sample in self.dist.gather(self.elsewhere.taken()) or ():  # of other machines, for the next record
+            self.recorder.add(sample, late=True)
+        told = self.dist.broadcast((metrics, is_best, [guard.state_dict() for guard in self.update.guards]))
+        if not self.dist.is_main:
+            metrics, is_best, guards = told
+            for guard, state in zip(self.update.guards, guards, strict=True):
+                guard.load_state_dict(state)
+        return metrics, is_best
+
+    def _diagnose(self) -> None:
+        """Measure what is due of the diagnostics, on rank 0."""
+        self.dist.at(self.progress.step, "measuring")
+        with self.watch.paused(), self.strategy.whole(self.model) as model:
+            if not self.dist.is_main:
+                return
+            self.recorder.add(*self.diagnostics.measure(model, due=True))
+        if self.diagnostics.too_long():
+            self.control.request(Control.DIAGNOSTICS)
 
     def _log_training(self) -> None:
         assert self.series is not None
@@ -211,8 +276,9 @@ class Runner:
         metrics[f"{self.task.unit}_per_sec"] = sum(counts) / self.watch.lap()
         if self.update.device.type == "cuda":
             metrics["memory_allocated_mb"] = torch.cuda.memory_allocated(self.update.device) / 1024**2
-        with torch.no_grad():
-            metrics |= self.task.model_metrics(self.model)
+        if type(self.task).model_metrics is not Task.model_metrics:
+            with torch.no_grad(), self.strategy.whole(self.model) as model:
+                metrics |= self.task.model_metrics(model) if self.dist.is_main else {}
         self.recorder.add(metrics, series=series)
         self.loss_history.append(metrics["train_loss"])
 

@@ -20,6 +20,7 @@ from expkit.rng import rng_state
 from expkit.snapshots import Snapshots
 from train.parts import Parts
 from train.probe import make_probe
+from train.rankstate import gathered
 from train.responses import Responder
 from train.runner import Runner
 
@@ -57,12 +58,14 @@ def make_manager(parts: Parts, section: DictConfig, files: RunDir) -> Checkpoint
 
 
 class Saver:
-    """Saves a runner.
+    """Saves a runner; every rank has one, and calls it at every step.
+
+    Rank 0 writes, with what the others have of their own. Of a model that is sharded each rank writes its part.
 
     Args:
         checkpoints: where checkpoints go.
         config: the configuration, plain and masked.
-        journal: made durable before each checkpoint commits, so that no checkpoint is ahead of it.
+        journal: made durable before each checkpoint commits, so that no checkpoint is ahead of it; None on other ranks.
         detectors: name -> detector.
         snapshots: when the last ones were taken; a checkpoint that says so commits after them.
     """
@@ -71,26 +74,27 @@ class Saver:
         self,
         checkpoints: CheckpointManager,
         config: Mapping[str, Any],
-        journal: Journal,
-        detectors: Mapping[str, Detector],
+        journal: Journal | None = None,
+        detectors: Mapping[str, Detector] | None = None,
         snapshots: Snapshots | None = None,
     ) -> None:
         self.checkpoints = checkpoints
         self._config = config
         self._journal = journal
-        self._detectors, self._snapshots = detectors, snapshots
+        self._detectors, self._snapshots = detectors or {}, snapshots
         self._saved_step = -1
         self._monitored, self._durable = False, True
         checkpoints.before_commit(self._make_durable)
 
     def __call__(self, runner: Runner, moment: Moment) -> None:
         """Save the moment at which `runner` is, if that is due."""
-        if moment.metrics and not self._monitored:
+        if moment.metrics and not self._monitored and runner.dist.is_main:
             self._look_for_monitored(runner, moment)
         reason = self.checkpoints.due(moment)
         step = moment.progress.step
         if reason is None or (step == self._saved_step and not moment.is_best):
             return
+        runner.dist.at(step, "saving")
         with runner.watch.paused():
             self._save(runner, moment, reason)
             if moment.ended or moment.stopping:
@@ -98,7 +102,13 @@ class Saver:
 
     def _save(self, runner: Runner, moment: Moment, reason: str) -> None:
         """Save all state, at this one step boundary."""
-        update, step = runner.update, moment.progress.step
+        update, step, sharded = runner.update, moment.progress.step, runner.strategy.is_sharded
+        ranks = gathered(runner) if runner.dist.world_size > 1 else None
+        if not runner.dist.is_main and not sharded:
+            self._saved_step = step
+            return
+        # A forward pass of a sharded model is every rank's, on the same batch.
+        batch = runner.dist.broadcast(runner.last_batch) if sharded else runner.last_batch
         saved = self.checkpoints.save_checkpoint(
             step,
             runner.model,
@@ -109,7 +119,7 @@ class Saver:
             verify=True if moment.ended or moment.stopping else None,
             reason=reason,
             metrics=_by_weight(moment.metrics, self.checkpoints.monitor),
-            probe=make_probe(runner.task, runner.model, update, runner.last_batch),
+            probe=make_probe(runner.task, runner.model, update, batch),
             scheduler_state_dict=update.scheduler.state_dict() if update.scheduler is not None else None,
             scaler_state_dict=update.scaler.state_dict() if update.scaler is not None else None,
             rng_state=rng_state(),
@@ -121,18 +131,21 @@ class Saver:
             journal_state={"step": step},
             threads=torch.get_num_threads(),
             torch_version=str(torch.__version__),
+            **({"ranks": ranks} if ranks else {}),
         )
         self._saved_step = step if saved is not None else -1
 
     def _make_sure(self, runner: Runner, moment: Moment, reason: str) -> None:
         """Wait for the last checkpoint of a run; if it failed, try once more: there will be no later one."""
-        if self.checkpoints.wait() != moment.progress.step:
+        if runner.dist.broadcast(self.checkpoints.wait() != moment.progress.step):
             self._save(runner, moment, reason)
             self.checkpoints.wait()
 
     def _make_durable(self) -> None:
         if self._snapshots is not None:
             self._snapshots.wait()
+        if self._journal is None:
+            return
         try:
             self._journal.sync()
             self._durable = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from expkit.errors import ConfigError
 from expkit.guards.base import Guard
 from train.data import to_device
+from train.strategies.base import Strategy
 from train.tasks.base import StepOutput, Task
 
 __all__ = ["AVERAGED", "Update"]
@@ -39,6 +40,7 @@ class Update:
         clip_grad_norm: largest total norm of the gradient, or None.
         guards: may skip the update. With a fused optimizer they cost no host synchronisation.
         watch_norm: report the gradient norm of every update.
+        strategy: how the model is spread over the ranks.
     """
 
     def __init__(
@@ -50,10 +52,12 @@ class Update:
         clip_grad_norm: float | None = None,
         guards: Sequence[Guard] = (),
         watch_norm: bool = False,
+        strategy: Strategy | None = None,
     ) -> None:
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.device = device
+        self.strategy = strategy or Strategy()
         self.scaler = GradScaler(device.type) if precision == "fp16" else None
         self._dtype = _AUTOCAST.get(precision)
         self._clip = clip_grad_norm
@@ -91,7 +95,7 @@ class Update:
         self,
         task: Task,
         model: nn.Module,
-        pieces: Iterable[tuple[Any, float]],
+        pieces: Sequence[tuple[Any, float]],
         before_step: Callable[[], None] | None = None,
     ) -> tuple[list[torch.Tensor], list[str], int]:
         """Do one update with the gradient averaged over `pieces`.
@@ -108,19 +112,23 @@ class Update:
         loss: torch.Tensor | None = None
         sums: dict[str, torch.Tensor] = {}
         count, weights = 0, 0.0
-        for batch, weight in pieces:
+        trained = self.strategy.trained(model)
+        for number, (batch, weight) in enumerate(pieces, start=1):
             if self._move:
                 batch = to_device(batch, self.device)
-            with self.autocast():
-                out = task.step(model, batch)
-            if type(out) is not StepOutput or not isinstance(out.loss, torch.Tensor):
-                raise ConfigError(
-                    f"task: {type(task).__name__}.step returned {_shape(out)}, but it must be "
-                    "StepOutput(loss, sums, count), with tensors for the loss and each sum"
-                )
-            piece = out.loss if weight == 1.0 else out.loss * weight
-            scaled = piece if self.scaler is None else self.scaler.scale(piece)
-            scaled.backward()  # type: ignore[no-untyped-call]
+            with self.strategy.piece(trained, last=number == len(pieces)):
+                with self.autocast():
+                    out = task.step(trained, batch)
+                if type(out) is not StepOutput or not isinstance(out.loss, torch.Tensor):
+                    raise ConfigError(
+                        f"task: {type(task).__name__}.step returned {_shape(out)}, but it must be "
+                        "StepOutput(loss, sums, count), with tensors for the loss and each sum"
+                    )
+                piece = out.loss if weight == 1.0 else out.loss * weight
+                scaled = piece if self.scaler is None else self.scaler.scale(piece)
+                scaled.backward()  # type: ignore[no-untyped-call]
+            if not weight:  # a stand-in, for a rank that has no sample left where others have one
+                out = _nothing(out)
             count += out.count
             weights += weight
             if loss is None:
@@ -129,14 +137,15 @@ class Update:
                 loss = loss + piece.detach()
                 sums = {name: value + out.sums[name].detach() for name, value in sums.items()}
         assert loss is not None
-        if abs(weights - 1) > 1e-6:  # this process has more or fewer samples than others: report its own mean
+        judged = self._over_ranks(loss)
+        if weights and abs(weights - 1) > 1e-6:  # this process has more or fewer samples than others: its own mean
             loss = loss / weights
         names, values = ["loss", *sums], [loss, *sums.values()]
         looked_at = before_step is not None and self.scaler is not None  # gradients without their scale, that is
         norm = self._clipped_norm() if self._norm or looked_at else None
         if before_step is not None:
             before_step()
-        skipped = self._step(loss, norm)
+        skipped = self._step(judged, norm)
         if norm is not None and self._norm:
             names.append("gradient_norm")
             values.append(norm)
@@ -154,11 +163,20 @@ class Update:
         # Asked each time: an adaptive layer's are others after a switch.
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
+    def _over_ranks(self, loss: torch.Tensor) -> torch.Tensor:
+        """Return what guards judge: the loss of all ranks, so that they decide alike, and as one process would."""
+        dist = self.strategy.dist
+        if not self.guards or dist.world_size == 1:
+            return loss
+        return dist.sum(loss.clone()) / dist.world_size
+
     def _clipped_norm(self) -> torch.Tensor:
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
+        if self.strategy.is_sharded:  # a DTensor, over the parts of all ranks
+            norm = norm.full_tensor()  # type: ignore[attr-defined]
         if self._clip is not None:
             nn.utils.clip_grads_with_norm_(self._parameters, self._clip, norm)
         return norm
@@ -197,6 +215,11 @@ class Update:
         # Fused SGD allocates its momentum at the first step, and leaves it uninitialised if that one is skipped.
         momentum = any(group.get("momentum") for group in self.optimizer.param_groups)
         return momentum and isinstance(self.optimizer, torch.optim.SGD) and not self.optimizer.state
+
+
+def _nothing(out: StepOutput) -> StepOutput:
+    """Return a stand-in's share of what is reported."""
+    return StepOutput(out.loss, {name: torch.zeros_like(value) for name, value in out.sums.items()}, 0)
 
 
 def _shape(out: Any) -> str:

@@ -18,6 +18,8 @@ from expkit.dist.place import Place
 __all__ = ["Children", "die_with_parent"]
 
 _LOOPBACK = "127.0.0.1"
+#: Seconds that they have where this process has failed: all that they could save is saved, or lost.
+_SHORT = 1.0
 #: Linux's prctl for the signal that a process gets when its parent ends.
 _PR_SET_PDEATHSIG = 1
 
@@ -60,7 +62,7 @@ class Children:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._end(self._grace)
+        self._end(self._grace if kind is None else _SHORT)
 
     def dead(self) -> dict[int, int]:
         """Return the exit codes of those that have ended, by rank; -n for signal n."""

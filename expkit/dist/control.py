@@ -25,6 +25,7 @@ class Control:
     DIAGNOSTICS = 4
     RESPOND = 8
     REWIND = 16
+    PLOT = 32
 
     def __init__(self, dist: Dist | None = None, elapsed: float = 0.0) -> None:
         self.dist = dist or Dist()

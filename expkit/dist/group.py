@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -25,7 +26,7 @@ _LOOK = 0.05
 
 def join(
     place: Place,
-    timeout: float,
+    timeout: float = 600.0,
     device_type: str = "cpu",
     *,
     patience: float = 300.0,
@@ -33,13 +34,14 @@ def join(
 ) -> Dist:
     """Join the other ranks in rank 0's next job.
 
-    After `Dist.close` it can be called again, by all of them, for the next one. A rank that computes on a GPU chooses
-    it first (`torch.cuda.set_device`).
+    After `Dist.close` it can be called again, by all of them, for the next one. Of the GPUs that it sees a rank takes
+    the one that has its number on its node.
 
     Args:
         place: of this process.
-        timeout: seconds for which ranks wait for each other in a collective, and after which one that hangs is named.
-        device_type: where tensors are: "cpu" (gloo), or "cuda" (NCCL, and gloo for what is on the CPU).
+        timeout: seconds for which ranks wait for each other in a collective, and after which one that hangs is named;
+            what rank 0 says counts for all.
+        device_type: where tensors are: "cpu" (gloo), or "cuda" (NCCL, and gloo for what is on the CPU); likewise.
         patience: seconds for which rank 0 waits for the others to come.
         dead: `Children.dead` where rank 0 has started the others.
 
@@ -47,15 +49,24 @@ def join(
         RankFailed: another rank did not come.
         UserError: the store cannot be opened, or the group cannot be made.
     """
+    import torch
     import torch.distributed as dist
 
     die_with_parent()
     meeting = meet(place, patience)
     number = meeting.joined = meeting.joined + 1
     try:
-        texts = _assemble(place, meeting, number, patience, dead)
+        texts, (timeout, device_type) = _assemble(place, meeting, number, (timeout, device_type), patience, dead)
+        if device_type == "cuda":
+            torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
         store = meeting.under(f"job/{number}/ranks", meeting.connect())
-        ranks = Dist(place.rank, place.world_size, local_rank=place.local_rank, node=place.node)
+        ranks = Dist(
+            place.rank,
+            place.world_size,
+            local_rank=place.local_rank,
+            local_size=place.local_size,
+            node=place.node,
+        )
         everybody = members(texts)
         keeper = f"the launcher at {place.address}, port {place.port}," if place.store_is_there else str(everybody[0])
         watch = Watch(store, everybody, place.rank, timeout, keeper, lambda: ranks.position, dead)
@@ -79,9 +90,14 @@ def join(
 
 
 def _assemble(
-    place: Place, meeting: Meeting, number: int, patience: float, dead: Callable[[], Mapping[int, int]]
-) -> list[bytes]:
-    """Wait until all ranks are there; return how they introduce themselves, rank 0 first."""
+    place: Place,
+    meeting: Meeting,
+    number: int,
+    settings: tuple[float, str],
+    patience: float,
+    dead: Callable[[], Mapping[int, int]],
+) -> tuple[list[bytes], tuple[float, str]]:
+    """Wait until all ranks are there; return how they introduce themselves, rank 0 first, and rank 0's settings."""
     store = meeting.under(f"job/{number}/ranks")
     store.set(f"beat/{place.rank}", Beat().text())
     store.set(f"here/{place.rank}", introduce(place.host))
@@ -93,8 +109,9 @@ def _assemble(
         time.sleep(_LOOK)
         if place.rank == 0:
             _check(place, [rank for rank, key in enumerate(keys) if not store.check([key])], end, patience, dead())
-    store.set("go", "")
-    return list(store.multi_get(keys))
+    if place.rank == 0:
+        store.set("go", json.dumps(settings))
+    return list(store.multi_get(keys)), json.loads(store.get("go"))
 
 
 def _check(place: Place, missing: list[int], end: float, patience: float, dead: Mapping[int, int]) -> None:

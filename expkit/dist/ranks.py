@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +23,25 @@ class Dist:
         rank: number of this process, from 0.
         world_size: number of processes.
         local_rank: number of this process among those of its node.
+        local_size: how many of them its node has.
         node: number of its node.
         watch: what notices ranks that are gone or hang; None in one process, and in a group that somebody else made.
         position: (step, phase) that this rank is at.
     """
 
-    def __init__(self, rank: int = 0, world_size: int = 1, *, local_rank: int | None = None, node: int = 0) -> None:
+    def __init__(
+        self,
+        rank: int = 0,
+        world_size: int = 1,
+        *,
+        local_rank: int | None = None,
+        local_size: int = 1,
+        node: int = 0,
+    ) -> None:
         self.rank = rank
         self.world_size = world_size
         self.local_rank = _local_rank(rank) if local_rank is None else local_rank
+        self.local_size = local_size
         self.node = node
         self.watch: Watch | None = None
         self.position: tuple[int, str] = (0, "starting")
@@ -48,6 +60,15 @@ class Dist:
         """Send decisions and objects through `group`, a gloo group of all ranks; return self."""
         self._gloo = group
         return self
+
+    @contextmanager
+    def first_of_node_first(self) -> Iterator[None]:
+        """Let the first process of each node do what is inside before the others of it do. Called by all ranks."""
+        if not self.is_first_of_node:
+            self.barrier()
+        yield
+        if self.is_first_of_node:
+            self.barrier()
 
     @property
     def is_main(self) -> bool:

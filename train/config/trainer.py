@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from expkit.errors import ConfigError
+from expkit.errors import ConfigError, UserError
+from expkit.timelimit import duration
 
 __all__ = ["UNKNOWN_STEPS", "TrainerConfig", "check_run"]
 
@@ -19,6 +20,7 @@ __all__ = ["UNKNOWN_STEPS", "TrainerConfig", "check_run"]
 UNKNOWN_STEPS = 2**62
 
 _PRECISIONS = ("32", "bf16", "fp16")
+_STRATEGIES = ("auto", "ddp", "fsdp")
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ class TrainerConfig:
     threads: int | None = None
     drop_last: bool = False
     diagnostics_budget: float | None = 0.05
+    processes: int | None = None
+    strategy: str = "auto"
+    timeout: float | str = 600
+    find_unused_parameters: bool = False
+    fsdp_blocks: Sequence[str] = ()
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> TrainerConfig:
@@ -63,6 +70,7 @@ class TrainerConfig:
             ("max_steps", None),
             ("clip_grad_norm", None),
             ("threads", None),
+            ("processes", None),
             ("log_interval", "auto"),
             ("eval_interval", "epoch"),
         ):
@@ -71,7 +79,7 @@ class TrainerConfig:
                 self._check_number(key, value, 0, exclusive=True, integer=key != "clip_grad_norm", word=word)
         for key, least in (("batch_size", 1), ("grad_accumulation", 1), ("num_workers", 0), ("seed", 0)):
             self._check_number(key, getattr(self, key), least, exclusive=False, integer=True)
-        for key in ("compile", "deterministic", "drop_last"):
+        for key in ("compile", "deterministic", "drop_last", "find_unused_parameters"):
             if not isinstance(getattr(self, key), bool):
                 raise ConfigError(f"trainer.{key}={getattr(self, key)}: it must be true or false")
         if self.seed >= 2**63:
@@ -86,6 +94,15 @@ class TrainerConfig:
                 )
         if self.max_epochs is None and self.max_steps is None:
             raise ConfigError("trainer.max_epochs and trainer.max_steps are both null: set one, or the run never ends")
+        if self.strategy not in _STRATEGIES:
+            raise ConfigError(
+                f"trainer.strategy={self.strategy}: choose ddp (a copy of the model in each process), fsdp (a part of "
+                "it in each), or auto, which is ddp where there are several processes"
+            )
+        blocks = self.fsdp_blocks
+        if isinstance(blocks, str) or not all(isinstance(each, str) for each in blocks or ()):
+            raise ConfigError(f"trainer.fsdp_blocks={blocks}: it must be a list of class names: [Block]")
+        self.wait  # noqa: B018 - says what is no time
         if self.precision not in _PRECISIONS:
             raise ConfigError(f"trainer.precision={self.precision}: choose 32, or one of 16 bits: bf16 or fp16")
 
@@ -100,12 +117,29 @@ class TrainerConfig:
             limits.append(self.max_epochs * steps_per_epoch)
         return min(limits, default=UNKNOWN_STEPS)
 
-    def torch_device(self) -> torch.device:
+    @property
+    def wait(self) -> float:
+        """Seconds that processes wait for each other."""
+        try:
+            seconds = duration(self.timeout)
+        except UserError:
+            seconds = 0.0
+        if not seconds >= 1:
+            raise ConfigError(f"trainer.timeout={self.timeout}: it must be a time of at least a second: 600, or 10min")
+        return seconds
+
+    def torch_device(self, local_rank: int | None = None) -> torch.device:
         """Return the device to train on; `auto` takes CUDA, then MPS, then the CPU.
+
+        Args:
+            local_rank: number of this process among those of its machine, where there are several: each takes a GPU
+                of its own.
 
         Raises:
             ConfigError: there is no such device here.
         """
+        if self.device in ("auto", "cuda") and local_rank is not None and torch.cuda.is_available():
+            return torch.device("cuda", local_rank % torch.cuda.device_count())  # or the only one that it sees
         if self.device == "auto":
             if torch.cuda.is_available():
                 return torch.device("cuda")

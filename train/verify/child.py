@@ -15,8 +15,9 @@ import torch
 import train.attempt
 from expkit.dist import Control
 from expkit.experiment import RunDir
-from train.data import StepBatches, inside
+from train.data import StepBatches
 from train.runner import Runner
+from train.shares import inside
 from train.verify.fingerprint import fingerprint, generators, hidden_state, optimizer_state, weights
 from train.verify.orders import Orders, kill_and_save
 

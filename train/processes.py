@@ -1,0 +1,129 @@
+"""The processes of a job: those that torchrun or srun has started, or the ones that `trainer.processes` asks for."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+
+from expkit.dist import Dist, Place
+from expkit.errors import ConfigError, RankFailed
+from expkit.experiment import RunDir
+from train.config.trainer import TrainerConfig
+from train.report import resume_command
+
+__all__ = ["blaming", "follower", "rank_log", "ranks"]
+
+log = logging.getLogger("expkit")
+
+#: The part of the time-out for which ranks wait for each other. In what is left they find out who did not come, and end.
+_SHARE = 0.8
+#: Seconds for which rank 0 may take to be there: Python and torch come over a network sometimes.
+_PATIENCE = 300.0
+#: What each of the other processes runs, where Python finds what it finds here.
+_FOLLOWER = "import sys; sys.path[:] = {path!r}; from train.processes import follower; sys.exit(follower())"
+
+
+@contextmanager
+def ranks(section: DictConfig) -> Iterator[Dist]:
+    """Give the ranks of a job, of which this process is number 0. The others are there when the block begins.
+
+    Args:
+        section: the trainer section.
+
+    Raises:
+        ConfigError: there are others than it asks for.
+        RankFailed: one of the others has failed, is gone or hangs.
+    """
+    trainer = TrainerConfig.from_mapping(cast("dict[str, Any]", OmegaConf.to_container(section, resolve=True)))
+    place = Place.current()
+    if place is None and (trainer.processes or 1) == 1:
+        yield Dist()
+        return
+    if place is not None and trainer.processes not in (None, place.world_size):
+        raise ConfigError(
+            f"trainer.processes={trainer.processes}, but {place.launcher} has started {place.world_size}: leave it out"
+        )
+    with ExitStack() as stack:
+        dead: Callable[[], Mapping[int, int]] = dict
+        if place is None:
+            from expkit.dist.children import Children
+
+            assert trainer.processes is not None
+            command = [sys.executable, "-c", _FOLLOWER.format(path=sys.path)]
+            children = stack.enter_context(Children(trainer.processes, command))
+            place, dead = children.place, children.dead
+        dist = stack.enter_context(_joined(place, trainer, dead))
+        with blaming(dist):
+            yield dist
+
+
+@contextmanager
+def blaming(dist: Dist, files: RunDir | None = None) -> Iterator[None]:
+    """Let an error inside that another rank is to blame for be that rank's.
+
+    Args:
+        dist: the ranks.
+        files: the run directory, for where to look and what to type.
+
+    Raises:
+        RankFailed: naming the rank.
+    """
+    try:
+        yield
+    except Exception as error:
+        blamed = dist.watch.blame(error) if dist.watch is not None else None
+        if blamed is None:
+            raise
+        raise RankFailed(blamed if files is None else f"{blamed}{_look(files, blamed)}") from error
+
+
+def rank_log(files: RunDir, rank: int | str) -> Path:
+    """Return where a rank other than 0 writes what it has to say."""
+    return files.logs / f"rank_{rank}.log"
+
+
+def _look(files: RunDir, blamed: str) -> str:
+    """Return where to look, and what to type."""
+    rank = re.match(r"rank (\d+)", blamed)
+    log_file = rank_log(files, rank[1]) if rank is not None else None
+    where = f" (see {log_file})" if log_file is not None and log_file.exists() else ""
+    return f"{where}; go on with: {resume_command(files.root)}"
+
+
+def _joined(place: Place, trainer: TrainerConfig, dead: Callable[[], Mapping[int, int]]) -> Dist:
+    from expkit.dist.group import join
+
+    return join(place, _SHARE * trainer.wait, trainer.torch_device(place.local_rank).type, dead=dead)
+
+
+def follower() -> int:
+    """Be one of the ranks beside rank 0, and return the exit code: 128 + n if signal n has stopped the job.
+
+    What goes wrong is in this rank's log, and told by rank 0.
+    """
+    from expkit.dist.group import join
+    from expkit.dist.meeting import expect
+    from train.following import follow
+
+    log.addHandler(logging.NullHandler())  # rank 0 says what all of them say
+    log.propagate = False
+    logging.captureWarnings(True)
+    place = Place.current()
+    assert place is not None
+    signal = 0
+    while (code := expect(place, _PATIENCE)) is None:
+        try:
+            with join(place) as dist:
+                signal = follow(dist)
+        except Exception:  # noqa: BLE001 - it has been told to the others
+            return 1
+        if place.launcher == "processes":
+            break
+    return 128 + signal if signal else code or 0

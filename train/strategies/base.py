@@ -1,0 +1,65 @@
+"""What a strategy is, and that of a single process, which does nothing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from torch import nn
+
+from expkit.dist import Dist
+
+__all__ = ["Strategy"]
+
+_NOTHING = contextlib.nullcontext()
+
+
+class Strategy:
+    """One process: the model as it is. Base class of the others.
+
+    Attributes:
+        dist: the ranks.
+        is_sharded: whether each rank holds a part of the model's and the optimizer's state only.
+    """
+
+    is_sharded = False
+
+    def __init__(self, dist: Dist | None = None) -> None:
+        self.dist = dist or Dist()
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """Return the model whose parameters the optimizer is to have. Called once, before there is an optimizer."""
+        return model
+
+    def trained(self, model: nn.Module) -> nn.Module:
+        """Return what a training step is to call in place of `model`, as prepared."""
+        return model
+
+    def piece(self, model: nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:
+        """Return the context of forward and backward of one piece of a batch.
+
+        Args:
+            model: what `trained` returned.
+            last: of the pieces of an update: gradients are exchanged with it.
+        """
+        return _NOTHING
+
+    @contextlib.contextmanager
+    def whole(self, model: nn.Module, gradients: bool = False) -> Iterator[nn.Module]:
+        """Give `model` as one process would have it, for who looks at it: on rank 0; called by all ranks.
+
+        Args:
+            model: as prepared.
+            gradients: with the gradients of its parameters.
+        """
+        yield model
+
+    def renew(self) -> None:
+        """Take note that parameters of the model have been replaced."""
+
+    def check(self, model: nn.Module, step: int) -> None:
+        """Check, all ranks together, that they have the same weights after `step`.
+
+        Raises:
+            ConfigError: they have not.
+        """

@@ -1,0 +1,101 @@
+"""DDP: every rank has the whole model, and gradients are averaged while they are computed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from expkit.dist import Dist
+from expkit.errors import ConfigError
+from train.strategies.base import Strategy
+
+__all__ = ["Replicated"]
+
+#: What DDP says of parameters that got no gradient, at the step after.
+_UNUSED = "Expected to have finished reduction in the prior iteration"
+
+
+class Replicated(Strategy):
+    """`torch.nn.parallel.DistributedDataParallel`.
+
+    Args:
+        dist: the ranks.
+        find_unused: look at every step which parameters take no part in it; without, that is an error.
+        exact: sum gradients in an order that does not depend on how DDP groups them, which it changes after the first
+            step: a run that is resumed would differ in the last digits.
+    """
+
+    def __init__(self, dist: Dist, find_unused: bool = False, exact: bool = True) -> None:
+        super().__init__(dist)
+        self._find_unused, self._exact = find_unused, exact
+        self._wrapped: _Replica | None = None
+
+    def trained(self, model: nn.Module) -> nn.Module:
+        """See `Strategy.trained`. The wrapper is made when it is first asked for: once the model is restored."""
+        if self._wrapped is None:
+            parameter = next(model.parameters())
+            self._wrapped = _Replica(
+                model,
+                device_ids=[parameter.device] if parameter.device.type == "cuda" else None,
+                find_unused_parameters=self._find_unused,
+            )
+            if self._exact and self.dist.world_size > 2:  # the sum of two does not depend on their order
+                from expkit.dist.reduce import ordered_allreduce
+
+                self._wrapped.register_comm_hook(None, ordered_allreduce)
+        return self._wrapped
+
+    @contextlib.contextmanager
+    def piece(self, model: nn.Module, last: bool) -> Iterator[None]:
+        """See `Strategy.piece`."""
+        assert isinstance(model, _Replica)
+        try:
+            with contextlib.nullcontext() if last else model.no_sync():
+                yield
+        except RuntimeError as error:
+            if _UNUSED not in str(error):
+                raise
+            names = ", ".join(_without_gradient(model.module)) or "some"
+            raise ConfigError(
+                f"task: {names}: these parameters took no part in the loss of a step, and the other ranks wait for "
+                "their gradients: leave them out of the model, freeze them (requires_grad=False), or set "
+                "trainer.find_unused_parameters=true"
+            ) from error
+
+    def renew(self) -> None:
+        """See `Strategy.renew`."""
+        self._wrapped = None
+
+    @torch.no_grad()
+    def check(self, model: nn.Module, step: int) -> None:
+        """See `Strategy.check`. Ranks drift apart when a task goes past the wrapper."""
+        sums = [parameter.detach().double().sum().nan_to_num() for parameter in model.parameters()]
+        mine = torch.stack(sums).sum()
+        both = self.dist.max(torch.stack([mine, -mine]))
+        if both[0] != -both[1]:
+            raise ConfigError(
+                f"the ranks have different weights after step {step}: gradients are averaged of what goes through "
+                "model(...) only, so that task.step must call the model it is given, not one of its methods or parts"
+            )
+
+
+class _Replica(DistributedDataParallel):
+    """DDP that also has what the model has: a task may ask it for an attribute of its own."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "module":
+                raise
+            return getattr(self.module, name)
+
+
+def _without_gradient(model: nn.Module, most: int = 3) -> list[str]:
+    names = [name for name, each in model.named_parameters() if each.requires_grad and each.grad is None]
+    return [*names[:most], *(["..."] if len(names) > most else [])]
