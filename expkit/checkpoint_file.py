@@ -13,6 +13,8 @@ import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
+from expkit.checkpoint_folder import folder_error, is_sharded
+
 __all__ = ["archive_error", "damage", "step_of"]
 
 #: Of a zip archive: what stands before each part (signature, version, flags, method, time, date, checksum, two sizes,
@@ -21,11 +23,12 @@ _LOCAL_HEADER = struct.Struct("<4sHHHHHIIIHH")
 _DATA_DESCRIPTOR = struct.Struct("<4sII")
 _REPEATED_BEHIND = 1 << 3
 
-_NAME = re.compile(r"checkpoint_step_(0|[1-9]\d*)\.pt")
+#: `.pt` is one file, no suffix a folder of shards, and `.old` such a folder in whose place a new one is being put.
+_NAME = re.compile(r"checkpoint_step_(0|[1-9]\d*)(?:\.pt|\.old)?")
 
 
 def step_of(path: Path) -> int | None:
-    """Return the step in the name `checkpoint_step_{step}.pt`, or None for any other name."""
+    """Return the step in the name `checkpoint_step_{step}.pt` or `checkpoint_step_{step}`, or None for any other."""
     match = _NAME.fullmatch(path.name)
     return int(match[1]) if match else None
 
@@ -36,6 +39,8 @@ def archive_error(path: Path) -> str | None:
     Raises:
         OSError: the file cannot be read, which says nothing about what is in it.
     """
+    if is_sharded(path):
+        return folder_error(path)
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             broken = archive.testzip() or _broken_entry(file, archive)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import itertools
 import logging
 import os
@@ -27,11 +28,13 @@ __all__ = [
     "atomic_writer",
     "check_disk_space",
     "check_writable",
+    "digest",
     "free_gb",
     "fsync_folder",
     "is_there",
     "process_alive",
     "read_json",
+    "remove_folder",
     "remove_stale_temporaries",
     "write_bytes",
     "write_json",
@@ -193,10 +196,30 @@ def check_writable(folder: Path, size: int) -> None:
             temporary.unlink()
 
 
+def digest(path: Path) -> str:
+    """Return the sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder and what is in it, or a link to one: nothing is ever seen half removed under its name.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    temporary = _temporary(path)
+    path.rename(temporary)
+    if temporary.is_symlink():
+        temporary.unlink()
+    else:
+        shutil.rmtree(temporary)
+
+
 def remove_stale_temporaries(folder: Path, prefix: str = "") -> None:
     """Remove what processes that died in the middle of a write left in `folder`.
 
-    Only temporary files of this module are touched, only those for files whose name starts with `prefix`,
+    Only temporary files and folders of this module are touched, only those for names that start with `prefix`,
     and none of a process that is alive on this machine. What cannot be removed stays.
     """
     for file in Path(folder).iterdir():
@@ -204,7 +227,7 @@ def remove_stale_temporaries(folder: Path, prefix: str = "") -> None:
         if match and match["name"].startswith(prefix):
             with contextlib.suppress(OSError):
                 if not _is_written_now(file, int(match["pid"])):
-                    file.unlink()
+                    shutil.rmtree(file) if file.is_dir() and not file.is_symlink() else file.unlink()
 
 
 def _is_written_now(file: Path, pid: int) -> bool:

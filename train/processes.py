@@ -22,7 +22,7 @@ __all__ = ["blaming", "follower", "rank_log", "ranks"]
 
 log = logging.getLogger("expkit")
 
-#: The part of the time-out for which ranks wait for each other. In what is left they find out who did not come, and end.
+#: The part of the time-out for which ranks wait for each other. In the rest they find out who did not come, and end.
 _SHARE = 0.8
 #: Seconds for which rank 0 may take to be there: Python and torch come over a network sometimes.
 _PATIENCE = 300.0

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from expkit.checkpoint_folder import MANIFEST, is_sharded
 from expkit.checkpoints.keeping import KeepPolicy, Saved, score
-from expkit.checkpoints.storage import checkpoint_error, read_checkpoint, step_of
-from expkit.files import write_link
+from expkit.checkpoints.storage import checkpoint_error, peek_checkpoint, step_of
+from expkit.files import remove_folder, write_link
 
 __all__ = ["BEST_MARK", "CheckpointFolder", "Label"]
 
@@ -59,16 +60,27 @@ class CheckpointFolder:
         self._labels: dict[Identity, Label | None] = {}
         self._said: set[str] = set()
 
-    def file(self, step: int) -> Path:
-        """Return the path that the checkpoint of `step` has or would have."""
-        return self.path / f"checkpoint_step_{step}.pt"
+    def file(self, step: int, sharded: bool = False) -> Path:
+        """Return the path that the checkpoint of `step` would have: a file, or a folder of shards."""
+        return self.path / f"checkpoint_step_{step}{'' if sharded else '.pt'}"
+
+    def all_files(self) -> list[tuple[int, Path]]:
+        """Return step and path of the checkpoints that are there, valid or not, in the order in which to try them.
+
+        The newest step comes first. Two of one step are left by a kill, in the moment in which the second took the
+        place of the first; or one is a file and one a folder.
+        """
+        if not self.path.is_dir():
+            return []
+        found = [(step, path) for path in self.path.iterdir() if (step := step_of(path)) is not None]
+        return sorted(found, key=lambda each: (-each[0], each[1].suffix == ".old", each[1].suffix))
 
     def files(self) -> dict[int, Path]:
         """Return step -> path of the checkpoints that are there, valid or not, newest step first."""
-        if not self.path.is_dir():
-            return {}
-        found = {step: path for path in self.path.iterdir() if (step := step_of(path)) is not None}
-        return dict(sorted(found.items(), reverse=True))
+        found: dict[int, Path] = {}
+        for step, path in self.all_files():
+            found.setdefault(step, path)
+        return found
 
     def best(self, monitor: tuple[str, str] | None = None) -> Path | None:
         """Return the newest checkpoint that is marked as the best; without a mark, that of the best score, if any."""
@@ -85,13 +97,13 @@ class CheckpointFolder:
         try:
             identity = _identity(path)
             if identity not in self._labels:
-                self._labels[identity] = _label(read_checkpoint(path, mmap=True), identity)
+                self._labels[identity] = _label(peek_checkpoint(path), identity)
             return self._labels[identity]
         except Exception:  # noqa: BLE001 - a damaged file makes torch raise nearly anything
             return None
 
     def wrote(self, path: Path, state: Mapping[str, Any], verified: bool) -> None:
-        """Take note of a file that this process has just written and fsynced, and perhaps read back."""
+        """Take note of one that this process has just written and fsynced, and perhaps read back."""
         identity = _identity(path)
         self._written.add(identity)
         self._labels[identity] = _label(state, identity)
@@ -109,26 +121,28 @@ class CheckpointFolder:
 
     def tidy(
         self,
-        step: int,
+        committed: Path,
         keep_last_n: int,
         protected: int | None = None,
         policy: KeepPolicy | None = None,
         monitor: tuple[str, str] | None = None,
     ) -> None:
-        """After the checkpoint of `step` has been committed: point the links, delete what need not be kept.
+        """After a checkpoint has been committed: point the links, delete what need not be kept.
 
         What stays: the newest `keep_last_n` valid ones, the newest one that has been read back and found valid (so the
-        last valid one is never deleted), the best, the one of step `protected`, what `policy` picks, and those of steps
-        after `step`, which are of another training.
+        last valid one is never deleted), the best, the one of step `protected`, what `policy` picks, and those of later
+        steps, which are of another training.
 
         Args:
-            step: of the new one.
+            committed: the new one.
             keep_last_n: how many of the newest.
             protected: the step of the one resumed from.
             policy: what to keep besides.
             monitor: the metric by which checkpoints are compared, and "min" or "max".
         """
-        files = self.files()
+        self._delete_replaced(committed)
+        files, step = self.files(), step_of(committed)
+        assert step is not None
         later = [known for known in files if known > step]
         if later:
             self._say_once(
@@ -137,7 +151,7 @@ class CheckpointFolder:
                 "an earlier training: they are left alone, but a resume would take them; move them away",
             )
         best = self.best(monitor)
-        self._link("checkpoint_latest.pt", self.file(step))
+        self._link("checkpoint_latest.pt", committed)
         if best is not None:
             self._link("checkpoint_best.pt", best)
         mine = {known: path for known, path in files.items() if known <= step}
@@ -148,6 +162,13 @@ class CheckpointFolder:
             keep |= policy.keep([saved for known, path in mine.items() if (saved := self._saved(known, path, monitor))])
         for known, path in reversed(mine.items()):  # oldest first
             if known not in keep and known != protected and path != best:
+                self._delete(path)
+
+    def _delete_replaced(self, committed: Path) -> None:
+        """Delete those in whose place another one of the same step has come: now, or before a kill."""
+        files = self.files() | {step_of(committed): committed}
+        for step, path in self.all_files():
+            if path != files[step] and (self._was_written(files[step]) or self._is_valid(files[step])):
                 self._delete(path)
 
     def _newest_valid(self, files: Mapping[int, Path], count: int) -> set[int]:
@@ -208,7 +229,7 @@ class CheckpointFolder:
     def _delete(self, path: Path) -> None:
         try:
             identity = _identity(path)
-            path.unlink(missing_ok=True)
+            remove_folder(path) if is_sharded(path) else path.unlink(missing_ok=True)
         except OSError as error:
             logger.warning("the old checkpoint %s cannot be deleted: %s", path, error)
             return
@@ -223,8 +244,9 @@ class CheckpointFolder:
 
 
 def _identity(path: Path) -> Identity:
-    """Return what changes with a file's content: inode, size, time of the last change."""
-    stat = path.stat()
+    """Return what changes with a file's content: inode, size, time of the last change; of a folder, its manifest's."""
+    manifest = path / MANIFEST
+    stat = (manifest if is_sharded(path) and manifest.exists() else path).stat()
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypedDict
 
+from expkit.checkpoint_folder import folder_size, is_sharded
 from expkit.checkpoints.folder import CheckpointFolder
 from expkit.checkpoints.storage import checkpoint_error
 
@@ -33,13 +34,14 @@ def list_folder(folder: CheckpointFolder) -> list[CheckpointInfo]:
     for step, path in reversed(folder.files().items()):
         with contextlib.suppress(FileNotFoundError):  # a training process may delete old ones meanwhile
             stat = path.stat()
+            size = folder_size(path) if is_sharded(path) else stat.st_size
             problem = problem_of(path)
             label = folder.label(path) if problem is None else None
             listing.append(
                 {
                     "step": step,
                     "path": path,
-                    "size_mb": stat.st_size / 1024**2,
+                    "size_mb": size / 1024**2,
                     "modified": f"{datetime.fromtimestamp(stat.st_mtime):%Y-%m-%d %H:%M:%S}",
                     "valid": problem is None,
                     "problem": problem,
@@ -52,7 +54,7 @@ def list_folder(folder: CheckpointFolder) -> list[CheckpointInfo]:
 
 
 def problem_of(path: Path) -> str | None:
-    """Return what is wrong with the file at `path`, or that it cannot be read; None if it is valid."""
+    """Return what is wrong with the checkpoint at `path`, or that it cannot be read; None if it is valid."""
     try:
         return checkpoint_error(path)
     except OSError as error:

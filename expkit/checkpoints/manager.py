@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import operator
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from expkit.checkpoints.checks import check_metrics, check_policy, checked_mode, whole_number
+from expkit.checkpoints.finding import find_valid
 from expkit.checkpoints.folder import CheckpointFolder
 from expkit.checkpoints.keeping import KeepPolicy, keep_also
 from expkit.checkpoints.listing import CheckpointInfo, list_folder, problem_of
+from expkit.checkpoints.loading import load_into
 from expkit.checkpoints.saving import AnyOf, EverySteps, Moment, SavePolicy, save_when
-from expkit.checkpoints.state import collect_state, load_model_state
-from expkit.checkpoints.storage import checkpoint_error, read_checkpoint
+from expkit.checkpoints.shards import has_shards
+from expkit.checkpoints.state import collect_state
+from expkit.checkpoints.storage import read_checkpoint, step_of
 from expkit.checkpoints.writer import CheckpointWriter
-from expkit.errors import ResumeError, UserError
+from expkit.dist import Dist
+from expkit.errors import UserError
 from expkit.experiment import RunDir
 from expkit.schedule import Progress
 from expkit.timelimit import TimeLimit, duration
@@ -67,30 +72,24 @@ class CheckpointManager:
     ) -> None:
         self.save = save if save is not None else save_when()
         self.save_interval = save_interval
-        self.keep_last_n = _whole_number("keep_last_n", keep_last_n, at_least=1)
+        self.keep_last_n = whole_number("keep_last_n", keep_last_n, at_least=1)
         self.keep = keep if keep is not None else keep_also()
-        for name, policy, method in (("save", self.save, "reason"), ("keep", self.keep, "keep")):
-            if not callable(getattr(policy, method, None)):
-                raise UserError(
-                    f"{name}={policy!r} is no policy: give {name}_when(...)".replace("keep_when", "keep_also")
-                )
+        check_policy("save", self.save, "reason", "save_when")
+        check_policy("keep", self.keep, "keep", "keep_also")
         if async_save not in (True, False, "auto"):
             raise UserError(f"async_save={async_save!r}: choose True, False or 'auto'")
         if not loss_tolerance > 0:
             raise UserError(f"loss_tolerance={loss_tolerance}: it must be more than 0")
-        if mode not in ("min", "max", "auto"):
-            raise UserError(f"mode={mode}: choose min, max or auto")
         self.monitor, self.loss_tolerance = str(monitor), loss_tolerance
         self.before_timeout = None if before_timeout is None else duration(before_timeout)
         self._limit: TimeLimit | None = None
-        self.mode: Literal["min", "max"] = (
-            mode if mode != "auto" else "max" if self.monitor.endswith("accuracy") else "min"
-        )
+        self.mode = checked_mode(mode, self.monitor)
         self._folder = CheckpointFolder(RunDir(experiment_dir).checkpoints)
         self._writer = CheckpointWriter(
-            self._folder, _whole_number("verify_every", verify_every, at_least=1), async_save, self._tidy
+            self._folder, whole_number("verify_every", verify_every, at_least=1), async_save, self._tidy
         )
         self._protected: int | None = None
+        self._dist: Dist | None = None
 
     @property
     def save_interval(self) -> int | None:
@@ -99,7 +98,7 @@ class CheckpointManager:
 
     @save_interval.setter
     def save_interval(self, steps: int | None) -> None:
-        self._every = None if steps is None else EverySteps(_whole_number("save_interval", steps, at_least=1))
+        self._every = None if steps is None else EverySteps(whole_number("save_interval", steps, at_least=1))
         self._due = AnyOf((self.save,) if self._every is None else (self._every, self.save))
 
     def should_checkpoint(self, step: int) -> bool:
@@ -149,10 +148,15 @@ class CheckpointManager:
             StateError: (a UserError and a TypeError) a value could not be loaded again; nothing was written.
             UserError: `step` is no step, or a name in `extra` is one of the checkpoint's own.
         """
-        step = _whole_number("step", step, at_least=0)
-        _check_metrics(extra.get("metrics"))
-        state = collect_state(step, model, optimizer, loss_history, config, {"time": time.time()} | extra)
-        return self._writer.write(step, state, is_best, verify)
+        ranks = self._ranks(model)
+
+        def collect() -> tuple[dict[str, Any], dict[str, Any]]:
+            number, more = whole_number("step", step, at_least=0), {"time": time.time()} | extra
+            check_metrics(extra.get("metrics"))
+            return collect_state(number, model, optimizer, loss_history, config, more, sharded=ranks is not None)
+
+        state, shards = collect() if ranks is None else ranks.together(collect)
+        return self._writer.write(state["step"], state, is_best, verify, shards, ranks)
 
     def wait(self) -> int | None:
         """Wait for the save in flight, if any. Return the step of the last one that this manager has committed."""
@@ -187,41 +191,37 @@ class CheckpointManager:
         """
         self._writer.before_commit = work
 
-    def load_latest_checkpoint(self, map_location: Any = "cpu") -> dict[str, Any] | None:
-        """Load the newest valid checkpoint. A damaged one is said, set aside as `*.corrupt`, and passed over.
+    def find(self, step: int | None = None) -> Path | None:
+        """Return the newest valid checkpoint, or that of `step`; None if there is none.
 
-        What a manager loads before it has saved anything counts as resumed from: see `protect`.
+        A damaged one is said, set aside as `*.corrupt`, and passed over. The newest one that a manager finds before it
+        has saved anything counts as resumed from: see `protect`. Of several ranks the first asks, and tells the others.
+        """
+        self.wait()
+        path = find_valid(self._folder, step)
+        if path is not None and step is None and self.saved_step is None:
+            self._protected = step_of(path)
+        return path
+
+    def load_latest_checkpoint(self, map_location: Any = "cpu") -> dict[str, Any] | None:
+        """Load the newest valid checkpoint, see `find`.
 
         Args:
             map_location: where tensors go, as for `torch.load`.
 
         Returns:
-            The checkpoint, or None if there is no valid one.
+            The checkpoint, with whole tensors, or None if there is no valid one.
         """
-        self.wait()
-        files = self._folder.files()
-        for step, path in files.items():
-            checkpoint = self._load(path, map_location)
-            if checkpoint is not None:
-                if self.saved_step is None:
-                    self.protect(step)
-                return checkpoint
-        if files:
-            logger.error("none of the %d checkpoints in %s can be loaded", len(files), self._folder.path)
-        return None
+        return self._load(None, map_location)
 
     def load_checkpoint(self, step: int, map_location: Any = "cpu") -> dict[str, Any] | None:
         """Load the checkpoint of `step`; return None, with a warning, if it is missing or damaged."""
-        self.wait()
-        files = self._folder.files()
-        if step in files:
-            return self._load(files[step], map_location)
-        there = ", ".join(map(str, files)) or "none"
-        logger.warning("there is no checkpoint of step %s in %s; there are: %s", step, self._folder.path, there)
-        return None
+        return self._load(step, map_location)
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> int | None:
         """Load the newest valid checkpoint into `model` and `optimizer`, wrapped or not, and protect it.
+
+        If `model` is sharded all ranks call this, and each reads its part of what the first has found.
 
         Returns:
             Its step, or None if there is no valid one: then nothing was changed.
@@ -229,16 +229,12 @@ class CheckpointManager:
         Raises:
             ResumeError: the checkpoint is of another model or optimizer.
         """
-        checkpoint = self.load_latest_checkpoint()
-        if checkpoint is None:
+        self.wait()
+        ranks = self._ranks(model) or Dist()
+        path = ranks.broadcast(ranks.together(lambda: self.find() if ranks.is_main else None))
+        if path is None:
             return None
-        load_model_state(model, checkpoint["model_state_dict"])
-        if optimizer is not None:
-            try:
-                optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
-            except (KeyError, ValueError) as error:
-                raise ResumeError(f"the checkpoint does not fit the optimizer: {error}") from error
-        step = int(checkpoint["step"])
+        step = int(ranks.together(lambda: load_into(path, model, optimizer))["step"])
         self.protect(step)
         return step
 
@@ -253,7 +249,7 @@ class CheckpointManager:
         a resume must not find them.
         """
         self.wait()
-        later = [path for known, path in self._folder.files().items() if known > step]
+        later = [path for known, path in self._folder.all_files() if known > step]
         return [self._folder.set_aside(path, "rewound") for path in later]
 
     def verify_checkpoint(self, path: Path | str) -> bool:
@@ -280,42 +276,19 @@ class CheckpointManager:
         """Return the newest checkpoint that was saved with `is_best`; if there is none, the best by `monitor`."""
         return self._folder.best((self.monitor, self.mode))
 
-    def _tidy(self, step: int) -> None:
-        self._folder.tidy(step, self.keep_last_n, self._protected, self.keep, (self.monitor, self.mode))
+    def _tidy(self, committed: Path) -> None:
+        self._folder.tidy(committed, self.keep_last_n, self._protected, self.keep, (self.monitor, self.mode))
 
-    def _load(self, path: Path, map_location: Any) -> dict[str, Any] | None:
-        try:
-            problem = checkpoint_error(path)
-            if problem is None:
+    def _load(self, step: int | None, map_location: Any) -> dict[str, Any] | None:
+        while (path := self.find(step)) is not None:
+            with contextlib.suppress(FileNotFoundError):  # meanwhile deleted by a training process
                 return read_checkpoint(path, map_location)
-            aside = self._folder.set_aside(path)
-        except FileNotFoundError:  # meanwhile deleted by a training process, or set aside by another rank
-            return None
-        except OSError as error:
-            logger.warning("%s is passed over, as it cannot be read or renamed: %s", path, error)
-            return None
-        logger.warning(
-            "%s is no valid checkpoint: %s. It is set aside as %s: put back an intact copy if there is one",
-            path,
-            problem,
-            aside.name,
-        )
         return None
 
-
-def _check_metrics(metrics: Any) -> None:
-    if metrics is None:
-        return
-    right = isinstance(metrics, Mapping) and all(type(value) in (int, float) for value in metrics.values())
-    if not right:
-        raise UserError(f"metrics={metrics!r}: it must be names and numbers, by which checkpoints are compared")
-
-
-def _whole_number(name: str, value: Any, at_least: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = at_least - 1
-    if number < at_least or isinstance(value, bool):
-        raise UserError(f"{name} must be a whole number of at least {at_least}, not {value!r}")
-    return number
+    def _ranks(self, model: nn.Module) -> Dist | None:
+        """Return who holds the shards of `model`; None if it is whole. All ranks must call it."""
+        if not has_shards(model):
+            return None
+        if self._dist is None:
+            self._dist = Dist.current()
+        return self._dist

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from expkit.checkpoints.shards import holds_tensors
+
 __all__ = ["Staging", "fits_in_memory", "state_bytes"]
 
 _CONTAINERS = (list, tuple, set)
@@ -70,6 +72,8 @@ class Staging:
         kind = type(value)
         if kind in (torch.Tensor, nn.Parameter) and _is_plain(value):
             return self._copy_tensor(value)
+        if isinstance(value, torch.Tensor) and value.is_meta:
+            return value  # stands for one that is elsewhere
         if isinstance(value, torch.Tensor):
             return copy.deepcopy(value.detach()).cpu()
         if kind in (dict, OrderedDict, Counter):
@@ -78,7 +82,7 @@ class Staging:
                 copied._metadata = copy.copy(value._metadata)  # type: ignore[union-attr]
             return copied
         if kind in _CONTAINERS:
-            return kind(map(self._copy, value)) if kind is not list or _holds_tensors(value) else list(value)
+            return kind(map(self._copy, value)) if kind is not list or holds_tensors(value) else list(value)
         return copy.copy(value) if kind is bytearray else value
 
     def _copy_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -126,7 +130,7 @@ def state_bytes(value: Any) -> int:
         elif isinstance(item, dict):
             for each in item.values():
                 collect(each)
-        elif isinstance(item, list | tuple) and _holds_tensors(item):
+        elif isinstance(item, list | tuple) and holds_tensors(item):
             for each in item:
                 collect(each)
 
@@ -165,10 +169,3 @@ def _free_of_group() -> int | None:
         return min(limits, default=None)
     except (OSError, ValueError):
         return None
-
-
-_PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})
-
-
-def _holds_tensors(value: list[Any] | tuple[Any, ...]) -> bool:
-    return not _PLAIN.issuperset(map(type, value))  # at C speed, for histories of a million losses

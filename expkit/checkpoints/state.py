@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from expkit.checkpoints.shards import split
 from expkit.errors import ResumeError, UserError
 from expkit.record import to_plain
 
@@ -31,8 +32,11 @@ def collect_state(
     loss_history: Any,
     config: Any,
     extra: Mapping[str, Any],
-) -> dict[str, Any]:
+    sharded: bool = False,
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what one checkpoint holds, checked to be loadable. Tensors are not copied.
+
+    With `sharded` tensors that are spread over the ranks (DTensor) are returned beside it, see `shards.split`.
 
     Raises:
         StateError: a value could not be loaded again; the message names its path.
@@ -48,11 +52,11 @@ def collect_state(
     taken = state.keys() & extra.keys()
     if taken:
         raise UserError(f"{', '.join(sorted(taken))} is a checkpoint's own: give that extra state another name")
+    own = state.keys()
+    state, shards = split(state | dict(extra)) if sharded else (state | dict(extra), {})
     for name, value in state.items():
-        check_loadable(value, name)
-    for name, value in extra.items():
-        check_loadable(value, f"extra.{name}")
-    return state | dict(extra)
+        check_loadable(value, name if name in own else f"extra.{name}")
+    return state, shards
 
 
 def unwrap(model: nn.Module) -> nn.Module:

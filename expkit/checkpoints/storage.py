@@ -1,4 +1,4 @@
-"""One checkpoint file: written durably, verified, read. Nothing here knows of other checkpoints beside it."""
+"""One checkpoint: a file written durably; a file or a folder of shards verified and read. Others are not known here."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ import contextlib
 import errno
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
 from expkit.checkpoint_file import archive_error, damage, step_of
+from expkit.checkpoint_folder import STATE, is_sharded
+from expkit.checkpoints.output import Output
+from expkit.checkpoints.shards import map_tensors, meta_tensors
 from expkit.files import atomic_writer
 
 __all__ = [
     "REQUIRED",
     "checkpoint_error",
     "checkpoint_size",
+    "peek_checkpoint",
     "read_checkpoint",
     "step_of",
     "write_checkpoint",
@@ -24,9 +28,6 @@ __all__ = [
 
 #: The keys that every checkpoint has.
 REQUIRED = ("model_state_dict", "optimizer_state_dict", "step", "loss_history", "config")
-
-#: Bytes that are written before anybody asks again whether to give up.
-_CHUNK = 1 << 24
 
 
 def write_checkpoint(
@@ -50,7 +51,7 @@ def write_checkpoint(
         OSError: it was cancelled (ECANCELED), or the disk is full or broken. What was at `path` before is still there.
     """
     with atomic_writer(path) as file, _checksums():
-        output = _Output(file, cancelled)
+        output = Output(file, cancelled)
         _save(state, output)
         file.flush()
         written = Path(file.name)
@@ -66,17 +67,45 @@ def write_checkpoint(
 def read_checkpoint(path: Path, map_location: Any = "cpu", mmap: bool = False) -> dict[str, Any]:
     """Load `path` without executing anything in it. It does not verify: see `checkpoint_error`.
 
+    A folder of shards gives whole tensors, however many processes have written it: the same as one file would.
+
     Args:
-        path: the file.
-        map_location: where tensors go, as for `torch.load`.
-        mmap: read tensors only when they are used; quick, for a look at the plain values.
+        path: the file or folder.
+        map_location: where tensors go, as for `torch.load`; of a folder only a device counts.
+        mmap: read tensors of a file only when they are used; quick, for a look at the plain values.
     """
+    if not is_sharded(path):
+        return _load(path, map_location, mmap)
+    from expkit.checkpoints.dcp import read_tensors
+
+    device = map_location if isinstance(map_location, str | torch.device) else "cpu"
+    tensors: dict[str, torch.Tensor] = {}
+
+    def make_room(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        if not tensor.is_meta:
+            return tensor
+        return tensors.setdefault(name, torch.empty(tensor.shape, dtype=tensor.dtype, device=device))
+
+    checkpoint: dict[str, Any] = map_tensors(_load(path / STATE, map_location), make_room)
+    read_tensors(path, tensors)
+    return checkpoint
+
+
+def peek_checkpoint(path: Path) -> dict[str, Any]:
+    """Load `path` for a look at the plain values: tensors of a file are read when they are used, of shards not at all.
+
+    In the place of a tensor that is in shards stands one on the device `meta`, of the same shape and type.
+    """
+    return _load(path / STATE if is_sharded(path) else path, mmap=True)
+
+
+def _load(path: Path, map_location: Any = "cpu", mmap: bool = False) -> dict[str, Any]:
     checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
     return checkpoint
 
 
 def checkpoint_error(path: Path) -> str | None:
-    """Return what is wrong with the checkpoint at `path`, or None if it is valid.
+    """Return what is wrong with the checkpoint at `path`, a file or a folder, or None if it is valid.
 
     Valid means: every checksum is right, it loads with `weights_only=True`, and it holds what its name says.
 
@@ -87,12 +116,17 @@ def checkpoint_error(path: Path) -> str | None:
     if problem is not None:
         return problem
     try:
-        checkpoint = read_checkpoint(path, mmap=True)
+        checkpoint = peek_checkpoint(path)
     except Exception as error:  # noqa: BLE001 - damaged bytes make torch raise nearly anything
         if "Weights only load failed" in str(error):
             return "it holds something besides tensors and plain values, which may run code when loaded: refused"
         return damage(error)
-    return _content_error(checkpoint, step_of(path))
+    problem = _content_error(checkpoint, step_of(path))
+    if problem is None and is_sharded(path):
+        from expkit.checkpoints.dcp import tensors_error
+
+        return tensors_error(path, meta_tensors(checkpoint))
+    return problem
 
 
 def _content_error(checkpoint: Any, step: int | None) -> str | None:
@@ -113,7 +147,7 @@ def checkpoint_size(state: Mapping[str, Any]) -> int:
     return nowhere.size
 
 
-def _save(state: Mapping[str, Any], output: _Output) -> None:
+def _save(state: Mapping[str, Any], output: Output) -> None:
     try:
         torch.save(state, output)  # type: ignore[arg-type]  # torch needs write and flush only
     except RuntimeError:
@@ -132,29 +166,6 @@ def _checksums() -> Iterator[None]:
         yield
     finally:
         torch.serialization.set_crc32_options(before)
-
-
-class _Output:
-    """A file that remembers what went wrong when it was written."""
-
-    def __init__(self, file: BinaryIO, cancelled: Callable[[], bool]) -> None:
-        self._file, self._cancelled = file, cancelled
-        self.error: OSError | None = None
-        self.size = 0
-
-    def write(self, data: memoryview) -> int:
-        try:
-            for start in range(0, len(data), _CHUNK):
-                if self._cancelled():
-                    raise OSError(errno.ECANCELED, "given up")
-                self.size += self._file.write(data[start : start + _CHUNK])
-        except OSError as error:
-            self.error = error
-            raise
-        return len(data)
-
-    def flush(self) -> None:
-        self._file.flush()
 
 
 class _Nowhere:

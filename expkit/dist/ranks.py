@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from expkit.errors import UserError, describe
 
 if TYPE_CHECKING:
     import torch
@@ -14,6 +17,8 @@ if TYPE_CHECKING:
     from expkit.dist.watch import Watch
 
 __all__ = ["Dist"]
+
+T = TypeVar("T")
 
 
 class Dist:
@@ -69,6 +74,11 @@ class Dist:
         yield
         if self.is_first_of_node:
             self.barrier()
+
+    @property
+    def group(self) -> Any:
+        """The gloo group through which decisions go; None in one process that has no process group."""
+        return self._gloo
 
     @property
     def is_main(self) -> bool:
@@ -133,6 +143,28 @@ class Dist:
         dist.all_gather_object(values, value, group=self._gloo)
         return values
 
+    def together(self, work: Callable[[], T]) -> T:
+        """Do `work` and return what it gives, if it fails on no rank; what fails on one of them fails on all.
+
+        Raises:
+            Exception: this rank's own; or an OSError, a UserError or a RuntimeError that says what failed on another.
+        """
+        if self.world_size == 1:
+            return work()
+        result, error = None, None
+        try:
+            result = work()
+        except Exception as failed:  # noqa: BLE001 - it is raised below, when all have heard of it
+            error = failed
+        said = self.gather_all(None if error is None else _as_said(error))
+        if error is not None:
+            raise error
+        for rank, failure in enumerate(said):
+            if failure is not None:
+                kind, code, text = failure
+                raise OSError(code, f"{text} (rank {rank})") if kind is OSError else kind(f"rank {rank}: {text}")
+        return cast("T", result)
+
     def barrier(self) -> None:
         """Wait until every rank is here."""
         if self.world_size > 1:
@@ -166,6 +198,13 @@ class Dist:
 
             dist.all_reduce(tensor, op=getattr(dist.ReduceOp, operation))
         return tensor
+
+
+def _as_said(error: Exception) -> tuple[type[Exception], int, str]:
+    """Return what other ranks are told of an error: of which kind, its errno, its text."""
+    if isinstance(error, OSError):
+        return OSError, error.errno or errno.EIO, error.strerror or str(error)
+    return (UserError, 0, str(error)) if isinstance(error, UserError) else (RuntimeError, 0, describe(error))
 
 
 def _local_rank(rank: int) -> int:

@@ -21,9 +21,9 @@ from typing import Any, BinaryIO, Protocol
 from expkit.checkpoint_file import archive_error, step_of
 from expkit.errors import ConfigError
 from expkit.experiment import RunDir
-from expkit.files import atomic_folder, fsync_folder, write_bytes, write_json
+from expkit.files import atomic_folder, digest, fsync_folder, write_bytes, write_json
 from expkit.record import to_plain
-from expkit.snapshots.files import METADATA, RUN_CONFIG, STATUS, copy_from, digest, link_or_open, sync, with_own_digest
+from expkit.snapshots.files import METADATA, RUN_CONFIG, STATUS, copy_from, link_or_open, sync, with_own_digest
 from expkit.snapshots.reading import list_snapshots, load_snapshot
 
 __all__ = ["Observed", "Trigger", "begin", "check_export", "create"]

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import orjson
 
-__all__ = ["METADATA", "RUN_CONFIG", "STATUS", "copy_from", "digest", "digest_of_metadata", "link_file"]
+__all__ = ["METADATA", "RUN_CONFIG", "STATUS", "copy_from", "digest_of_metadata", "link_file"]
 __all__ += ["link_or_open", "sync", "with_own_digest"]
 
 METADATA = "metadata.json"
@@ -90,12 +90,6 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def digest(path: Path) -> str:
-    """Return the sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def with_own_digest(metadata: dict[str, object]) -> bytes:

@@ -15,8 +15,8 @@ from typing import Any
 from expkit.checkpoint_file import step_of
 from expkit.errors import UserError
 from expkit.experiment import RunDir
-from expkit.files import read_json
-from expkit.snapshots.files import METADATA, RUN_CONFIG, digest, digest_of_metadata
+from expkit.files import digest, read_json
+from expkit.snapshots.files import METADATA, RUN_CONFIG, digest_of_metadata
 
 __all__ = [
     "BEST",
