@@ -9,7 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from expkit.checkpoints import CheckpointManager, read_checkpoint
+from expkit.checkpoints import CheckpointManager
+from expkit.checkpoints.storage import peek_checkpoint
 from expkit.dist import Control
 from expkit.errors import ResumeError
 from expkit.experiment import RunDir
@@ -18,7 +19,7 @@ from expkit.schedule import auto_intervals
 from train.best import Best
 from train.parts import Parts
 from train.responses import Rewind, left_course, lower_as_rewinds, passes
-from train.restoring import load_state, restore
+from train.restoring import find_checkpoint, restore
 from train.resume import Origin
 from train.runner import Runner
 
@@ -76,38 +77,34 @@ def prepare(
     if origin is None or manager is None:
         return runner, None
     runner.passes = passes(stored, rewind)
-    state = _chosen(manager, files, origin, stored) if dist.is_main else None
-    step = dist.broadcast(None if state is None else int(state["step"]))
-    if step is None:
+    path = dist.broadcast(_chosen(manager, files, origin, stored) if dist.is_main else None)
+    if path is None:
         return runner, None
-    if state is None:
-        state = _read(files.checkpoints / f"checkpoint_step_{step}.pt")
-    restore(runner, state, origin, masked, parts.detectors)
+    state = _look_at(path)
+    restore(runner, state, origin, masked, parts.detectors, path)
     lower_as_rewinds(runner.update, stored, state, rewind)
     return runner, state
 
 
-def _chosen(
-    manager: CheckpointManager, files: RunDir, origin: Origin, stored: Mapping[str, Any]
-) -> dict[str, Any] | None:
+def _chosen(manager: CheckpointManager, files: RunDir, origin: Origin, stored: Mapping[str, Any]) -> Path | None:
     """Return the checkpoint to go on from, verified, or None if there is none yet."""
-    state = load_state(manager, files, origin)
-    back = left_course(stored, state)
+    path = find_checkpoint(manager, files, origin)
+    back = left_course(stored, peek_checkpoint(path)) if path is not None else None
     if back is not None and origin.step is None:
-        return load_state(manager, files, replace(origin, step=back))
-    return state
+        path = find_checkpoint(manager, files, replace(origin, step=back))
+    return None if path is None else path.absolute()
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Return the checkpoint that rank 0 has chosen, and verified.
+def _look_at(path: Path) -> dict[str, Any]:
+    """Return what there is in the checkpoint that rank 0 has chosen, besides the tensors of model and optimizer.
 
     Raises:
         ResumeError: this rank's machine does not see it.
     """
     try:
-        return read_checkpoint(path)
+        return peek_checkpoint(path)
     except OSError as error:
         raise ResumeError(
-            f"{path.absolute()} cannot be read ({error.strerror or error}): run.outputs must be a folder that all "
-            "machines of a job share"
+            f"{path} cannot be read ({error.strerror or error}): run.outputs must be a folder that all machines of a "
+            "job share"
         ) from error

@@ -6,12 +6,14 @@ import logging
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
 from expkit.checkpoints import CheckpointManager
+from expkit.checkpoints.loading import load_into
 from expkit.checkpoints.state import load_model_state
 from expkit.checkpoints.storage import step_of
 from expkit.detectors.base import Detector
@@ -25,7 +27,15 @@ from train.resume import Origin, differences
 from train.runner import Runner
 from train.update import Update
 
-__all__ = ["check_continuity", "go_back", "is_exact", "later_checkpoints", "load_state", "restore", "restore_guards"]
+__all__ = [
+    "check_continuity",
+    "find_checkpoint",
+    "go_back",
+    "is_exact",
+    "later_checkpoints",
+    "restore",
+    "restore_guards",
+]
 
 log = logging.getLogger("expkit")
 
@@ -37,25 +47,22 @@ _DECISIVE = (
 )
 
 
-def load_state(manager: CheckpointManager, files: RunDir, origin: Origin) -> dict[str, Any] | None:
-    """Return the state to go on from, or None for a run that was stopped before its first checkpoint.
+def find_checkpoint(manager: CheckpointManager, files: RunDir, origin: Origin) -> Path | None:
+    """Return the checkpoint to go on from, verified, or None for a run that was stopped before its first one.
 
     Raises:
         ResumeError: the checkpoint that was asked for, or every one, cannot be read.
     """
-    if origin.step is not None:
-        state = manager.load_checkpoint(origin.step)
-    elif not any(files.checkpoints.glob("checkpoint_step_*")):
+    if origin.step is None and not any(files.checkpoints.glob("checkpoint_step_*")):
         log.warning("%s was stopped before its first checkpoint: it starts again from step 0", files.root)
         return None
-    else:
-        state = manager.load_latest_checkpoint()
-    if state is None and origin.step is not None:
+    path = manager.find(origin.step)
+    if path is None and origin.step is not None:
         run, what = files.root, f"the checkpoint of step {origin.step}"
         raise ResumeError(f"{what} of {run} cannot be read: resume={run} takes the newest that can be")
-    if state is None:
+    if path is None:
         raise ResumeError(f"{files.root} holds no checkpoint that can be read: start a fresh run")
-    return state
+    return path
 
 
 def later_checkpoints(files: RunDir, step: int) -> bool:
@@ -80,6 +87,7 @@ def restore(
     origin: Origin,
     config: Mapping[str, Any],
     detectors: Mapping[str, Detector],
+    path: Path | None = None,
 ) -> None:
     """Bring `runner` to where the checkpoint `state` of `origin` was.
 
@@ -89,6 +97,7 @@ def restore(
         origin: the run that it is of.
         config: the configuration of now, plain.
         detectors: name -> detector.
+        path: where the tensors of model and optimizer are: each rank reads what it needs. None: in `state`.
 
     Raises:
         ResumeError: it is not of such a model or optimizer.
@@ -97,8 +106,11 @@ def restore(
     update, before = runner.update, state["config"]
     try:
         restore_modes(runner.model, state["model_state_dict"], update.optimizer)
-        load_model_state(runner.model, state["model_state_dict"])
-        update.optimizer.load_state_dict(state["optimizer_state_dict"])
+        if path is not None:
+            load_into(path, runner.model, update.optimizer)
+        else:
+            load_model_state(runner.model, state["model_state_dict"])
+            update.optimizer.load_state_dict(state["optimizer_state_dict"])
     except ValueError as error:
         raise ResumeError(
             f"the checkpoint of step {state['step']} of {origin.run} does not fit what is configured now: {error}"

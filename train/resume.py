@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import logging
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from expkit.checkpoint_file import step_of
 from expkit.config_tracker import ConfigTracker
 from expkit.environment import was_requeued
 from expkit.errors import ResumeError, UserError
@@ -31,7 +31,6 @@ log = logging.getLogger("expkit")
 
 #: Sections whose parts are selected by their names.
 _SELECTED = ("tracker", "diagnostics", "detectors", "plots")
-_STEP = re.compile(r"checkpoint_step_(\d+)\.pt")
 
 
 @dataclass(frozen=True)
@@ -112,17 +111,16 @@ def find_origin(
         snapshot = path.parent.parent if path.suffix == ".pt" else path
         if is_snapshot(snapshot):
             return _fork(load_snapshot(snapshot), outputs, overrides)
-        step = _STEP.fullmatch(path.name)
-        if step and path.is_file():
-            return origin_of(path.parent.parent, int(step[1]))
-        if path.suffix == ".pt" and path.is_file():  # checkpoint_latest.pt, checkpoint_best.pt: links to a step's file
-            linked = _STEP.fullmatch(path.resolve().name)
-            return origin_of(path.parent.parent, int(linked[1]) if linked else None)
+        step = step_of(path)
+        if step is not None and path.exists():
+            return origin_of(path.parent.parent, step)
+        if path.suffix == ".pt" and path.exists():  # checkpoint_latest.pt, checkpoint_best.pt: links to a step's
+            return origin_of(path.parent.parent, step_of(path.resolve()))
         if RunDir(path).exists():
             return origin_of(path, None)
-        if path.suffix == ".pt" and RunDir(path.parent.parent).exists():
-            steps = sorted(int(found[1]) for each in path.parent.glob("*.pt") if (found := _STEP.fullmatch(each.name)))
-            there = ", ".join(map(str, steps)) or "none"
+        if path.name.startswith("checkpoint_") and RunDir(path.parent.parent).exists():
+            steps = {step for each in path.parent.glob("checkpoint_*") if (step := step_of(each)) is not None}
+            there = ", ".join(map(str, sorted(steps))) or "none"
             raise ResumeError(f"resume={resume}: there is no such checkpoint; the run has those of steps {there}")
     close = difflib.get_close_matches(resume, ("latest", "auto", "ask", "never"), n=1, cutoff=0.7)
     if close:

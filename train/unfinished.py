@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from expkit.checkpoint_file import step_of
 from expkit.config_tracker import ConfigTracker
 from expkit.ending import ending
 from expkit.environment import slurm_ids, was_requeued
@@ -20,8 +20,6 @@ from expkit.secrets import mask_arguments
 from expkit.status import read_status
 
 __all__ = ["Unfinished", "confirm", "find_same", "find_same_name", "is_of_this_job", "newest_step", "unfinished_runs"]
-
-_STEP = re.compile(r"checkpoint_step_(\d+)\.pt")
 
 
 @dataclass(frozen=True)
@@ -47,8 +45,8 @@ class Unfinished:
 
 def newest_step(run: RunDir) -> int | None:
     """Return the step of the newest checkpoint of a run, valid or not; None if there is none."""
-    found = (_STEP.fullmatch(path.name) for path in run.checkpoints.glob("checkpoint_step_*.pt"))
-    return max((int(match[1]) for match in found if match), default=None)
+    found = (step_of(path) for path in run.checkpoints.glob("checkpoint_step_*"))
+    return max((step for step in found if step is not None), default=None)
 
 
 def unfinished_runs(outputs: Path) -> Iterator[Unfinished]:

@@ -26,6 +26,9 @@ def is_dtensor(value: Any) -> TypeGuard[DTensor]:
 
 def has_shards(model: nn.Module) -> bool:
     """Whether parameters or buffers of `model` are spread over the ranks, as with `fully_shard`."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    if fsdp is not None and any(isinstance(module, fsdp.FSDPModule) for module in model.modules()):
+        return True  # between an evaluation and the next update its parameters are whole
     return any(map(is_dtensor, model.parameters())) or any(map(is_dtensor, model.buffers()))
 
 

@@ -124,7 +124,8 @@ class Recorded(Runner):
     def _die(self) -> None:
         """Die in the middle of a step, once the checkpoint to resume from is there: it may be written meanwhile."""
         folder = RunDir(self.given.run).checkpoints
-        files = [folder / f"checkpoint_step_{step}.pt" for step in range(self._saves, self._dies)]
+        steps = range(self._saves, self._dies)
+        files = [folder / f"checkpoint_step_{step}{suffix}" for step in steps for suffix in (".pt", "")]
         deadline = time.monotonic() + (_PATIENCE if self.save is not None else 0)
         while not any(file.exists() for file in files) and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -225,7 +225,7 @@ class _Runs:
     def _check(self, name: str, code: int) -> None:
         recorded = max(self.record(name).steps, default=0)
         if name == "stopped" and code == -signal.SIGKILL:
-            if not any(RunDir(self.folder / name).checkpoints.glob("checkpoint_step_*.pt")):
+            if not any(RunDir(self.folder / name).checkpoints.glob("checkpoint_step_*")):
                 raise UserError(
                     "the run that was killed had not saved any checkpoint: checkpoint=none cannot be resumed"
                 )
