@@ -221,7 +221,8 @@ def test_ranks_share_each_global_batch(world: int, pieces: int, n: int) -> None:
     ranks = shares(Numbers(n), world, batch_size=8, pieces=pieces)
     assert {len(steps) for steps in ranks} == {len(alone)}
     for whole, *steps in zip(alone, *ranks, strict=True):
-        assert flat([piece.tolist() for step in steps for piece, _ in step.pieces]) == whole
+        assert flat([piece.tolist() for step in steps for piece, weight in step.pieces if weight]) == whole
+        assert len({len(step.pieces) for step in steps}) == 1, "they wait for each other in every piece"
         assert sum(weight for step in steps for _, weight in step.pieces) / world == pytest.approx(1)
         assert len({step.last for step in steps}) == 1
 
