@@ -81,22 +81,22 @@ def _attempt(
     dist.broadcast(plan_of(config, origin, rewind) if dist.world_size > 1 else None)
     here, copies = staged(config)
     parts = replace(assemble(here, dist), copies=copies)
-    with ExitStack() as stack:
-        stack.enter_context(compute_threads(parts.trainer.threads, dist))
-        resumed = None if origin is None or origin.is_fork else origin
-        files = fresh_directory(config, parts.model, origin) if resumed is None else RunDir(resumed.run)
-        try:
+    resumed = None if origin is None or origin.is_fork else origin
+    files = fresh_directory(config, parts.model, origin) if resumed is None else RunDir(resumed.run)
+    try:
+        with ExitStack() as stack:  # closed before anything is removed: its log is told of the error, too
+            stack.enter_context(compute_threads(parts.trainer.threads, dist))
             stack.enter_context(run_lock(files))
             if resumed is not None:
                 reopen(config, resumed)
             note_run(files.root)
             job = Attempt(config, origin, parts, files, console, rewind, dist)
             return job, job.run(stack)
-        except UserError:
-            _remove_if_untouched(files, origin)
-            raise
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(_remains(files, _remove_if_untouched(files, origin))) from None
+    except UserError:
+        _remove_if_untouched(files, origin)
+        raise
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_remains(files, _remove_if_untouched(files, origin))) from None
 
 
 def _submitit_requeues() -> bool:

@@ -112,13 +112,13 @@ class Parts:
         Raises:
             ConfigError: it failed; the message says how, and where in the user's own code.
         """
-        try:
-            with self.strategy.dist.first_of_node_first():
+        with self.strategy.dist.first_of_node_first():
+            try:
                 return getattr(self.task, method)()
-        except UserError:
-            raise
-        except Exception as error:  # whatever a task of somebody's own does
-            raise ConfigError(told(error, "task", None, f"{type(self.task).__name__}.{method} failed")) from error
+            except UserError:
+                raise
+            except Exception as error:  # whatever a task of somebody's own does
+                raise ConfigError(told(error, "task", None, f"{type(self.task).__name__}.{method} failed")) from error
 
     def batches(self, data: Any, training: bool, dist: Dist) -> Batches:
         """Return this process's batches of a task's data."""

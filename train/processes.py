@@ -17,6 +17,7 @@ from expkit.errors import ConfigError, RankFailed
 from expkit.experiment import RunDir
 from train.config.trainer import TrainerConfig
 from train.report import resume_command
+from train.unfinished import newest_step
 
 __all__ = ["blaming", "follower", "rank_log", "ranks"]
 
@@ -81,7 +82,7 @@ def blaming(dist: Dist, files: RunDir | None = None) -> Iterator[None]:
         blamed = dist.watch.blame(error) if dist.watch is not None else None
         if blamed is None:
             raise
-        raise RankFailed(blamed if files is None else f"{blamed}{_look(files, blamed)}") from error
+        raise RankFailed(blamed if files is None else f"{blamed}{_look(files, blamed)}") from None
 
 
 def rank_log(files: RunDir, rank: int | str) -> Path:
@@ -90,7 +91,9 @@ def rank_log(files: RunDir, rank: int | str) -> Path:
 
 
 def _look(files: RunDir, blamed: str) -> str:
-    """Return where to look, and what to type."""
+    """Return where to look, and what to type; of a run in which nothing has been trained nothing will be left."""
+    if newest_step(files) is None:
+        return ""
     rank = re.match(r"rank (\d+)", blamed)
     log_file = rank_log(files, rank[1]) if rank is not None else None
     where = f" (see {log_file})" if log_file is not None and log_file.exists() else ""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from expkit.dist.beat import BROKEN, LATE, LEFT, PHASES, RUNS, Beat, Member, whereabouts
 from expkit.dist.verdict import is_consequence, is_timeout, judge, named
-from expkit.errors import describe
+from expkit.errors import UserError, describe
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -108,7 +108,7 @@ class Watch:
             wait: seconds for which a verdict may take.
         """
         if not is_consequence(error):
-            self.accuse(describe(error))
+            self.accuse(str(error) if isinstance(error, UserError) else describe(error))
             return None
         self._noticed = True
         self._state = LATE if is_timeout(error) else BROKEN

@@ -24,8 +24,8 @@ FAST = ("debug=smoke", "tracker=[]", "checkpoint=none")
 def with_plots(monkeypatch: pytest.MonkeyPatch, **plots: Any) -> None:
     """Let runs draw these, too."""
 
-    def assembled(config: Any) -> Parts:
-        parts = assemble(config)
+    def assembled(config: Any, *ranks: Any) -> Parts:
+        parts = assemble(config, *ranks)
         parts.plots.update(plots)
         return parts
 

@@ -71,8 +71,8 @@ class FailingTwice(Plot):
 def broken(monkeypatch: pytest.MonkeyPatch, change: Callable[[Parts], None]) -> None:
     """Let `train` run with parts that `change` has broken."""
 
-    def changed(config: Any) -> Parts:
-        parts = assemble(config)
+    def changed(config: Any, *ranks: Any) -> Parts:
+        parts = assemble(config, *ranks)
         change(parts)
         return parts
 
