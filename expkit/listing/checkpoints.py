@@ -10,13 +10,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from expkit.checkpoint_folder import folder_size, is_sharded
 from expkit.errors import UserError
 from expkit.experiment import RunDir
 from expkit.files import read_json
 
 __all__ = ["describe"]
 
-_NAME = re.compile(r"checkpoint_step_(?P<step>0|[1-9]\d*)\.pt(?:\.(?P<aside>corrupt|rewound)(?:\.\d+)?)?")
+_NAME = re.compile(r"checkpoint_step_(?P<step>0|[1-9]\d*)(?:\.pt|\.old)?(?:\.(?P<aside>corrupt|rewound)(?:\.\d+)?)?")
 
 
 def describe(folder: Path, verify: bool = False) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def _entries(folder: Path) -> Iterator[dict[str, Any]]:
             yield {
                 "step": int(match["step"]),
                 "path": str(path),
-                "bytes": stat.st_size,
+                "bytes": folder_size(path) if is_sharded(path) else stat.st_size,
                 "modified": f"{datetime.fromtimestamp(stat.st_mtime):%Y-%m-%d %H:%M:%S}",
                 "aside": match["aside"],
                 "valid": None,
@@ -74,10 +75,10 @@ def _verified(entries: list[dict[str, Any]], folder: Path) -> tuple[list[dict[st
     from expkit.checkpoints import CheckpointManager, checkpoint_error
 
     manager = CheckpointManager(folder.absolute().parent)
-    known = {info["step"]: dict(info) for info in manager.list_checkpoints()}
+    known = {info["path"].name: dict(info) for info in manager.list_checkpoints()}
     best, found = None, []
     for entry in entries:
-        info = known.get(entry["step"], {}) if entry["aside"] is None else {}
+        info = known.get(Path(entry["path"]).name, {}) if entry["aside"] is None else {}
         try:
             problem = None if info.get("valid") else checkpoint_error(Path(entry["path"]))
         except OSError as error:

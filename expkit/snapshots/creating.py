@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from expkit.checkpoint_file import archive_error, step_of
+from expkit.checkpoint_folder import is_sharded
 from expkit.errors import ConfigError
 from expkit.experiment import RunDir
 from expkit.files import atomic_folder, digest, fsync_folder, write_bytes, write_json
@@ -218,32 +219,42 @@ def _metadata(
     }
 
 
-def _second_names(checkpoints: Sequence[Path], folder: Path) -> Iterator[tuple[Path, Path, BinaryIO | None]]:
-    """Yield (path, second name in `folder`, what is to be copied there or None) of each that is there, one by one."""
+_Left = list[tuple[BinaryIO, Path]]
+
+
+def _second_names(checkpoints: Sequence[Path], folder: Path) -> Iterator[tuple[Path, Path, _Left]]:
+    """Yield (path, second name in `folder`, what is to be copied and where to) of each that is there, one by one."""
     for path in checkpoints:
         step = step_of(path) if step_of(path) is not None else step_of(path.resolve())
         if step is None:
             continue
-        name = folder / f"checkpoint_step_{step}.pt"
+        name = folder / (f"checkpoint_step_{step}" if is_sharded(path) else f"checkpoint_step_{step}.pt")
         try:
-            original = link_or_open(path, name)
+            left = link_or_open(path, name)
         except FileNotFoundError:
+            _remove(name)
             continue
-        with original or contextlib.nullcontext():
-            yield path, name, original
+        with ExitStack() as stack:
+            for original, _ in left:
+                stack.enter_context(original)
+            yield path, name, left
 
 
-def _first_intact(names: Iterable[tuple[Path, Path, BinaryIO | None]]) -> Path | None:
+def _first_intact(names: Iterable[tuple[Path, Path, _Left]]) -> Path | None:
     """Return the second name of the first intact checkpoint, and leave no other; None if there is none."""
-    for path, name, original in names:
-        if original is not None:
-            copy_from(original, name)
+    for path, name, left in names:
+        for original, copy in left:
+            copy_from(original, copy)
         problem = archive_error(name)  # of the second name: the first may be deleted at any time
         if problem is None:
             return name
         log.warning("%s is passed over for a snapshot: %s", path, problem)
-        name.unlink()
+        _remove(name)
     return None
+
+
+def _remove(name: Path) -> None:
+    shutil.rmtree(name) if name.is_dir() else name.unlink(missing_ok=True)
 
 
 def _candidates(run: RunDir, wanted: Path | None, near: int | None, before: int | None) -> Iterator[Path]:

@@ -11,6 +11,8 @@ from typing import BinaryIO
 
 import orjson
 
+from expkit.checkpoint_folder import is_sharded
+
 __all__ = ["METADATA", "RUN_CONFIG", "STATUS", "copy_from", "digest_of_metadata", "link_file"]
 __all__ += ["link_or_open", "sync", "with_own_digest"]
 
@@ -29,35 +31,38 @@ _FICLONE = 0x40049409
 def link_file(source: Path, target: Path) -> None:
     """Give `source` the second name `target`: a hard link, a reflink, or a copy where the disk has neither.
 
-    A file that is never written in place, as no checkpoint is, can be shared so: deleting one name leaves the other.
+    A file that is never written in place, as no checkpoint is, can be shared so: deleting one name leaves the other. Of
+    a folder of shards each file gets its second name.
 
     Raises:
         FileNotFoundError: there is no `source` (any more).
         OSError: it cannot be copied either: a full disk, say.
     """
-    original = link_or_open(source, target)
-    if original is not None:
+    for original, name in link_or_open(source, target):
         with original:
-            copy_from(original, target)
+            copy_from(original, name)
 
 
-def link_or_open(source: Path, target: Path) -> BinaryIO | None:
-    """Do of `link_file` what takes no time. Return the open file that is left to copy, deleted or not; mostly None.
+def link_or_open(source: Path, target: Path) -> list[tuple[BinaryIO, Path]]:
+    """Do of `link_file` what takes no time. Return the open files that are left to copy, and where to; mostly none.
 
     Raises:
         FileNotFoundError: there is no `source` (any more).
         OSError: it cannot be read.
     """
     source = source.resolve(strict=True)  # the file itself: a hard link to a symbolic link would be worth nothing
+    if is_sharded(source):
+        target.mkdir()
+        return [left for file in sorted(source.iterdir()) for left in link_or_open(file, target / file.name)]
     if not source.is_file():
         raise OSError(errno.EINVAL, "it is no file", str(source))
     try:
         os.link(source, target)
-        return None
+        return []
     except FileNotFoundError:
         raise
     except OSError:  # another disk, a file system without links, somebody else's file, too many links
-        return source.open("rb")
+        return [(source.open("rb"), target)]
 
 
 def copy_from(original: BinaryIO, target: Path) -> None:

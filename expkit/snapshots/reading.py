@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from expkit.checkpoint_file import step_of
+from expkit.checkpoint_folder import MANIFEST, is_sharded
 from expkit.errors import UserError
 from expkit.experiment import RunDir
 from expkit.files import digest, read_json
@@ -46,7 +47,7 @@ class Snapshot:
         step: at which that was; None if it is not known.
         loss: at that step.
         accuracy: the last one before, in percent.
-        checkpoint: the file of the checkpoint; None without one.
+        checkpoint: the checkpoint, a file or a folder of shards; None without one.
         metadata: metadata.json; empty if it is missing or damaged.
     """
 
@@ -143,7 +144,7 @@ def load_snapshot(path: Path) -> Snapshot:
         step=_number(metadata.get("step"), int),
         loss=_number(metadata.get("loss"), float),
         accuracy=_number(metadata.get("accuracy"), float),
-        checkpoint=next((file for file in sorted((path / "model").glob("*.pt")) if step_of(file) is not None), None),
+        checkpoint=next((file for file in sorted((path / "model").glob("*")) if step_of(file) is not None), None),
         metadata=metadata,
     )
 
@@ -194,8 +195,10 @@ def _problem(snapshot: Snapshot, read: bool) -> str | None:
         return f"{METADATA} holds no digests: nobody can tell whether the files are as they were"
     if digest_of_metadata(text, said) != said:
         return f"{METADATA} was changed after it was written"
-    if snapshot.checkpoint is not None and snapshot.checkpoint.relative_to(snapshot.path).as_posix() not in files:
-        return f"{snapshot.checkpoint.name} was put there later"
+    if (kept := snapshot.checkpoint) is not None:
+        named = kept / MANIFEST if is_sharded(kept) else kept
+        if named.relative_to(snapshot.path).as_posix() not in files:
+            return f"{kept.name} was put there later"
     found = (_file_problem(root, name, expected, read) for name, expected in files.items())
     return next((problem for problem in found if problem is not None), None)
 

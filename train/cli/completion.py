@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from expkit.checkpoint_file import step_of
 from expkit.experiment import RunDir
 
 __all__ = ["answer"]
@@ -64,5 +65,7 @@ def _runs(line: str) -> list[str] | None:
     run = next((run for run in runs if typed[1].startswith(f"{run}/")), None)
     if run is not None:
         files = RunDir(run)
-        words = [*map(str, files.checkpoints.glob("checkpoint_*.pt")), *map(str, files.snapshots.glob("anomaly_*"))]
+        there = files.checkpoints.glob("checkpoint_*")
+        checkpoints = [path for path in there if path.suffix == ".pt" or step_of(path) is not None]
+        words = [*map(str, checkpoints), *map(str, files.snapshots.glob("anomaly_*"))]
     return [f"resume={word}" for word in sorted(words) if word.startswith(typed[1])]
