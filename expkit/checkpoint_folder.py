@@ -5,6 +5,8 @@ The folder is made under another name, its manifest last, and nothing in it is c
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -42,9 +44,17 @@ def is_sharded(path: Path) -> bool:
 
 
 def write_manifest(folder: Path, step: int, world_size: int, files: Mapping[str, FileNote]) -> None:
-    """Say in `folder` what is in it: `files`, by name, of the checkpoint of `step`, by `world_size` processes."""
+    """Say in `folder` what is in it: `files`, by name, of the checkpoint of `step`, by `world_size` processes.
+
+    Raises:
+        OSError: the disk is full or broken.
+    """
     content = {"format": _FORMAT, "step": step, "world_size": world_size, "files": dict(sorted(files.items()))}
     write_json(folder / MANIFEST, content)
+    with contextlib.suppress(orjson.JSONDecodeError):
+        if orjson.loads((folder / MANIFEST).read_bytes()) == content:
+            return
+    raise OSError(errno.EIO, f"what was written reads back wrong: {MANIFEST}")
 
 
 def folder_size(folder: Path) -> int:

@@ -17,7 +17,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-_PATIENCE = 15
+_PATIENCE = 60
 _numbers = itertools.count()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import pickle
 import shutil
@@ -14,11 +13,9 @@ import torch
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 
 from expkit.checkpoint_folder import write_manifest
-from expkit.checkpoints import CheckpointManager, checkpoint_error, load_into, peek_checkpoint, read_checkpoint
+from expkit.checkpoints import CheckpointManager, checkpoint_error, peek_checkpoint, read_checkpoint
 from expkit.checkpoints import writer as writer_module
 from expkit.errors import UserError
-from expkit.events import Event
-from expkit.experiment import RunDir
 from expkit.files import digest
 from expkit.listing.checkpoints import describe
 from expkit.snapshots.files import link_file
@@ -78,7 +75,9 @@ def test_any_number_of_processes_goes_on_from_a_folder_and_from_a_file(runs, tmp
         assert found["sync"] == found["async"] == pytest.approx(expected["ranks"], rel=1e-6)
         assert found["file"] == pytest.approx(expected["file"], rel=1e-5)
     for source in ("sync", "async", "file"):  # loaded and saved again it is the same, to the order of its keys
-        (before,), (after,) = ([*(folder / source / "checkpoints").glob("checkpoint_step_3*")] for folder in (runs, tmp_path))
+        (before,), (after,) = (
+            [*(folder / source / "checkpoints").glob("checkpoint_step_3*")] for folder in (runs, tmp_path)
+        )
         assert after.is_dir()
         left, right = read_checkpoint(before), read_checkpoint(after)
         assert left.keys() == right.keys()
@@ -254,7 +253,13 @@ def test_saving_keeps_what_it_should_and_replaces_a_step_as_a_whole(tmp_path):
 
     first, _ = run_ranks(2, work, tmp_path)
     manager, folder = CheckpointManager(tmp_path), tmp_path / "checkpoints"
-    names = {"checkpoint_step_1", "checkpoint_step_5", "checkpoint_step_6", "checkpoint_best.pt", "checkpoint_latest.pt"}
+    names = {
+        "checkpoint_step_1",
+        "checkpoint_step_5",
+        "checkpoint_step_6",
+        "checkpoint_best.pt",
+        "checkpoint_latest.pt",
+    }
     assert {path.name for path in folder.iterdir()} == names
     assert manager.best_path() == folder / "checkpoint_step_1"
     assert torch.equal(manager.load_checkpoint(5)["model_state_dict"]["0.weight"], first["weight"])
