@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import platform
 import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cloudpickle
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
-from omegaconf import DictConfig, OmegaConf, open_dict
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from expkit.errors import ConfigError, UserError
@@ -27,62 +26,17 @@ from expkit.printable import printable
 from expkit.secrets import MASK, mask_arguments
 from expkit.sweep.folder import JobFile, Submission, SweepDir
 from sweeps.executors import Kind, check_executor
+from sweeps.job import SweepJob
 from sweeps.resubmit import must_be_typed
 from sweeps.settings import Settings, settings_of
 from train.cli.main import note_failure
 from train.config.build import extra_folders
 from train.config.cluster import check_cluster
-from train.sweeping import begin_sweep, note_failed
+from train.sweeping import begin_sweep
 
 __all__ = ["SweepJob", "launch", "say_end"]
 
 _OWN_SWEEPER = "ExpkitSweeper"
-
-
-@dataclass(frozen=True)
-class SweepJob:
-    """One job, called in its own process. submitit pickles it, and calls `checkpoint` when it is to be requeued.
-
-    Attributes:
-        shared: pickled once for all jobs, as that takes most of the time: Hydra's context, the task function, the
-            sweep's configuration, and Hydra's singletons as they were when the jobs were submitted.
-        overrides: of the job, all.
-        number: of the job in the sweep.
-    """
-
-    shared: bytes
-    overrides: tuple[str, ...]
-    number: int
-
-    def __call__(self) -> None:
-        """Run the job. What becomes of it is in the sweep's folder, and its error, raised again, in its log."""
-        import submitit
-
-        context, task_function, whole, singletons = pickle.loads(self.shared)  # noqa: S301 - it came with this object
-        Singleton.set_state(singletons)
-        setup_globals()
-        try:
-            config = context.config_loader.load_sweep_config(whole, list(self.overrides))
-        except Exception as error:
-            note_failed(SweepDir(whole.hydra.sweep.dir), self.number, self.overrides, error)
-            raise
-        with open_dict(config.hydra.job):
-            config.hydra.job.id = submitit.JobEnvironment().job_id
-            config.hydra.job.num = self.number
-        done = run_job(
-            hydra_context=context,
-            task_function=task_function,
-            config=config,
-            job_dir_key="hydra.sweep.dir",
-            job_subdir_key="hydra.sweep.subdir",
-        )
-        _ = done.return_value  # which raises what the job has raised
-
-    def checkpoint(self) -> Any:
-        """Return what a requeued job does: the same, in the run directory that it has."""
-        import submitit
-
-        return submitit.helpers.DelayedSubmission(self)
 
 
 def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], numbers: Sequence[int]) -> list[JobReturn]:

@@ -30,6 +30,8 @@ yaml.Dumper = getattr(yaml, "CDumper", yaml.Dumper)
 _trackio = tempfile.TemporaryDirectory(prefix="expkit-trackio-", ignore_cleanup_errors=True)
 os.environ["TRACKIO_DIR"] = _trackio.name
 
+gc.disable()  # while test modules are imported; see pytest_runtestloop
+
 Train = Callable[..., subprocess.CompletedProcess[str]]
 Trained = Callable[..., Path]
 
@@ -51,11 +53,13 @@ def options(group: str) -> list[str]:
     return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
 
 
-def pytest_collection_finish() -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
     """Keep Python from looking again and again for garbage in all that was imported, half a million objects."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 
+from expkit.importing import importing
+
 
 def main() -> int:
     """Run the command line and return its exit code."""
     try:
-        from train.cli.main import main as cli
+        with importing():
+            from train.cli.main import main as cli
     except ModuleNotFoundError as error:
         if error.name not in ("hydra", "omegaconf", "torch", "orjson"):
             raise

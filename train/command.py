@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from expkit.importing import importing
+
 __all__ = ["TrainCommand"]
 
 
@@ -16,6 +18,7 @@ class TrainCommand:
     @staticmethod
     def run(arguments: Sequence[str]) -> int:
         """Train and return the exit code."""
-        from train.cli.main import main
+        with importing():
+            from train.cli.main import main
 
         return main(["expkit train", *arguments])

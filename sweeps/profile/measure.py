@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from expkit.importing import importing
 from sweeps.profile.memory import Memory, is_out_of_memory, limit_memory
 
 __all__ = ["main", "measure"]
@@ -64,12 +65,14 @@ def measure(order: Mapping[str, Any], tell: Tell) -> None:
         order: config, batch_size, epochs, memory_limit_gb, folders: see `sweeps.profile.supervise.Order`.
         tell: gets attributes of a `Profile`, as they become known.
     """
-    from omegaconf import OmegaConf
+    with importing():
+        import torch._dynamo  # noqa: F401 - the optimizer needs it, see train.cli.main
+        from omegaconf import OmegaConf
 
-    from train.config.build import extra_folders
-    from train.config.cluster import enter_cluster
-    from train.config.trainer import TrainerConfig
-    from train.staging import staged
+        from train.config.build import extra_folders
+        from train.config.cluster import enter_cluster
+        from train.config.trainer import TrainerConfig
+        from train.staging import staged
 
     extra_folders[:] = [Path(folder) for folder in order["folders"]]
     config = OmegaConf.create(dict(order["config"]))

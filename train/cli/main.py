@@ -18,6 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from expkit.errors import UserError
+from expkit.importing import importing
 from train.cli.completion import answer
 from train.cli.help import commented_values
 from train.cli.mode import mode_by_flags
@@ -95,11 +96,14 @@ def job(config: DictConfig) -> float | None:
     A mistake in one job of a sweep is said in one line, and the others go on. In a job of submitit's it is raised:
     that is how its launcher hears of it.
     """
-    from train.directory import mask_multirun
-    from train.display import console_logging
-    from train.job import run
-    from train.report import say_next
-    from train.sweeping import told
+    with importing("torch._dynamo"):
+        import torch._dynamo  # noqa: F401 - every optimizer imports it, and would do so in the midst of the run
+
+        from train.directory import mask_multirun
+        from train.display import console_logging
+        from train.job import run
+        from train.report import say_next
+        from train.sweeping import told
 
     console = console_logging()
     if HydraConfig.get().mode == RunMode.MULTIRUN:

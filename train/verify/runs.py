@@ -28,7 +28,13 @@ _DEFAULTS = {
     "run.min_free_gb": "0",
 }
 #: Leaves the parent's folder out of the module search path: a train.py of the user's own would be found there.
-_CHILD = f"import sys; sys.path.append({str(Path(__file__).parents[2])!r}); from train.verify.child import main; "
+_CHILD = f"""\
+import sys
+sys.path.append({str(Path(__file__).parents[2])!r})
+from expkit.importing import importing
+with importing():
+    from train.verify.child import main
+sys.exit(main(sys.argv[1:]))"""
 
 
 class Process(Protocol):
@@ -77,7 +83,7 @@ class Verdict:
 
 def launch(arguments: Sequence[str], log: Path) -> Process:
     """Start `train.verify.child` in a process of its own, with what it prints in `log`."""
-    command = [sys.executable, "-P", "-c", f"{_CHILD}sys.exit(main(sys.argv[1:]))", *arguments]
+    command = [sys.executable, "-P", "-c", _CHILD, *arguments]
     with log.open("wb") as file:
         return subprocess.Popen(  # noqa: S603 - this interpreter, and what the user typed
             command,

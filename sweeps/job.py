@@ -1,0 +1,65 @@
+"""One job of a sweep, in the process that submitit starts for it. Importing this file loads neither torch nor Hydra."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from typing import Any
+
+from expkit.importing import importing
+
+__all__ = ["SweepJob"]
+
+
+@dataclass(frozen=True)
+class SweepJob:
+    """One job, called in its own process. submitit pickles it, and calls `checkpoint` when it is to be requeued.
+
+    Attributes:
+        shared: pickled once for all jobs, as that takes most of the time: Hydra's context, the task function, the
+            sweep's configuration, and Hydra's singletons as they were when the jobs were submitted.
+        overrides: of the job, all.
+        number: of the job in the sweep.
+    """
+
+    shared: bytes
+    overrides: tuple[str, ...]
+    number: int
+
+    def __call__(self) -> None:
+        """Run the job. What becomes of it is in the sweep's folder, and its error, raised again, in its log."""
+        with importing():
+            import submitit
+            from hydra.core.singleton import Singleton
+            from hydra.core.utils import run_job, setup_globals
+            from omegaconf import open_dict
+
+            from expkit.sweep.folder import SweepDir
+            from train.sweeping import note_failed
+
+            shared = pickle.loads(self.shared)  # noqa: S301 - it came with this object
+        context, task_function, whole, singletons = shared
+        Singleton.set_state(singletons)
+        setup_globals()
+        try:
+            config = context.config_loader.load_sweep_config(whole, list(self.overrides))
+        except Exception as error:
+            note_failed(SweepDir(whole.hydra.sweep.dir), self.number, self.overrides, error)
+            raise
+        with open_dict(config.hydra.job):
+            config.hydra.job.id = submitit.JobEnvironment().job_id
+            config.hydra.job.num = self.number
+        done = run_job(
+            hydra_context=context,
+            task_function=task_function,
+            config=config,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )
+        _ = done.return_value  # which raises what the job has raised
+
+    def checkpoint(self) -> Any:
+        """Return what a requeued job does: the same, in the run directory that it has."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self)
