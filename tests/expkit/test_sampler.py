@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import time
@@ -51,11 +52,17 @@ def train(sampler: ResumableSampler, batches: Any, epochs: int, stop: int | None
     return seen
 
 
+@functools.cache
+def three_epochs(workers: int) -> list[list[int]]:
+    """The batches of 15 samples, never stopped."""
+    return train(*loader(15, workers=workers), epochs=3)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("stops", [[1], [3], [4], [5], [2, 4, 1], [9]])
 def test_stopped_anywhere_it_goes_on_with_the_next_batch(stops: list[int], workers: int) -> None:
     """Batches that loading processes have fetched ahead are not lost; after 4 batches of 4 an epoch of 15 ends."""
-    whole = train(*loader(15, workers=workers), epochs=3)
+    whole = three_epochs(workers)
     assert [len(batch) for batch in whole] == [4, 4, 4, 3] * 3
     seen: list[list[int]] = []
     state: Any = None

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from expkit.journal import read_journal
 from expkit.record import RESERVED
-from tests.conftest import train_command, train_environment
+from tests.conftest import Train, train_command, train_environment
 
 
 @pytest.fixture(scope="module")
@@ -175,21 +175,13 @@ def test_it_says_what_to_look_at_next(place: Path, run: Path) -> None:
         assert words in said
 
 
-def test_secrets_reach_no_file_of_the_run(tmp_path: Path) -> None:
-    environment = {**train_environment(tmp_path), "MY_TOKEN": "hunter2"}
+def test_secrets_reach_no_file_of_the_run(train: Train, outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", "hunter2")
     chain = ("+service.login=${oc.env:MY_TOKEN}", "+service.url=https://me:${service.login}@host")
     secrets = (*chain, "+wandb_token=hunter2")
-    done = subprocess.run(
-        train_command(tmp_path / "outputs", "debug=smoke", "tracker=wandb,trackio,tensorboard", "run.id=run", *secrets),
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr
-    text = (tmp_path / "outputs" / "run" / "config.json").read_text()
+    train("debug=smoke", "tracker=wandb,trackio,tensorboard", "run.id=run", *secrets)
+    text = (outputs / "run" / "config.json").read_text()
     assert "${oc.env:MY_TOKEN}" in text
-    written = [path for path in (tmp_path / "outputs").rglob("*") if path.is_file()]
+    written = [path for path in outputs.rglob("*") if path.is_file()]
     assert len(written) > 10
     assert [path for path in written if b"hunter2" in path.read_bytes()] == []

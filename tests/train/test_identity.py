@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from expkit.importing import importing
 from tests.conftest import Train, train_environment
 from tests.expkit.trackers.conftest import WandbFile
 
@@ -148,7 +149,8 @@ def _rank(rank: int, folder: Path, group: bool) -> None:
     os.chdir(folder)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "TRACKIO_DIR": str(folder / "trackio")}
     if group:
-        import torch
+        with importing():
+            import torch
 
         del os.environ["RANK"], os.environ["WORLD_SIZE"]  # as where processes were not started by torchrun
         where = f"file://{folder / 'ranks'}"
