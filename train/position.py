@@ -1,14 +1,18 @@
-"""Where a run stands after its next update, and past the batches that rewinds have told it to pass over."""
+"""Where a run stands: after its next update, past the batches that rewinds pass over, and in a checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from expkit.schedule import Progress
 from train.data import StepBatches
 
-__all__ = ["after", "pass_over", "still_to_pass"]
+if TYPE_CHECKING:
+    from train.runner import Runner
+
+__all__ = ["after", "bring_to", "pass_over", "state_of", "still_to_pass"]
 
 
 def after(now: Progress, batches: StepBatches) -> Progress:
@@ -48,3 +52,54 @@ def pass_over(progress: Progress, passes: Mapping[int, int], per_epoch: int | No
 def still_to_pass(passes: Mapping[int, int], step: int, skipped: int) -> int:
     """Return how many batches are passed over up to the end of `step`, but for `skipped`; 0 or less for none."""
     return sum(count for at, count in passes.items() if at <= step) - skipped
+
+
+def state_of(runner: Runner) -> dict[str, Any]:
+    """Return where a run stands: what a resume needs besides model, optimizer and generators."""
+    progress = runner.progress
+    series = runner.series.state_dict() if runner.series is not None else runner.pending_series
+    return {
+        "cursor": {"epoch": progress.epoch, "batch": progress.batch, "skipped": progress.skipped},
+        "loader": None if progress.step in runner.passes else runner.train.state_dict(),
+        "batch_size": runner.config.batch_size,
+        "step": progress.step,
+        "samples": progress.samples,
+        "epoch_ended": progress.epoch_ended,
+        "elapsed": runner.control.elapsed,
+        "best": runner.best.state_dict(),
+        "series": series,
+        "diagnostics": runner.diagnostics.state_dict(),
+        "diagnostics_intervals": runner.diagnostics.multiples(),
+    }
+
+
+def bring_to(runner: Runner, state: Mapping[str, Any], loss_history: Sequence[float] = ()) -> None:
+    """Bring a run to where `state_of` found it.
+
+    Args:
+    runner: changed.
+    state: what `state_of` returned.
+    loss_history: the losses so far.
+    """
+    cursor = state["cursor"]
+    batch = cursor["batch"]
+    if runner.train.size is not None:  # the order of samples does not depend on the size of a batch
+        batch = batch * state["batch_size"] // runner.config.batch_size
+    runner.progress = Progress(
+        step=state["step"],
+        epoch=cursor["epoch"],
+        batch=batch,
+        samples=state["samples"],
+        skipped=cursor["skipped"],
+        epoch_ended=state["epoch_ended"],
+        elapsed=state["elapsed"],
+        previous_elapsed=state["elapsed"],
+    )
+    passed = pass_over(runner.progress, runner.passes, runner.train.steps)
+    runner.train.load_state_dict(None if passed else state.get("loader"))  # it is drawn again from the epoch's start
+    runner.control.go_on_from(state["elapsed"])
+    runner.best.load_state_dict(state["best"])
+    runner.series, runner.pending_series = None, state["series"]
+    runner.loss_history = list(loss_history)
+    runner.diagnostics.load_state_dict(state["diagnostics"])
+    runner.diagnostics.load_multiples(state.get("diagnostics_intervals", {}))

@@ -35,10 +35,11 @@ from train.best import Best
 from train.config.trainer import UNKNOWN_STEPS, TrainerConfig
 from train.data import Batches, StepBatches
 from train.measuring import training_metrics, validation_means
-from train.position import after, pass_over
+from train.position import after, bring_to, pass_over, state_of
 from train.probe import first_batch, probe_loss
 from train.stopwatch import Stopwatch
 from train.tasks.base import Task
+from train.together import agree, before_update, diagnose
 from train.update import AVERAGED, Update
 
 __all__ = ["Runner"]
@@ -153,7 +154,7 @@ class Runner:
         ahead = after(self.progress, batches)
         pass_over(ahead, self.passes, self.train.steps)
         self.dist.at(ahead.step, "computing")
-        before_step = self._before_step(ahead)
+        before_step = before_update(self, ahead, self._ends(ahead)) if self._looking else None
         values, names, count = self.update(self.task, self.model, batches.pieces, before_step)
         if self.series is None:
             doubled = next((name for name in names if names.count(name) > 1), None)
@@ -170,25 +171,6 @@ class Runner:
         if not self._checked and self.dist.world_size > 1:
             self.strategy.check(self.model, ahead.step)
             self._checked = True
-
-    def _before_step(self, ahead: Progress) -> Callable[[], None] | None:
-        """Return what looks at the gradients of the coming update, between clipping and the optimizer's step."""
-        if not self._looking:
-            return None
-        last = self._ends(ahead)
-        looks = [found for look in self.looks if (found := look(self.model, ahead, last)) is not None]
-        if not self.strategy.is_sharded:
-            return self.watch.pausing(*looks) if looks and self.dist.is_main else None
-        if not self.dist.broadcast(bool(looks)):  # rank 0 looks, at the whole that all ranks give it
-            return None
-
-        def look_at_whole() -> None:
-            with self.strategy.whole(self.model, gradients=True) as model:
-                for look in self.looks if self.dist.is_main else ():
-                    if (act := look(model, ahead, last)) is not None:
-                        act()
-
-        return self.watch.pausing(look_at_whole)
 
     def _after_step(self) -> bool:
         """Do what is due at this step boundary. Return whether to stop."""
@@ -213,12 +195,12 @@ class Runner:
         if actions & Control.DIAGNOSTICS:
             self.diagnostics.lengthen(self.dist.broadcast(self.diagnostics.too_long()))
         if diagnoses:
-            self._diagnose()
+            diagnose(self)
         if progress.epoch_ended or last:
             self.recorder.add(self.peak.take(), late=True)
         metrics, is_best = self._record(last)
         if self.dist.world_size > 1 and (logs or evaluates or diagnoses):
-            metrics, is_best = self._agree(metrics, is_best)
+            metrics, is_best = agree(self, metrics, is_best)
         stop = bool(actions & Control.STOP)
         if self.save is not None:
             self.save(self, Moment(progress, metrics, is_best, stop, last, bool(actions & Control.SAVE)))
@@ -229,7 +211,7 @@ class Runner:
     def _record(self, last: bool) -> tuple[dict[str, float], bool]:
         """Make the record of this step, if there is one. Return its metrics, and whether a monitored one is the best.
 
-        On rank 0, where all of it is known; the others are told, see `_agree`.
+        On rank 0, where all of it is known; the others are told, see `train.together.agree`.
         """
         metrics, is_best = dict[str, float](), False
         if not self.dist.is_main:
@@ -243,27 +225,6 @@ class Runner:
             for observer in self._on_record:
                 observer(record)
         return metrics, is_best
-
-    def _agree(self, metrics: dict[str, float], is_best: bool) -> tuple[dict[str, float], bool]:
-        """Bring the ranks together after a record: what it held, and what has come of it for guards."""
-        for sample in self.dist.gather(self.elsewhere.taken()) or ():  # of other machines, for the next record
-            self.recorder.add(sample, late=True)
-        told = self.dist.broadcast((metrics, is_best, [guard.state_dict() for guard in self.update.guards]))
-        if not self.dist.is_main:
-            metrics, is_best, guards = told
-            for guard, state in zip(self.update.guards, guards, strict=True):
-                guard.load_state_dict(state)
-        return metrics, is_best
-
-    def _diagnose(self) -> None:
-        """Measure what is due of the diagnostics, on rank 0."""
-        self.dist.at(self.progress.step, "measuring")
-        with self.watch.paused(), self.strategy.whole(self.model) as model:
-            if not self.dist.is_main:
-                return
-            self.recorder.add(*self.diagnostics.measure(model, due=True))
-        if self.diagnostics.too_long():
-            self.control.request(Control.DIAGNOSTICS)
 
     def _log_training(self) -> None:
         assert self.series is not None
@@ -314,43 +275,8 @@ class Runner:
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the run stands: what a resume needs besides model, optimizer and generators."""
-        progress = self.progress
-        series = self.series.state_dict() if self.series is not None else self.pending_series
-        return {
-            "cursor": {"epoch": progress.epoch, "batch": progress.batch, "skipped": progress.skipped},
-            "loader": None if progress.step in self.passes else self.train.state_dict(),
-            "batch_size": self.config.batch_size,
-            "step": progress.step,
-            "samples": progress.samples,
-            "epoch_ended": progress.epoch_ended,
-            "elapsed": self.control.elapsed,
-            "best": self.best.state_dict(),
-            "series": series,
-            "diagnostics": self.diagnostics.state_dict(),
-            "diagnostics_intervals": self.diagnostics.multiples(),
-        }
+        return state_of(self)
 
     def load_state_dict(self, state: Mapping[str, Any], loss_history: Sequence[float] = ()) -> None:
         """Take back what `state_dict` returned."""
-        cursor = state["cursor"]
-        batch = cursor["batch"]
-        if self.train.size is not None:  # the order of samples does not depend on the size of a batch
-            batch = batch * state["batch_size"] // self.config.batch_size
-        self.progress = Progress(
-            step=state["step"],
-            epoch=cursor["epoch"],
-            batch=batch,
-            samples=state["samples"],
-            skipped=cursor["skipped"],
-            epoch_ended=state["epoch_ended"],
-            elapsed=state["elapsed"],
-            previous_elapsed=state["elapsed"],
-        )
-        passed = pass_over(self.progress, self.passes, self.train.steps)
-        self.train.load_state_dict(None if passed else state.get("loader"))  # it is drawn again from the epoch's start
-        self.control.go_on_from(state["elapsed"])
-        self.best.load_state_dict(state["best"])
-        self.series, self.pending_series = None, state["series"]
-        self.loss_history = list(loss_history)
-        self.diagnostics.load_state_dict(state["diagnostics"])
-        self.diagnostics.load_multiples(state.get("diagnostics_intervals", {}))
+        bring_to(self, state, loss_history)

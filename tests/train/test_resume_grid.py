@@ -18,10 +18,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 from rich.console import Console
 
-import train.attempt
 import train.cli.main  # what the configuration's interpolations need
 import train.job
 import train.parts
+import train.preparing
 from expkit.guards import Guard
 from expkit.journal import read_journal, stable
 from tests.faults.injector import run_in_child
@@ -156,7 +156,7 @@ class Runs:
                 super().__init__(*arguments, **{**options, "guards": guards})
 
         def work() -> None:
-            vars(train.attempt)["Runner"] = Part
+            vars(train.preparing)["Runner"] = Part
             vars(train.parts)["Update"] = Guarded
             HydraConfig.instance().set_config(self.composed)
             config = copy.deepcopy(self.composed)

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 import torch
 
-import train.attempt
+import train.preparing
 from expkit.dist import Control
 from expkit.experiment import RunDir
 from train.data import StepBatches
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     class Ordered(Recorded):
         given = orders
 
-    vars(train.attempt)["Runner"] = Ordered  # here alone, so that the ordinary runner needs no hook
+    vars(train.preparing)["Runner"] = Ordered  # here alone, so that the ordinary runner needs no hook
     from train.cli.main import main as cli
 
     return cli(["expkit verify-resume", *arguments[1:]])

@@ -1,4 +1,4 @@
-"""Whatever happens to a disk or to a rank while shards are saved: the older checkpoint stays, and no half one is found."""
+"""Whatever happens to a disk or a rank while shards are saved: the older checkpoint stays, and no half one is found."""
 
 from __future__ import annotations
 

@@ -30,6 +30,11 @@ BAD: dict[str, list[Any]] = {
     "seed": [-1, 1.5, None, "0", 2**64],
     "num_workers": [-1, 0.5, None],
     "threads": [0, -1, 1.5, "two", True],
+    "processes": [0, -1, 1.5, "two", True],
+    "strategy": ["dp", "", None, "DDP"],
+    "timeout": [0, -1, "soon", 0.5],
+    "find_unused_parameters": ["yes", 1, None],
+    "fsdp_blocks": ["Block", [1]],
     "diagnostics_budget": [0, -0.1, 1, 1.5, math.nan, "5 %", True],
 }
 
