@@ -71,7 +71,7 @@ def fixed_seed(seed: int) -> Iterator[None]:
     """Seed all generators for what is inside; afterwards those that `rng_state` knows are as they were before."""
     before = rng_state()
     random.seed(seed)
-    np.random.seed(seed)
+    np.random.seed(seed % 2**32)
     torch.manual_seed(seed)  # of all devices
     try:
         yield

@@ -17,7 +17,7 @@ from rich.console import Console
 from expkit.detectors.base import Event, Severity
 from expkit.dist import Control, Dist
 from expkit.endings import endings
-from expkit.errors import ResumeError
+from expkit.errors import RankFailed, ResumeError
 from expkit.events import EventLog
 from expkit.experiment import RunDir
 from expkit.journal import Journal
@@ -110,7 +110,8 @@ class Attempt:
             at_once = self.signals.at_once or isinstance(error, KeyboardInterrupt)
             kill_loaders()
             if self.manager is not None:
-                self.manager.abandon() if at_once else self.manager.wait()
+                # Without its rank a checkpoint of shards is never complete.
+                self.manager.abandon() if at_once or isinstance(error, RankFailed) else self.manager.wait()
             self.status.stop("interrupted" if at_once else "failed")
             self.report.results([])
             if self.report.pictures is not None and not at_once:

@@ -29,6 +29,7 @@ from expkit.lowrank import convert
 from expkit.machine import GPUSampler
 from expkit.plots import Plot
 from expkit.rng import seed_all
+from expkit.sampler import mix
 from expkit.snapshots import Snapshots
 from expkit.trackers import Delivery, Tracker
 from expkit.trackers.known import check_package
@@ -208,7 +209,10 @@ def assemble(config: DictConfig, dist: Dist | None = None) -> Parts:
     if not parameters:
         raise ConfigError(f"task: {type(task).__name__}'s model has no trainable parameter")
     optimizer = call_with_known("optimizer", optimizer_factory, parameters)
+    strategy.adapt(optimizer)
     _try_scheduler(scheduler, optimizer_factory)
+    if not dist.is_main:  # the models are the same; what training draws, dropout say, is not
+        seed_all(mix(trainer.seed, dist.rank), trainer.deterministic)
     return Parts(
         task,
         model,

@@ -196,12 +196,13 @@ class Update:
                     self.scaler.unscale_(self.optimizer)
                 self.scaler.update()
             return skipped
-        if self.scaler is None:
-            self.optimizer.step()
-        else:
-            if not (self._awaits_momentum() and self._overflowed(norm)):
-                self.scaler.step(self.optimizer)
-            self.scaler.update()
+        with self.strategy.stepping():
+            if self.scaler is None:
+                self.optimizer.step()
+            else:
+                if not (self._awaits_momentum() and self._overflowed(norm)):
+                    self.scaler.step(self.optimizer)
+                self.scaler.update()
         return skipped
 
     def _overflowed(self, norm: torch.Tensor | None) -> bool:

@@ -149,6 +149,8 @@ class CheckpointManager:
             UserError: `step` is no step, or a name in `extra` is one of the checkpoint's own.
         """
         ranks = self._ranks(model)
+        if ranks is not None:
+            self.wait()  # the thread that writes asks the other ranks by the same group
 
         def collect() -> tuple[dict[str, Any], dict[str, Any]]:
             number, more = whole_number("step", step, at_least=0), {"time": time.time()} | extra

@@ -84,6 +84,7 @@ def join(
             dist.destroy_process_group()
         where = f"{place.address}, port {place.port}"
         raise UserError(f"rank {place.rank} on {place.host} cannot join the others at {where}: {_line(error)}") from error
+    Dist.timeout = timeout
     watch.start()
     ranks.watch = watch
     return ranks.deciding_by(gloo)

@@ -7,7 +7,8 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from expkit.errors import UserError, describe
 
@@ -34,6 +35,9 @@ class Dist:
         position: (step, phase) that this rank is at.
     """
 
+    #: Seconds for which the ranks of the job that this process has joined wait for each other; None: torch's default.
+    timeout: ClassVar[float | None] = None
+
     def __init__(
         self,
         rank: int = 0,
@@ -59,7 +63,9 @@ class Dist:
 
         if not (dist.is_available() and dist.is_initialized()):
             return cls()
-        return cls(dist.get_rank(), dist.get_world_size()).deciding_by(dist.new_group(backend="gloo"))
+        wait = None if cls.timeout is None else timedelta(seconds=cls.timeout)
+        group = dist.new_group(backend="gloo", timeout=wait)
+        return cls(dist.get_rank(), dist.get_world_size()).deciding_by(group)
 
     def deciding_by(self, group: Any) -> Dist:
         """Send decisions and objects through `group`, a gloo group of all ranks; return self."""

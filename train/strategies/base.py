@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 from torch import nn
+from torch.optim import Optimizer
 
 from expkit.dist import Dist
 
@@ -31,6 +32,9 @@ class Strategy:
         """Return the model whose parameters the optimizer is to have. Called once, before there is an optimizer."""
         return model
 
+    def adapt(self, optimizer: Optimizer) -> None:
+        """Set what this strategy needs otherwise in an optimizer that has just been made."""
+
     def trained(self, model: nn.Module) -> nn.Module:
         """Return what a training step is to call in place of `model`, as prepared."""
         return model
@@ -42,6 +46,10 @@ class Strategy:
             model: what `trained` returned.
             last: of the pieces of an update: gradients are exchanged with it.
         """
+        return _NOTHING
+
+    def stepping(self) -> contextlib.AbstractContextManager[None]:
+        """Return the context of the optimizer's step."""
         return _NOTHING
 
     @contextlib.contextmanager

@@ -37,4 +37,4 @@ def make_strategy(trainer: TrainerConfig, dist: Dist, build: Callable[[], nn.Mod
     from train.strategies.replicated import Replicated
 
     exact = device.type == "cpu" or trainer.deterministic
-    return Replicated(dist, trainer.find_unused_parameters, exact)
+    return Replicated(dist, trainer.seed, trainer.find_unused_parameters, exact)

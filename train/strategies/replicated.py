@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,10 +12,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from expkit.dist import Dist
 from expkit.errors import ConfigError
+from expkit.rng import fixed_seed, rng_state
+from expkit.sampler import mix
 from train.strategies.base import Strategy
 
 __all__ = ["Replicated"]
 
+#: Tells the random numbers of an optimizer's step from others that are drawn by seed and step.
+_OF_STEP = 3
 #: What DDP says of parameters that got no gradient, at the step after.
 _UNUSED = "Expected to have finished reduction in the prior iteration"
 
@@ -25,13 +29,15 @@ class Replicated(Strategy):
 
     Args:
         dist: the ranks.
+        seed: of what all ranks draw alike.
         find_unused: look at every step which parameters take no part in it; without, that is an error.
         exact: sum gradients in an order that does not depend on how DDP groups them, which it changes after the first
             step: a run that is resumed would differ in the last digits.
     """
 
-    def __init__(self, dist: Dist, find_unused: bool = False, exact: bool = True) -> None:
+    def __init__(self, dist: Dist, seed: int = 0, find_unused: bool = False, exact: bool = True) -> None:
         super().__init__(dist)
+        self._seed, self._draws = seed, True  # as long as it is not known that the optimizer draws none
         self._find_unused, self._exact = find_unused, exact
         self._wrapped: _Replica | None = None
 
@@ -67,6 +73,17 @@ class Replicated(Strategy):
                 "trainer.find_unused_parameters=true"
             ) from error
 
+    @contextlib.contextmanager
+    def stepping(self) -> Iterator[None]:
+        """See `Strategy.stepping`. An optimizer that draws random numbers draws the same ones on every rank."""
+        if not self._draws:
+            yield
+            return
+        with fixed_seed(mix(self._seed, self.dist.position[0], _OF_STEP)):
+            before = rng_state()
+            yield
+            self._draws = not _alike(before, rng_state())
+
     def renew(self) -> None:
         """See `Strategy.renew`."""
         self._wrapped = None
@@ -94,6 +111,18 @@ class _Replica(DistributedDataParallel):
             if name == "module":
                 raise
             return getattr(self.module, name)
+
+
+def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether no number was drawn between two states of the generators."""
+    return repr(one["python"]) == repr(other["python"]) and all(
+        torch.equal(*pair)
+        for pair in (
+            (one["torch"], other["torch"]),
+            (one["numpy"][1], other["numpy"][1]),
+            *zip(one["cuda"], other["cuda"], strict=True),
+        )
+    )
 
 
 def _without_gradient(model: nn.Module, most: int = 3) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -10,6 +12,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
 
 from expkit.dist import Dist
 from expkit.errors import ConfigError
@@ -17,6 +20,8 @@ from expkit.rng import rng_state, set_rng_state
 from train.strategies.base import Strategy
 
 __all__ = ["Sharded"]
+
+log = logging.getLogger("expkit")
 
 
 class Sharded(Strategy):
@@ -41,12 +46,24 @@ class Sharded(Strategy):
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """See `Strategy.prepare`."""
+        # On CUDA, DTensor sees to it that parts draw other numbers; here each rank has its own generators.
+        warnings.filterwarnings("ignore", "DTensor random operators may not have complete support")
         mesh = init_device_mesh(self._device_type, (self.dist.world_size,))
         blocks = self._found(model)
         for block in blocks:
             fully_shard(block, mesh=mesh)
         fully_shard(model, mesh=mesh)
         return model
+
+    def adapt(self, optimizer: Optimizer) -> None:
+        """See `Strategy.adapt`. torch has kernels that update parts of parameters in one go for Adam and AdamW only."""
+        if isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
+            return
+        if any(group.get("fused") for group in optimizer.param_groups):
+            log.info("optimizer.fused=true: fsdp has no fused %s; it does without", type(optimizer).__name__)
+        for group in optimizer.param_groups:
+            if "fused" in group:
+                group["fused"] = False
 
     @contextlib.contextmanager
     def piece(self, model: nn.Module, last: bool) -> Iterator[None]:
