@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import orjson
 import pytest
@@ -18,7 +19,8 @@ from expkit.checkpoints import writer as writer_module
 from expkit.errors import UserError
 from expkit.files import digest
 from expkit.listing.checkpoints import describe
-from expkit.snapshots.files import link_file
+from expkit.snapshots.creating import Observed, create
+from expkit.snapshots.reading import load_snapshot, verify
 from tests.expkit.checkpoints.ranks import make, run_ranks, train
 from tests.expkit.checkpoints.test_manager import assert_same
 
@@ -286,10 +288,16 @@ def test_whether_there_is_memory_for_copies_is_decided_by_all(tmp_path, monkeypa
     assert run_ranks(2, work, tmp_path) == [{"there": True, "saved": 1}] * 2
 
 
-def test_a_snapshot_keeps_a_folder_by_second_names(run, tmp_path):
-    folder, copy = run / "checkpoints/checkpoint_step_3", tmp_path / "checkpoint_step_3"
-    link_file(folder.parent / "checkpoint_latest.pt", copy)
-    assert checkpoint_error(copy) is None
-    assert all((folder / file.name).stat().st_ino == file.stat().st_ino for file in copy.iterdir())
+def test_a_snapshot_keeps_a_folder_by_second_names(run):
+    folder, run_dir = run / "checkpoints/checkpoint_step_3", RunDir(run)
+    trigger = SimpleNamespace(kind="loss_spike", reason="loss_spike")
+    path = create(run_dir, [trigger], Observed(step=4, time=1e9), {})
+    kept = path / "model/checkpoint_step_3"
+    assert all((folder / file.name).stat().st_ino == file.stat().st_ino for file in kept.iterdir())
+    snapshot = load_snapshot(path)
+    assert (snapshot.checkpoint, snapshot.checkpoint_step, verify(snapshot)) == (kept, 3, None)
+    assert checkpoint_error(kept) is None
     shutil.rmtree(folder)
-    assert read_checkpoint(copy)["step"] == 3
+    assert read_checkpoint(kept)["step"] == 3
+    flip(kept / "__0_0.distcp")
+    assert "__0_0.distcp was changed" in verify(snapshot)

@@ -1,4 +1,4 @@
-"""Whatever happens to a disk or a rank while shards are saved: the older checkpoint stays, and no half one is found."""
+"""Whatever happens to a disk or a rank while shards are saved: the older one stays, and no half one is found."""
 
 from __future__ import annotations
 
@@ -11,20 +11,31 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from expkit.checkpoints import CheckpointManager, checkpoint_error, read_checkpoint
 from expkit.dist import Dist
-from tests.expkit.checkpoints.ranks import make, run_ranks, train
+from tests.expkit.checkpoints.ranks import run_ranks
 from tests.faults.injector import KILL, LOSE, SHORT, FaultInjector
 
 
 def holds(path: Path, weight: float) -> bool:
     """Whether what is in a checkpoint is of one moment."""
     state = read_checkpoint(path)["model_state_dict"]
-    return all(bool((state[name] == weight).all()) for name in ("0.weight", "0.bias", "2.weight", "2.bias"))
+    return all(bool((value == weight).all()) for value in state.values())
 
 
-def fill(model: torch.nn.Module, weight: float) -> None:
+def make_small(sharded: bool = True) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Return what takes few file operations to save."""
+    model = nn.Linear(3, 3)
+    if sharded:
+        fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    return model, torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+def fill(model: nn.Module, weight: float) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(weight)
@@ -40,8 +51,7 @@ def test_a_full_disk_on_one_rank_costs_this_checkpoint_and_nothing_else(tmp_path
         handler = logging.Handler()
         handler.emit = lambda record: said.append(record.getMessage())
         logging.getLogger("expkit").addHandler(handler)
-        model, optimizer = make()
-        train(model, optimizer, 0)
+        model, optimizer = make_small()
         manager = CheckpointManager(root, keep_last_n=1, async_save=async_save)
 
         def save(step: int) -> int | None:
@@ -77,13 +87,14 @@ def points(operations: list[str]) -> list[int]:
     return [number for number, (before, it, after) in enumerate(around) if it not in (before, after) or before != after]
 
 
-@pytest.mark.parametrize(("rank_hit", "every"), [(0, 4), (1, 1), pytest.param(0, 1, marks=pytest.mark.slow)])
-def test_a_fault_at_any_file_operation_leaves_whole_checkpoints(tmp_path, rank_hit, every):
+@pytest.mark.parametrize("rank_hit", [0, 1])
+def test_a_fault_at_any_file_operation_leaves_whole_checkpoints(tmp_path, monkeypatch, rank_hit):
     """The step that is there already is saved again, which is the most that can go wrong."""
 
     def work(rank: int) -> dict:
-        model, optimizer = make()
-        train(model, optimizer, 0)
+        model, optimizer = make_small()
+        ranks = Dist.current()
+        monkeypatch.setattr(Dist, "current", lambda: ranks)  # each makes a group
 
         def scenario(root: Path, at: int | None, fault: int | str) -> tuple[list[str], bool]:
             fill(model, 1.0)
@@ -93,14 +104,15 @@ def test_a_fault_at_any_file_operation_leaves_whole_checkpoints(tmp_path, rank_h
                 path = CheckpointManager(root).save_checkpoint(5, model, optimizer, [], {})
             return injector.operations, path is not None
 
-        ranks = Dist.current()
-        where = points(ranks.gather(scenario(tmp_path / "dry", None, errno.EIO)[0])[rank_hit])
-        cases = [*itertools.product((errno.ENOSPC, SHORT), where), *itertools.product((LOSE,), where[::4])]
+        operations = ranks.gather_all(scenario(tmp_path / "dry", None, errno.EIO)[0])[rank_hit]
+        where = points(operations)
+        writes = [at for at in where if operations[at].startswith("write")]
+        cases = [*itertools.product((errno.ENOSPC,), where), *itertools.product((SHORT, LOSE), writes)]
         return {f"{fault}_{at}": scenario(tmp_path / f"{fault}_{at}", at, fault)[1] for fault, at in cases}
 
     first, second = run_ranks(2, work, tmp_path)
     assert first == second
-    assert {*first.values()} == {True, False}
+    assert False in first.values()
     for name, saved in first.items():
         manager = CheckpointManager(tmp_path / name)
         path = manager.find()
@@ -122,7 +134,7 @@ def test_a_kill_of_the_first_rank_leaves_the_old_or_the_new_checkpoint(tmp_path,
     """While the step that is there already is saved again."""
 
     def begin(root: Path, at: int | None, async_save: bool = False) -> list[str]:
-        model, optimizer = make()
+        model, optimizer = make_small()
         fill(model, 1.0)
         CheckpointManager(root).save_checkpoint(5, model, optimizer, [], {})
         fill(model, 2.0)
@@ -148,7 +160,7 @@ def test_a_kill_of_the_first_rank_leaves_the_old_or_the_new_checkpoint(tmp_path,
         path = manager.find()
         assert path is not None, operations[at]
         found.append(next(weight for weight in (1.0, 2.0) if holds(path, weight)))
-        model, optimizer = make(sharded=False)
+        model, optimizer = make_small(sharded=False)
         manager.save_checkpoint(6, model, optimizer, [], {})
         left = {each.name.removesuffix(".old") for each in (root / "checkpoints").iterdir()}
         assert left == {"checkpoint_step_5", "checkpoint_step_6.pt", "checkpoint_latest.pt"}, operations[at]
@@ -160,7 +172,7 @@ def test_a_kill_of_another_rank_in_the_middle_of_a_save_leaves_the_older_one(tmp
     root = tmp_path / "run"
 
     def work(rank: int) -> dict:
-        model, optimizer = make()
+        model, optimizer = make_small()
         manager = CheckpointManager(root, async_save=True)
         manager.save_checkpoint(1, model, optimizer, [], {})
         manager.wait()
