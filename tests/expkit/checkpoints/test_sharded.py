@@ -17,6 +17,7 @@ from expkit.checkpoint_folder import write_manifest
 from expkit.checkpoints import CheckpointManager, checkpoint_error, peek_checkpoint, read_checkpoint
 from expkit.checkpoints import writer as writer_module
 from expkit.errors import UserError
+from expkit.experiment import RunDir
 from expkit.files import digest
 from expkit.listing.checkpoints import describe
 from expkit.snapshots.creating import Observed, create
@@ -121,8 +122,8 @@ def test_what_is_in_a_folder(runs, run):
     size = sum(path.stat().st_size for path in folder.iterdir())
     assert (newer["valid"], newer["reason"], newer["size_mb"]) == (True, "a test", size / 1024**2)
     assert (older["is_best"], newer["is_best"]) == (True, False)
-    for verify in (False, True):
-        listing = describe(run / "checkpoints", verify)
+    for whole in (False, True):
+        listing = describe(run / "checkpoints", verify=whole)
         assert [(entry["step"], entry["uses"]) for entry in listing["checkpoints"]] == [(3, ["newest"]), (2, ["best"])]
         assert listing["checkpoints"][0]["bytes"] == size
 
@@ -275,6 +276,41 @@ def test_saving_keeps_what_it_should_and_replaces_a_step_as_a_whole(tmp_path):
     assert manager.save_checkpoint(5, model, optimizer, [], {}) == folder / "checkpoint_step_5.pt"
     assert manager.steps() == [5, 1]
     assert not (folder / "checkpoint_step_5.old").exists()
+
+
+class Factored(torch.optim.Optimizer):
+    """Keeps means over rows and columns, as Adafactor does: over the sharded dimension a sum that is pending."""
+
+    def __init__(self, parameters: object) -> None:
+        super().__init__(parameters, {"lr": 0.05})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            state, square = self.state[parameter], parameter.grad.square()
+            for name, dims in (("rows", -1), ("columns", 0)):
+                mean = square.mean(dim=dims, keepdim=True)
+                state[name] = 0.9 * state[name] + 0.1 * mean if name in state else mean
+            stepped = parameter - 0.05 * parameter.grad / (state["rows"] + state["columns"] + 1e-8).sqrt()
+            parameter.copy_(stepped.redistribute(placements=parameter.placements))
+
+
+def test_optimizer_state_of_other_shapes_than_its_parameters_comes_back(tmp_path):
+    def work(rank: int) -> dict:
+        model, _ = make()
+        optimizer = Factored(model.parameters())
+        train(model, optimizer, 0)
+        pending = any(each.is_partial() for each in optimizer.state[model[0].weight]["columns"].placements)
+        CheckpointManager(tmp_path).save_checkpoint(1, model, optimizer, [], {})
+        expected = train(model, optimizer, 1, 2)
+        other, _ = make(seed=1)
+        fresh = Factored(other.parameters())
+        CheckpointManager(tmp_path).restore(other, fresh)
+        return {"expected": expected, "found": train(other, fresh, 1, 2), "pending": pending}
+
+    for each in run_ranks(2, work, tmp_path):
+        assert each["pending"]
+        assert each["found"] == pytest.approx(each["expected"], rel=1e-5)
 
 
 def test_whether_there_is_memory_for_copies_is_decided_by_all(tmp_path, monkeypatch):
