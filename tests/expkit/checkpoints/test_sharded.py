@@ -279,7 +279,7 @@ def test_saving_keeps_what_it_should_and_replaces_a_step_as_a_whole(tmp_path):
 
 
 class Factored(torch.optim.Optimizer):
-    """Keeps means over rows and columns, as Adafactor does: over the sharded dimension a sum that is pending."""
+    """Keeps sums over rows and columns, as Adafactor keeps means: over the sharded dimension they are pending."""
 
     def __init__(self, parameters: object) -> None:
         super().__init__(parameters, {"lr": 0.05})
@@ -289,8 +289,8 @@ class Factored(torch.optim.Optimizer):
         for parameter in self.param_groups[0]["params"]:
             state, square = self.state[parameter], parameter.grad.square()
             for name, dims in (("rows", -1), ("columns", 0)):
-                mean = square.mean(dim=dims, keepdim=True)
-                state[name] = 0.9 * state[name] + 0.1 * mean if name in state else mean
+                total = square.sum(dim=dims, keepdim=True)
+                state[name] = 0.9 * state[name] + 0.1 * total if name in state else total
             stepped = parameter - 0.05 * parameter.grad / (state["rows"] + state["columns"] + 1e-8).sqrt()
             parameter.copy_(stepped.redistribute(placements=parameter.placements))
 
