@@ -21,6 +21,10 @@ import yaml
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+# Matrices are small here: where each process computes with as many threads as there are cores, they wait for each
+# other, busily, and some tests take three times as long. torch reads it when it is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # OmegaConf reads and writes YAML with Python's own code; with libyaml's, which does the same, composing takes two
 # thirds of the time.
 yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
