@@ -46,8 +46,8 @@ def join(
         dead: `Children.dead` where rank 0 has started the others.
 
     Raises:
-        RankFailed: another rank did not come.
-        UserError: the store cannot be opened, or the group cannot be made.
+        RankFailed: another rank did not come, or the group cannot be made.
+        UserError: the store cannot be opened.
     """
     import torch
     import torch.distributed as dist
@@ -57,19 +57,22 @@ def join(
     number = meeting.joined = meeting.joined + 1
     try:
         texts, (timeout, device_type) = _assemble(place, meeting, number, (timeout, device_type), patience, dead)
+        store = meeting.under(f"job/{number}/ranks", meeting.connect())
+    except RuntimeError as error:
+        where = f"{place.address}, port {place.port}"
+        raise UserError(f"rank {place.rank} on {place.host} lost the others at {where}: {_line(error)}") from error
+    ranks = Dist(
+        place.rank, place.world_size, local_rank=place.local_rank, local_size=place.local_size, node=place.node
+    )
+    everybody = members(texts)
+    keeper = f"the launcher at {place.address}, port {place.port}," if place.store_is_there else str(everybody[0])
+    watch = Watch(store, everybody, place.rank, timeout, keeper, lambda: ranks.position, dead)
+    ranks.watch = meeting.watch = watch
+    Dist.timeout = timeout
+    watch.start()
+    try:
         if device_type == "cuda":
             torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
-        store = meeting.under(f"job/{number}/ranks", meeting.connect())
-        ranks = Dist(
-            place.rank,
-            place.world_size,
-            local_rank=place.local_rank,
-            local_size=place.local_size,
-            node=place.node,
-        )
-        everybody = members(texts)
-        keeper = f"the launcher at {place.address}, port {place.port}," if place.store_is_there else str(everybody[0])
-        watch = Watch(store, everybody, place.rank, timeout, keeper, lambda: ranks.position, dead)
         with _on_loopback(place):
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo",
@@ -78,16 +81,14 @@ def join(
                 world_size=place.world_size,
                 timeout=timedelta(seconds=timeout),
             )
-            gloo = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+            return ranks.deciding_by(dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout)))
     except RuntimeError as error:
-        if dist.is_initialized():
-            dist.destroy_process_group()
-        where = f"{place.address}, port {place.port}"
-        raise UserError(f"rank {place.rank} on {place.host} cannot join the others at {where}: {_line(error)}") from error
-    Dist.timeout = timeout
-    watch.start()
-    ranks.watch = watch
-    return ranks.deciding_by(gloo)
+        why = watch.blame(error)
+        ranks.close()
+        raise RankFailed(why or f"rank {place.rank} on {place.host} cannot join the others: {_line(error)}") from error
+    except BaseException:
+        ranks.close()
+        raise
 
 
 def _assemble(

@@ -15,12 +15,15 @@ from expkit.errors import UserError
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import PrefixStore, TCPStore
 
+    from expkit.dist.watch import Watch
+
 __all__ = ["Meeting", "expect", "meet", "open_store", "say_over"]
 
 #: Seconds between two looks at what rank 0 does.
 _LOOK = 0.1
 #: Seconds for which the end of rank 0 waits until all have heard of it. Most have at once.
 _HEARD = 5.0
+_HEARD_BY_THE_REST = 1.0
 #: Seconds after which an answer of the store is given up.
 _ANSWER = timedelta(seconds=60)
 
@@ -32,12 +35,14 @@ class Meeting:
         place: of this process.
         store: with the keys of this attempt of the job alone.
         joined: how many of rank 0's jobs this process has joined.
+        watch: of the last of them.
     """
 
     def __init__(self, place: Place, store: TCPStore) -> None:
         self.place = place
         self.tcp = store
         self.joined = 0
+        self.watch: Watch | None = None
         self.store = self.under("")
 
     def under(self, name: str, store: TCPStore | None = None) -> PrefixStore:
@@ -114,9 +119,11 @@ def expect(place: Place, patience: float) -> int | None:
 def say_over(place: Place, code: int) -> None:
     """See `Place.over`."""
     try:
-        store = meet(place, _HEARD).store
+        meeting = meet(place, _HEARD)
+        store = meeting.store
         store.set("over", str(code))
-        end = time.monotonic() + _HEARD
+        failed = meeting.watch is not None and meeting.watch.verdict is not None  # some may be gone
+        end = time.monotonic() + (_HEARD_BY_THE_REST if failed else _HEARD)
         while store.add("heard", 0) < place.world_size - 1 and time.monotonic() < end:
             time.sleep(_LOOK)
     except (RuntimeError, UserError):  # the launcher is gone: nobody is left to be told

@@ -186,7 +186,8 @@ class Dist:
 
         self.watch.leave()
         self._gloo = None
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
         self.watch.stop()
         self.watch = None
 

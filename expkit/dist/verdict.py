@@ -95,9 +95,10 @@ def _hangs(members: Sequence[Member], beats: Sequence[Beat], rank: int, like: Se
     where = f" (it is at {beat.where})" if beat.where else ""
     more = [str(other) for other in like if other != rank]
     so_do = f"; so do ranks {', '.join(more)}" if len(more) > 1 else f"; so does rank {more[0]}" if more else ""
+    step = f" for step {beat.step}" if beat.step else ""
     return (
-        f"{members[rank]} hangs: it has been {beat.phase} for step {beat.step} for {beat.age:.0f} s{where}, and the "
-        f"others wait for it{so_do}"
+        f"{members[rank]} hangs: it has been {beat.phase}{step} for {beat.age:.0f} s{where}, and the others wait for it"
+        f"{so_do}"
     )
 
 

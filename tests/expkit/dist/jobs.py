@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -45,6 +46,17 @@ def lead() -> None:
         children.place.over(0)
     answer["codes"] = children.dead()
 
+    with Children(3, COMMAND, {**os.environ, "DIES": "1"}) as children:
+        dist = join(children.place, 20, dead=children.dead)
+        assert dist.watch is not None
+        try:
+            work(dist)
+        except RuntimeError as error:
+            answer["blamed"] = dist.watch.blame(error)
+        dist.close()
+        children.place.over(1)
+    answer["codes after a death"] = children.dead()
+
     with Children(2, COMMAND) as children:  # rank 0 finds a mistake before there is a job
         children.place.over(2)
     answer["codes after a mistake"] = children.dead()
@@ -69,8 +81,13 @@ def lead() -> None:
 
 def follow(place: Place) -> int:
     while (code := expect(place, 60)) is None:
-        with join(place, 20) as dist:
-            work(dist)
+        try:
+            with join(place, 20) as dist:
+                if os.environ.get("DIES") == str(place.rank):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                work(dist)
+        except RuntimeError:  # the others are told why
+            return 1
     return code
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -49,6 +50,11 @@ def test_followers_end_with_0_after_rank_0_has_and_with_1_after_its_mistake(answ
 def test_a_follower_that_does_not_even_begin_is_named_at_once(answer: dict[str, Any]) -> None:
     assert answer["failed"] == "rank 2 (of 3) ended with exit code 7 before it had begun"
     assert answer["codes after a failure"] == {"1": -signal.SIGTERM, "2": 7}
+
+
+def test_a_follower_that_is_killed_is_named_with_its_signal(answer: dict[str, Any]) -> None:
+    assert re.fullmatch(r"rank 1 \(of 3, on \S+, pid \d+\) was killed \(signal 9, SIGKILL\)", answer["blamed"])
+    assert answer["codes after a death"] == {"1": -signal.SIGKILL, "2": 1}
 
 
 def test_followers_that_ignore_everything_are_killed(answer: dict[str, Any]) -> None:
