@@ -57,7 +57,7 @@ def join(
     number = meeting.joined = meeting.joined + 1
     try:
         texts, (timeout, device_type) = _assemble(place, meeting, number, (timeout, device_type), patience, dead)
-        store = meeting.under(f"job/{number}/ranks", meeting.connect())
+        store = meeting.under(f"job/{number}/ranks", second=True)
     except RuntimeError as error:
         where = f"{place.address}, port {place.port}"
         raise UserError(f"rank {place.rank} on {place.host} lost the others at {where}: {_line(error)}") from error

@@ -33,6 +33,8 @@ class Meeting:
 
     Attributes:
         place: of this process.
+        tcp: the store.
+        second: another connection to it: a thread with its own waits for no other's answer.
         store: with the keys of this attempt of the job alone.
         joined: how many of rank 0's jobs this process has joined.
         watch: of the last of them.
@@ -41,21 +43,20 @@ class Meeting:
     def __init__(self, place: Place, store: TCPStore) -> None:
         self.place = place
         self.tcp = store
+        self.second = _tcp(place)
         self.joined = 0
         self.watch: Watch | None = None
         self.store = self.under("")
 
-    def under(self, name: str, store: TCPStore | None = None) -> PrefixStore:
-        """Return the part of the store under `name`, by way of `store`, another connection to it."""
+    def under(self, name: str, *, second: bool = False) -> PrefixStore:
+        """Return the part of the store under `name`, by way of the second connection if so."""
         import torch.distributed as dist
 
         stores: Any = dist
-        found: PrefixStore = stores.PrefixStore(f"expkit/{self.place.name}/{name}", store or self.tcp)
+        found: PrefixStore = stores.PrefixStore(
+            f"expkit/{self.place.name}/{name}", self.second if second else self.tcp
+        )
         return found
-
-    def connect(self) -> TCPStore:
-        """Return another connection to the store: a thread with its own waits for no other's answer."""
-        return _tcp(self.place, False)
 
 
 _meetings: dict[tuple[str, int], Meeting] = {}
@@ -83,9 +84,8 @@ def open_store(place: Place) -> Place:
     Nothing outside of this machine reaches it.
     """
     listener = socket.create_server((place.address, 0))
-    port = listener.getsockname()[1]
-    place = replace(place, port=port)
-    _meetings[place.address, port] = Meeting(place, _tcp(place, True, listener.detach()))
+    place = replace(place, port=listener.getsockname()[1])
+    _meetings[place.address, place.port] = Meeting(place, _tcp(place, listener))
     return place
 
 
@@ -131,26 +131,41 @@ def say_over(place: Place, code: int) -> None:
 
 
 def _store(place: Place, patience: float) -> TCPStore:
-    hosts = place.rank == 0 and not place.store_is_there
-    if not hosts:
+    listener = None
+    if place.rank == 0 and not place.store_is_there:
+        listener = _listen(place)
+    else:
         _wait_for_store(place, patience)
     try:
-        return _tcp(place, hosts)
+        return _tcp(place, listener)
     except RuntimeError as error:
-        if "EADDRINUSE" in str(error):
-            raise UserError(
-                f"port {place.port} of {place.host} is taken by another program: set MASTER_PORT to another one"
-            ) from None
         raise UserError(f"rank {place.rank}: no store at {place.address}, port {place.port}: {_line(error)}") from error
 
 
-def _tcp(place: Place, hosts: bool, listener: int | None = None) -> TCPStore:
+def _listen(place: Place) -> socket.socket:
+    """Open the port of the store, for IPv4 where the address has one.
+
+    For each connection, torch's store asks for the name of the other end, and answers nobody meanwhile. That of an IPv4
+    address within an IPv6 one, which it would listen for itself, is in no file of hosts: each takes seconds where no
+    name server answers.
+    """
+    try:
+        families = {found[0] for found in socket.getaddrinfo(place.address, place.port)}
+        family = socket.AF_INET if socket.AF_INET in families else socket.AF_INET6
+        return socket.create_server(("", place.port), family=family)
+    except OSError as error:
+        raise UserError(
+            f"port {place.port} of {place.host} cannot be opened ({error.strerror}): set MASTER_PORT to another one"
+        ) from None
+
+
+def _tcp(place: Place, listener: socket.socket | None = None) -> TCPStore:
     import torch.distributed as dist
 
     stores: Any = dist
-    more = {} if listener is None else {"master_listen_fd": listener}
+    more = {} if listener is None else {"master_listen_fd": listener.detach()}
     store: TCPStore = stores.TCPStore(
-        place.address, place.port, is_master=hosts, wait_for_workers=False, timeout=_ANSWER, **more
+        place.address, place.port, is_master=listener is not None, wait_for_workers=False, timeout=_ANSWER, **more
     )
     return store
 
