@@ -86,7 +86,8 @@ def join(
         why = watch.blame(error)
         ranks.close()
         raise RankFailed(why or f"rank {place.rank} on {place.host} cannot join the others: {_line(error)}") from error
-    except BaseException:
+    except BaseException as error:
+        watch.blame(error)
         ranks.close()
         raise
 
