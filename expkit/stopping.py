@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -12,6 +14,10 @@ from typing import Any
 __all__ = ["StopSignals", "received_signal"]
 
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+
+#: Seconds within which two INT are one: a scheduler that signals all processes reaches torchrun's workers at once, and
+#: once more through torchrun. They are in no terminal's group, so that a Ctrl-C reaches them once.
+_ECHO = 2.0
 
 _active: list[StopSignals] = []
 
@@ -24,7 +30,8 @@ def received_signal() -> signal.Signals | None:
 class StopSignals:
     """Context manager that turns INT, TERM, HUP (the terminal was closed), USR1 and USR2 into a request.
 
-    HUP stays ignored where it was: nohup does that. The second INT (Ctrl-C twice) interrupts at once. The previous
+    HUP stays ignored where it was: nohup does that. The second INT (Ctrl-C twice) interrupts at once; under torchrun one
+    that comes right after the first is the same. The previous
     handlers are put back on leaving. submitit turns TERM into nothing and uses USR2 to requeue: ours lie on top, and
     `call_previous` runs theirs once everything is saved.
 
@@ -40,7 +47,8 @@ class StopSignals:
     def __init__(self, on_request: Callable[[], None]) -> None:
         self._on_request = on_request
         self._previous: dict[int, Any] = {}
-        self._interrupted = False
+        self._interrupted: float | None = None
+        self._echo = _ECHO if "TORCHELASTIC_RUN_ID" in os.environ else 0.0
         self.received: signal.Signals | None = None
         self.at_once = False
 
@@ -61,6 +69,12 @@ class StopSignals:
             with contextlib.suppress(TypeError):
                 signal.signal(number, handler)
 
+    def tell(self, on_request: Callable[[], None]) -> None:
+        """Call this from now on; and now, if there was a signal before."""
+        self._on_request = on_request
+        if self.received is not None:
+            on_request()
+
     @property
     def state(self) -> str:
         """What the run is called afterwards: `interrupted` by a person, `preempted` by a scheduler."""
@@ -76,10 +90,11 @@ class StopSignals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of a handler
         if number == signal.SIGINT:
-            if self._interrupted:
+            now = time.monotonic()
+            if self._interrupted is not None and now >= self._interrupted + self._echo:
                 self.at_once = True
                 raise KeyboardInterrupt
-            self._interrupted = True
+            self._interrupted = now if self._interrupted is None else self._interrupted
         if self.received is None:
             self.received = signal.Signals(number)
         self._on_request()

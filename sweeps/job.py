@@ -27,7 +27,18 @@ class SweepJob:
     number: int
 
     def __call__(self) -> None:
-        """Run the job. What becomes of it is in the sweep's folder, and its error, raised again, in its log."""
+        """Run the job. What becomes of it is in the sweep's folder, and its error, raised again, in its log.
+
+        Of several tasks the first does; the others train along, and leave with it.
+        """
+        with importing():
+            from train.processes import together
+
+        code = together(self._run)
+        if code:
+            raise SystemExit(code)
+
+    def _run(self) -> int:
         with importing():
             import submitit
             from hydra.core.singleton import Singleton
@@ -57,6 +68,7 @@ class SweepJob:
             job_subdir_key="hydra.sweep.subdir",
         )
         _ = done.return_value  # which raises what the job has raised
+        return 0
 
     def checkpoint(self) -> Any:
         """Return what a requeued job does: the same, in the run directory that it has."""

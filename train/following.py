@@ -18,6 +18,7 @@ from expkit.experiment import RunDir
 from expkit.recorder import Recorder
 from expkit.stopping import StopSignals
 from train.config.build import extra_folders
+from train.config.cluster import enter_cluster
 from train.parts import assemble
 from train.pictures import is_whole
 from train.preparing import prepare
@@ -60,22 +61,23 @@ def plan_of(config: DictConfig, origin: Origin | None, rewind: Rewind | None) ->
     return Plan(plain, path, tuple(str(each.absolute()) for each in extra_folders), origin, rewind)
 
 
-def follow(dist: Dist) -> int:
-    """Do what rank 0 says, one attempt after the other. Return the number of the signal that has ended it, or 0."""
+def follow(dist: Dist, signals: StopSignals) -> None:
+    """Do what rank 0 says, one attempt after the other."""
     while isinstance(plan := dist.broadcast(None), Plan):
         with ExitStack() as stack:
-            _attempt(plan, dist, stack)
-    return int(plan)
+            _attempt(plan, dist, signals, stack)
 
 
-def _attempt(plan: Plan, dist: Dist, stack: ExitStack) -> None:
+def _attempt(plan: Plan, dist: Dist, signals: StopSignals, stack: ExitStack) -> None:
     sys.path[:] = plan.path
     extra_folders[:] = map(Path, plan.folders)
-    config, _ = staged(OmegaConf.create(dict(plan.config)))
+    plain = OmegaConf.create(dict(plan.config))
+    enter_cluster(plain.cluster)
+    config, _ = staged(plain)
     parts = assemble(config, dist)
     stack.enter_context(compute_threads(parts.trainer.threads, dist))
     control = Control(dist)
-    signals = stack.enter_context(StopSignals(lambda: control.request(Control.STOP)))
+    signals.tell(lambda: control.request(Control.STOP))
     root, stored, masked = dist.broadcast(None)
     files = RunDir(root)
     stack.enter_context(_logging(rank_log(files, dist.rank)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +20,7 @@ from train.config.trainer import TrainerConfig
 from train.report import resume_command
 from train.unfinished import newest_step
 
-__all__ = ["blaming", "follower", "rank_log", "ranks"]
+__all__ = ["blaming", "follower", "rank_log", "ranks", "together"]
 
 log = logging.getLogger("expkit")
 
@@ -106,13 +107,48 @@ def _joined(place: Place, trainer: TrainerConfig, dead: Callable[[], Mapping[int
     return join(place, _SHARE * trainer.wait, trainer.torch_device(place.local_rank).type, dead=dead)
 
 
-def follower() -> int:
-    """Be one of the ranks beside rank 0, and return the exit code: 128 + n if signal n has stopped the job.
+def together(work: Callable[[], int]) -> int:
+    """Do `work`, if this process is rank 0, or alone; tell the other ranks its exit code; elsewhere be one of them.
 
-    What goes wrong is in this rank's log, and told by rank 0.
+    Args:
+        work: does rank 0's jobs, none or several, and returns the exit code.
+
+    Returns:
+        the exit code of this process.
+
+    Raises:
+        UserError: it is not clear which rank this is, or rank 0 is not there.
+    """
+    place = Place.current()
+    if place is None:
+        return work()
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch prints a stack for each connection that ends
+    if place.rank > 0:
+        return follower()
+    code = 1
+    try:
+        code = work()
+    except SystemExit as leaving:  # of Hydra's --help, or a scheduler's handler
+        code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+        raise
+    finally:
+        place.over(code)
+    return code
+
+
+def follower() -> int:
+    """Be one of the ranks beside rank 0, and return the exit code.
+
+    It is 0 where a signal has stopped the job: rank 0 alone says so, and a launcher sees one that fails.
+
+    What goes wrong in a job is in this rank's log, and told by rank 0.
+
+    Raises:
+        UserError: rank 0 is not there.
     """
     from expkit.dist.group import join
-    from expkit.dist.meeting import expect
+    from expkit.dist.meeting import expect, meet
+    from expkit.stopping import StopSignals
     from train.following import follow
 
     log.addHandler(logging.NullHandler())  # rank 0 says what all of them say
@@ -120,13 +156,18 @@ def follower() -> int:
     logging.captureWarnings(True)
     place = Place.current()
     assert place is not None
-    signal = 0
-    while (code := expect(place, _PATIENCE)) is None:
-        try:
-            with join(place) as dist:
-                signal = follow(dist)
-        except Exception:  # noqa: BLE001 - it has been told to the others
-            return 1
-        if place.launcher == "processes":
-            break
-    return 128 + signal if signal else code or 0
+    failed = False
+    meet(place, _PATIENCE)  # until then signals are the launcher's
+    try:
+        with StopSignals(lambda: None) as signals:
+            while (code := expect(place, _PATIENCE, lambda: int(signals.received or 0))) is None:
+                try:
+                    with join(place) as dist:
+                        follow(dist, signals)
+                except Exception:  # noqa: BLE001 - it has been told to the others, and rank 0 may have another job
+                    failed = True
+                if place.launcher == "processes":
+                    break
+    except KeyboardInterrupt:
+        return 130
+    return code or int(failed)

@@ -84,13 +84,10 @@ def told(config: DictConfig) -> Iterator[Callable[[Outcome], None]]:
     Yields:
         what is to be called with the outcome.
     """
-    teller = _Teller() if is_sweep() and os.environ.get("SLURM_PROCID", "0") == "0" else None
-    if teller is None:
-        if is_sweep():
-            folder = SweepDir(HydraConfig.get().sweep.dir)
-            _name_run(folder, config, folder.job(HydraConfig.get().job.num))
+    if not is_sweep():
         yield lambda _: None
         return
+    teller = _Teller()
     teller.begin(config)
     _current.append(teller)
     try:

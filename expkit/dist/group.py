@@ -111,7 +111,11 @@ def _assemble(
     while not store.check(keys if place.rank == 0 else ["go"]):
         time.sleep(_LOOK)
         if place.rank == 0:
-            _check(place, [rank for rank, key in enumerate(keys) if not store.check([key])], end, patience, dead())
+            missing = [rank for rank, key in enumerate(keys) if not store.check([key])]
+            left = {rank: -int(meeting.store.get(f"left/{rank}")) for rank in missing if meeting.has_left(rank)}
+            _check(place, missing, end, patience, {**left, **dead()})
+        elif meeting.store.check(["over"]):
+            raise RankFailed("rank 0 has ended before all were there")
     if place.rank == 0:
         store.set("go", json.dumps(settings))
     return list(store.multi_get(keys)), json.loads(store.get("go"))

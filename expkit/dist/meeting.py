@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -21,9 +22,9 @@ __all__ = ["Meeting", "expect", "meet", "open_store", "say_over"]
 
 #: Seconds between two looks at what rank 0 does.
 _LOOK = 0.1
-#: Seconds for which the end of rank 0 waits until all have heard of it. Most have at once.
-_HEARD = 5.0
-_HEARD_BY_THE_REST = 1.0
+#: Seconds for which the end of rank 0 waits until all have heard of it: some may still be starting; most have at once;
+#: where a job has failed, some may be gone, and where one of them is to blame, some are.
+_COMING, _HEARD, _FAILED, _BLAMED = 60.0, 30.0, 5.0, 1.0
 #: Seconds after which an answer of the store is given up.
 _ANSWER = timedelta(seconds=60)
 
@@ -58,6 +59,10 @@ class Meeting:
         )
         return found
 
+    def has_left(self, rank: int) -> bool:
+        """Whether a signal has stopped a rank that waited for a job: `left/RANK` of the store has its number."""
+        return self.store.check([f"left/{rank}"])
+
 
 _meetings: dict[tuple[str, int], Meeting] = {}
 
@@ -89,16 +94,17 @@ def open_store(place: Place) -> Place:
     return place
 
 
-def expect(place: Place, patience: float) -> int | None:
+def expect(place: Place, patience: float, stopped: Callable[[], int] = int) -> int | None:
     """Wait until rank 0 joins its next job: then join it, too.
 
     Args:
         place: of this process, which is not rank 0.
         patience: seconds to wait for rank 0 to be there at all. What it does then may take its time.
+        stopped: returns the number of the signal that asks this process to stop; 0: none does.
 
     Returns:
-        None when there is a job to join; else the exit code for this process: 0 if rank 0 has ended with 0, and 1 if it
-        has ended with anything else, or is gone.
+        None when there is a job to join; else the exit code for this process: 1 if rank 0 has failed, or is gone; 0 if it
+        has ended otherwise; 128 + n if signal n has stopped this process, which rank 0 is told.
 
     Raises:
         UserError: rank 0 did not come in time.
@@ -109,7 +115,11 @@ def expect(place: Place, patience: float) -> int | None:
             if meeting.store.check(["over"]):
                 code = int(meeting.store.get("over"))
                 meeting.store.add("heard", 1)
-                return min(code, 1)
+                return 1 if 0 < code < 128 else 0
+            if number := stopped():
+                meeting.store.set(f"left/{place.rank}", str(number))
+                meeting.store.add("heard", 1)
+                return 128 + number
             time.sleep(_LOOK)
     except RuntimeError:  # the store is gone, and with it rank 0 or the launcher
         return 1
@@ -119,11 +129,12 @@ def expect(place: Place, patience: float) -> int | None:
 def say_over(place: Place, code: int) -> None:
     """See `Place.over`."""
     try:
-        meeting = meet(place, _HEARD)
+        meeting = meet(place, _FAILED)
         store = meeting.store
         store.set("over", str(code))
-        failed = meeting.watch is not None and meeting.watch.verdict is not None  # some may be gone
-        end = time.monotonic() + (_HEARD_BY_THE_REST if failed else _HEARD)
+        blamed = meeting.watch is not None and meeting.watch.verdict is not None
+        soon = _BLAMED if blamed else _FAILED if 0 < code < 128 else _HEARD
+        end = time.monotonic() + (soon if meeting.joined else _COMING)
         while store.add("heard", 0) < place.world_size - 1 and time.monotonic() < end:
             time.sleep(_LOOK)
     except (RuntimeError, UserError):  # the launcher is gone: nobody is left to be told

@@ -15,7 +15,7 @@ _BROKEN = (
     *("recvValue failed", "sendBytes failed", "failed to recv", "Failed to recv", "connectFullMesh"),
     *("NCCL communicator was aborted", "ncclRemoteError", "ncclSystemError", "remote process exited"),
 )
-_TIMEOUT = ("Timed out waiting", "timed out after", "wait timeout", "Socket Timeout", "Watchdog caught collective")
+_TIMEOUT = ("Timed out waiting", "Application timeout", "timed out after", "wait timeout", "Socket Timeout", "Watchdog caught collective")
 #: A rank that has been at the same place for this part of the time-out when others ran into it was not about to come.
 _NEARLY = 0.8
 

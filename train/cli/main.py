@@ -31,6 +31,7 @@ from train.config.cluster import enter_cluster
 from train.config.experiment_file import Experiment, take_config_file
 from train.config.mistakes import explain, is_mistake
 from train.config.trainer import check_run
+from train.processes import together
 
 __all__ = ["job", "main", "note_failure", "rewrite"]
 
@@ -55,8 +56,16 @@ def main(argv: Sequence[str]) -> int:
     """Run `python -m train` with `argv` (the program's name first) and return the exit code.
 
     0: finished. 1: a mistake, or an end that could not be saved, said in one line. 2: wrong flags. 128 + n: stopped by
-    signal n, and saved.
+    signal n, and saved. Of several processes that were started with the same `argv` one reads it, and says anything.
     """
+    try:
+        return together(lambda: _main(argv))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _main(argv: Sequence[str]) -> int:
     global _full_error
     _full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
     _failures.clear()

@@ -1,0 +1,108 @@
+"""Jobs of two nodes with two tasks each, disturbed in all ways: one run, which ends bit for bit the same."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.slurm.conftest import Cluster
+from tests.slurm.jobs import Case, ask, assert_same, wait_for
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
+
+NODES = ("hydra.launcher.nodes=2", "hydra.launcher.tasks_per_node=2", "checkpoint.save_interval=10")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """The run of four processes that nothing has disturbed, and that SLURM has no part in."""
+    case = Case(tmp_path_factory.mktemp("whole"))
+    case.go.touch()
+    process = case.typed("trainer.processes=4", "checkpoint.save_interval=10")
+    assert process.end(240) == 0, process.said
+    return case
+
+
+def task_of(job: str, rank: int) -> int:
+    """Return the number of the process that a rank of a job is."""
+    wanted = {f"SLURM_PROCID={rank}", f"SLURM_JOB_ID={job}", "SUBMITIT_EXECUTOR=slurm"}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if wanted <= {*(folder / "environ").read_text(errors="replace").split("\0")}:
+                return int(folder.name)
+        except OSError:  # it has ended
+            continue
+    raise AssertionError(f"rank {rank} of job {job} is not there")
+
+
+def state(job: str) -> tuple[str, int]:
+    said = dict(each.partition("=")[::2] for each in ask("scontrol", "-o", "show", "job", job).split())
+    return said["JobState"], int(said["Restarts"])
+
+
+def test_a_requeued_job_goes_on_on_all_nodes(case: Case, whole: Case) -> None:
+    with case.submitted(*NODES) as submitter:
+        ask("scontrol", "requeue", case.reaches(7))
+        ask("scancel", "--signal=USR2", case.reaches(15, restarts=1))
+        case.reaches(22, restarts=2)
+        case.finishes()
+        assert submitter.end(120) == 0, submitter.said
+    assert_same(case, whole)
+    status = case.status
+    why = [each["why"] for each in status["ended_before"]]
+    assert why[0] == "SIGTERM; its job is being requeued" and why[1].startswith("SIGUSR2"), why
+    assert case.resumed_at() == [each["step"] for each in status["ended_before"]], "nothing was trained twice"
+
+
+def test_a_rank_that_is_gone_or_hangs_ends_the_job_and_is_named(case: Case, whole: Case, slurm: Cluster) -> None:
+    found: dict[str, Any] = {}
+    with case.submitted(*NODES, "trainer.timeout=8"):
+        for restarts, (rank, number) in enumerate(((2, signal.SIGKILL), (1, signal.SIGSTOP))):
+            job = case.reaches(15 * (restarts + 1), restarts=restarts)
+            os.kill(task_of(job, rank), number)
+            began = time.monotonic()
+            wait_for(lambda: case.status.get("state") == "failed", case.said)
+            took = time.monotonic() - began
+            wait_for(lambda: state(job)[0] == "FAILED", case.said)  # noqa: B023
+            found[number.name] = (rank, case.status["error"], took)
+            ask("scontrol", "requeue", job)
+        case.reaches(40, restarts=2)
+        slurm.lose("n2")
+        try:
+            wait_for(lambda: case.status.get("state") == "failed", case.said)
+            found["node"] = (2, case.status["error"], 0.0)
+        finally:
+            slurm.restore("n2")
+        case.reaches(45, restarts=3)
+        case.finishes()
+    print(found)
+    assert_same(case, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("times", [10])
+def test_it_may_be_requeued_at_any_moment_again_and_again(case: Case, whole: Case, times: int) -> None:
+    chance = random.Random(11)
+    with case.submitted(*NODES):
+        job = case.reaches(5)
+        for number in range(times):
+            wait_for(lambda: state(job) == ("RUNNING", number), case.said)  # noqa: B023
+            if chance.random() < 0.3:
+                time.sleep(chance.uniform(0, 15))  # wherever it is just then: loading torch, say
+            else:
+                later = case.step + chance.randint(1, 12)
+                wait_for(lambda: case.step >= later, case.said)  # noqa: B023
+            ask("scontrol", "requeue", job)
+        wait_for(lambda: state(job) == ("RUNNING", times), case.said)
+        wait_for(lambda: case.status["slurm"].get("restart_count") == str(times), case.said)
+        case.finishes()
+    assert_same(case, whole)
+    assert case.status["restarts"] == len(case.status["ended_before"]) <= times
+    print(case.status["ended_before"], case.resumed_at())
