@@ -124,7 +124,10 @@ def together(work: Callable[[], int]) -> int:
         return work()
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch prints a stack for each connection that ends
     if place.rank > 0:
-        return follower()
+        code = follower()
+        # At once: rank 0 leaves now, too, whose exit code is to be the job's. Where srun ends all tasks with the first
+        # (--kill-on-bad-exit), this one would be among those that were killed.
+        os._exit(code)
     code = 1
     try:
         code = work()

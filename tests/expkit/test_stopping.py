@@ -128,3 +128,27 @@ def test_outside_of_the_main_thread_nothing_is_touched() -> None:
     thread.start()
     thread.join()
     assert inside == [before]
+
+
+def test_under_torchrun_ctrl_c_that_comes_twice_at_once_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scheduler that signals all processes reaches its workers twice: once itself, once through torchrun."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    now = [100.0]
+    monkeypatch.setattr("expkit.stopping.time.monotonic", lambda: now[0])
+    with pytest.raises(KeyboardInterrupt), StopSignals(lambda: None) as signals:
+        send(signal.SIGINT)
+        send(signal.SIGINT)
+        assert not signals.at_once
+        now[0] += 5
+        send(signal.SIGINT)
+    assert signals.at_once
+
+
+def test_a_signal_that_came_before_is_told_at_once() -> None:
+    asked = []
+    with StopSignals(lambda: None) as signals:
+        signals.tell(lambda: asked.append("one"))
+        assert asked == []
+        send(signal.SIGTERM)
+        signals.tell(lambda: asked.append("other"))
+    assert asked == ["one", "other"]

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.slurm.jobs import Case, ask
+from tests.slurm.jobs import ROOT, TYPED, Case, ask
 
 SCRIPT = Path(__file__).with_name("cluster.sh")
 
@@ -67,6 +68,22 @@ def case(slurm: Cluster, tmp_path: Path) -> Iterator[Case]:
     case = Case(tmp_path)
     yield case
     ask("scancel", "--user=root", "--full")
+
+
+@pytest.fixture
+def sbatch(case: Case, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Call as `sbatch("--time=2")`: submit a script with these options, and return the job's number."""
+    monkeypatch.chdir(case.folder)
+    monkeypatch.setenv("PYTHON", sys.executable)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    def submit(*options: str, more: str = "optimizer.lr=0.001", script: str = "train.sbatch") -> str:
+        typed = ("--config-dir", str(case.folder / "conf"), "run.min_free_gb=0", *TYPED, more)
+        path = str(ROOT / "scripts" / script)
+        return ask("sbatch", "--parsable", "--cpus-per-task=1", *options, path, *typed).strip()
+
+    return submit
 
 
 @pytest.fixture(scope="session")

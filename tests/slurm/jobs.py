@@ -33,7 +33,7 @@ TYPED = (
 )
 
 
-def wait_for(condition: Callable[[], Any], about: Callable[[], str], seconds: float = 300) -> Any:
+def wait_for(condition: Callable[[], Any], about: Callable[[], str], seconds: float = 100) -> Any:
     """Return the first value of `condition` that is true."""
     end = time.monotonic() + seconds
     while not (found := condition()):

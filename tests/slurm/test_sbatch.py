@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 import pytest
 
 from tests.slurm.conftest import Cluster
-from tests.slurm.jobs import ROOT, TYPED, Case, ask, assert_same, wait_for
+from tests.slurm.jobs import Case, ask, assert_same, wait_for
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
-
-
-@pytest.fixture
-def sbatch(case: Case, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Call as `sbatch("--time=2")`: submit the script with these options, and return the job's number."""
-    monkeypatch.chdir(case.folder)
-    monkeypatch.setenv("PYTHON", sys.executable)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-    def submit(*options: str, more: str = "optimizer.lr=0.001") -> str:
-        script = str(ROOT / "scripts" / "train.sbatch")
-        typed = ("--config-dir", str(case.folder / "conf"), "run.min_free_gb=0", *TYPED, more)
-        return ask("sbatch", "--parsable", "--cpus-per-task=1", *options, script, *typed).strip()
-
-    return submit
 
 
 def test_it_is_requeued_when_it_was_stopped_and_saved(

@@ -1,0 +1,106 @@
+"""Processes that somebody else has started, each with the same command line: torchrun, or whatever sets RANK."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import orjson
+import pytest
+
+from expkit.dist import Place
+from expkit.dist.group import join
+from expkit.dist.meeting import expect, meet
+from expkit.errors import RankFailed
+from tests.conftest import train_command, train_environment
+from tests.train.forked import Forked
+
+SMALL = ("task=classify", "tracker=[]", "plots=[]", "trainer.max_steps=3", "trainer.device=cpu", "gpu.enabled=false")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def launched(outputs: Path, *arguments: str) -> list[Forked]:
+    """Start two ranks, and return them when they have ended."""
+    port = free_port()
+
+    def started(rank: int) -> Forked:
+        environ = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
+        environ["MASTER_ADDR"] = "127.0.0.1"
+        return Forked(outputs, *arguments, setup=lambda: os.environ.update({k: str(v) for k, v in environ.items()}))
+
+    ranks = [started(0), started(1)]
+    for each in ranks:
+        each.end()
+    return ranks
+
+
+def test_help_is_printed_once(tmp_path: Path) -> None:
+    first, other = launched(tmp_path / "outputs", "--help")
+    assert (first.code, other.code) == (0, 0)
+    assert "trainer" in first.said
+    assert other.said == ""
+
+
+def test_the_jobs_of_a_sweep_follow_each_other_though_one_fails(tmp_path: Path) -> None:
+    lr = "optimizer.lr=0.001,nope,0.002"
+    first, other = launched(tmp_path / "outputs", "-m", *SMALL, f"hydra.sweep.dir={tmp_path / 'sweep'}", lr)
+    assert (first.code, other.code) == (1, 1), first.said
+    assert "error: job 1: optimizer.lr=nope" in first.said
+    assert "2 done, 1 failed" in first.said
+    assert other.said == ""
+    jobs = [orjson.loads((tmp_path / "sweep" / "jobs" / f"{number}.json").read_bytes()) for number in range(3)]
+    assert [job["state"] for job in jobs] == ["done", "failed", "done"]
+    assert len([*tmp_path.glob("outputs/*/config.json")]) == 2
+
+
+def test_variables_that_contradict_each_other_are_one_line(tmp_path: Path) -> None:
+    process = Forked(tmp_path / "outputs", setup=lambda: os.environ.update(WORLD_SIZE="2"))
+    assert process.end() == 1
+    assert (
+        process.said.strip()
+        == "error: WORLD_SIZE=2 without RANK: start this with torchrun or srun, or unset WORLD_SIZE"
+    )
+
+
+def test_a_rank_that_is_stopped_before_there_is_a_job_is_named() -> None:
+    place = Place(0, 2, 0, 2, 0, "here", "torchrun", "127.0.0.1", free_port())
+    other = Place(1, 2, 1, 2, 0, "here", "torchrun", "127.0.0.1", place.port)
+    meet(place, 5)
+    assert expect(other, 5, lambda: signal.SIGTERM) == 128 + signal.SIGTERM
+    with pytest.raises(RankFailed, match=r"^rank 1 \(of 2\) was killed \(signal 15, SIGTERM\) before it had begun$"):
+        join(place, 5, patience=30)
+
+
+def test_torchrun_passes_signals_on_when_it_is_told_to(tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    typed = [*SMALL[:3], "trainer.max_epochs=1000", "trainer.device=cpu", "gpu.enabled=false", "run.id=one"]
+    options = [
+        "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2",
+        "--shutdown-timeout=60",
+        "--nproc-per-node=2",
+    ]
+    command = [sys.executable, "-m", "torch.distributed.run", *options, *train_command(outputs, *typed)[1:]]
+    with (tmp_path / "said").open("w") as said:
+        process = subprocess.Popen(command, env=train_environment(tmp_path), cwd=tmp_path, stdout=said, stderr=said)
+    try:
+        status, end = outputs / "one" / "status.json", time.monotonic() + 120
+        while not (outputs / "one" / "logs" / "metrics.jsonl").exists() or b'"running"' not in status.read_bytes():
+            assert process.poll() is None and time.monotonic() < end, (tmp_path / "said").read_text()
+            time.sleep(0.1)
+        process.send_signal(signal.SIGUSR1)
+        process.wait(60)
+    finally:
+        process.kill()
+        process.wait()
+    found = orjson.loads(status.read_bytes())
+    assert (found["state"], found["signal"]) == ("preempted", "SIGUSR1"), (tmp_path / "said").read_text()
+    assert [*outputs.glob("one/checkpoints/checkpoint_step_*")], "it has saved"
