@@ -31,8 +31,8 @@ class StopSignals:
     """Context manager that turns INT, TERM, HUP (the terminal was closed), USR1 and USR2 into a request.
 
     HUP stays ignored where it was: nohup does that. The second INT (Ctrl-C twice) interrupts at once; under torchrun,
-    one that comes right after the first is the same. The previous handlers are put back on leaving. submitit turns TERM into nothing and uses USR2 to requeue: ours lie on top, and
-    `call_previous` runs theirs once everything is saved.
+    one that comes right after the first is the same. The previous handlers are put back on leaving. submitit turns TERM
+    into nothing and uses USR2 to requeue: ours lie on top, and `call_previous` runs theirs once everything is saved.
 
     Args:
         on_request: called inside the handler: it may only set flags.
