@@ -38,7 +38,7 @@ from train.parts import Parts
 from train.pictures import Pictures
 from train.preparing import prepare
 from train.processes import blaming
-from train.report import Outcome, Report, dataset_info
+from train.report import Outcome, Report, dataset_info, process_info
 from train.responses import Responder, Rewind, lowered, rewinds
 from train.restoring import check_continuity, go_back, is_exact, later_checkpoints
 from train.resume import Origin, differences, warn_if_other_data
@@ -175,15 +175,17 @@ class Attempt:
         later = self.state is not None and later_checkpoints(files, self.step)
         if (self.lost and not is_exact(changes)) or later or self.rewind is not None:
             branch += 1  # what the trackers hold of these steps will not come again: they get a run of their own
+        found = process_info(runner)
+        processes = {"processes": found} if found or self._stored.get("processes") else {}
         if resumed is None:
-            self.report.add_to_config(dataset=self.dataset)
+            self.report.add_to_config(dataset=self.dataset, **processes)
         else:
             rewind = asdict(self.rewind) if self.rewind is not None else None
             # In this order: whatever a kill or a disk leaves undone, the next resume does, and no record is lost.
             with may_refuse(files.root):
                 note_resume(self.config, resumed, self.plain, self.step, changes, rewind, branch)
                 go_back(self.manager if self.state is not None else None, files, self.step)
-            self.report.add_to_config()
+            self.report.add_to_config(**processes)
         with may_refuse(files.root):
             journal = Journal(files.metrics)
         stack.callback(journal.close)

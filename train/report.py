@@ -34,7 +34,7 @@ from train.responses import Rewind
 from train.runner import Runner
 from train.staging import unstaged
 
-__all__ = ["Outcome", "Report", "dataset_info", "resume_command", "say_next"]
+__all__ = ["Outcome", "Report", "dataset_info", "process_info", "resume_command", "say_next"]
 
 log = logging.getLogger("expkit")
 
@@ -199,8 +199,7 @@ class Report:
             f"{group}={','.join(config[group]) or '[]'}" for group in ("tracker", "diagnostics", "detectors")
         )
         device, dist = runner.update.device, runner.dist
-        how = "fsdp" if runner.strategy.is_sharded else "ddp"
-        ranks = f", {dist.world_size} processes ({how})" if dist.world_size > 1 else ""
+        ranks = f", {dist.world_size} processes ({runner.strategy.name})" if dist.world_size > 1 else ""
         log.info("%s, %s parameters, on %s%s, %s", config.run.name, f"{parameters:,}", device, ranks, chosen)
         if step is not None:
             if parent is not None:
@@ -264,6 +263,14 @@ def dataset_info(parts: Parts, train: Any, val: Any) -> Mapping[str, Any]:
 
     shown = {"train": seen(train), "val": seen(val) if val is not None else None}
     return {**shown, **unstaged(parts.task.describe_data(), parts.copies)}
+
+
+def process_info(runner: Runner) -> Mapping[str, Any]:
+    """Return what config.json says of the processes that a run is spread over; nothing of a single one."""
+    dist = runner.dist
+    if dist.world_size == 1:
+        return {}
+    return {"count": dist.world_size, "strategy": runner.strategy.name, "hosts": list(dist.hosts)}
 
 
 def resume_command(run: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -45,6 +46,7 @@ def _parts(summary: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
     yield "data", [_data(summary.get("dataset", {}))]
     yield "seed", ["" if summary.get("seed") is None else str(summary["seed"])]
     yield "host", [_host(summary)]
+    yield "processes", [_processes(summary.get("processes", {}))]
     yield "metrics", [_numbers(summary["metrics"], without=("final/",))]
     ended = summary["standing"] not in ("starting", "running", "stalled", "crashed")  # else they are old
     said = summary.get("final_metrics", {}) if ended else {}
@@ -126,6 +128,14 @@ def _host(summary: Mapping[str, Any]) -> str:
     gpus, model = hardware.get("gpu_count"), hardware.get("gpu_model")
     device = f"{gpus} x {model}" if gpus else hardware.get("cpu")
     return ", ".join(str(each) for each in (summary.get("host"), device) if each)
+
+
+def _processes(found: Mapping[str, Any]) -> str:
+    if not found:
+        return ""
+    where = Counter(map(str, found.get("hosts") or ()))
+    each = ", ".join(f"{count} on {host}" for host, count in where.items())
+    return f"{found.get('count')} ({found.get('strategy')}){f': {each}' if len(where) > 1 else ''}"
 
 
 def _numbers(metrics: Mapping[str, Any], without: tuple[str, ...] = ()) -> str:

@@ -65,6 +65,7 @@ def join(
         place.rank, place.world_size, local_rank=place.local_rank, local_size=place.local_size, node=place.node
     )
     everybody = members(texts)
+    ranks.hosts = tuple(each.host for each in everybody)
     keeper = f"the launcher at {place.address}, port {place.port}," if place.store_is_there else str(everybody[0])
     watch = Watch(store, everybody, place.rank, timeout, keeper, lambda: ranks.position, dead)
     ranks.watch = meeting.watch = watch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from datetime import timedelta
@@ -31,6 +31,7 @@ class Dist:
         local_rank: number of this process among those of its node.
         local_size: how many of them its node has.
         node: number of its node.
+        hosts: what the node of each rank is called, where that is known.
         watch: what notices ranks that are gone or hang; None in one process, and in a group that somebody else made.
         position: (step, phase) that this rank is at.
     """
@@ -52,6 +53,7 @@ class Dist:
         self.local_rank = _local_rank(rank) if local_rank is None else local_rank
         self.local_size = local_size
         self.node = node
+        self.hosts: Sequence[str] = ()
         self.watch: Watch | None = None
         self.position: tuple[int, str] = (0, "starting")
         self._gloo: Any = None

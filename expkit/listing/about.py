@@ -27,9 +27,9 @@ def about(entry: RunEntry) -> dict[str, Any]:
     """Return plain JSON values, without those that there is nothing to say of.
 
     duration_seconds, restarts (with the steps of `resumes`), ended_before (how it ended each time), seed, host,
-    hardware, model, dataset, parent, final_metrics, best {metric, value, step, checkpoint}, events {count, kinds,
-    last}, snapshots {count, last}, checkpoint_files {count, total_bytes, newest, best, resume_step}, pictures,
-    undelivered {tracker: {...}}, offline_wandb (parts that were not uploaded).
+    hardware, processes {count, strategy, hosts}, model, dataset, parent, final_metrics, best {metric, value, step,
+    checkpoint}, events {count, kinds, last}, snapshots {count, last}, checkpoint_files {count, total_bytes, newest,
+    best, resume_step}, pictures, undelivered {tracker: {...}}, offline_wandb (parts that were not uploaded).
     """
     run, config = entry.run, entry.config
     found: dict[str, Any] = {
@@ -40,6 +40,7 @@ def about(entry: RunEntry) -> dict[str, Any]:
         "seed": config.get("seed"),
         "host": entry.host,
         "hardware": _mapping(config.get("hardware")),
+        "processes": _mapping(config.get("processes")),
         "model": _mapping(config.get("model")),
         "dataset": _mapping(config.get("dataset")),
         "parent": _mapping(config.get("parent")),

@@ -19,10 +19,12 @@ class Strategy:
     """One process: the model as it is. Base class of the others.
 
     Attributes:
+        name: what it is called in `trainer.strategy`.
         dist: the ranks.
         is_sharded: whether each rank holds a part of the model's and the optimizer's state only.
     """
 
+    name = "none"
     is_sharded = False
 
     def __init__(self, dist: Dist | None = None) -> None:

@@ -35,6 +35,8 @@ class Replicated(Strategy):
             step: a run that is resumed would differ in the last digits.
     """
 
+    name = "ddp"
+
     def __init__(self, dist: Dist, seed: int = 0, find_unused: bool = False, exact: bool = True) -> None:
         super().__init__(dist)
         self._seed, self._draws = seed, True  # as long as it is not known that the optimizer draws none

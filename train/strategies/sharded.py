@@ -35,6 +35,7 @@ class Sharded(Strategy):
             `nn.ModuleList`, which is how models hold their layers.
     """
 
+    name = "fsdp"
     is_sharded = True
 
     def __init__(
