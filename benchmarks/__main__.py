@@ -16,6 +16,7 @@ from benchmarks import (
     monitor,
     monitor_faces,
     plots,
+    processes,
     runs,
     start,
     svd_training,
@@ -38,6 +39,7 @@ taken within each round; the table has their median and quartiles.
 # name -> title, module, packages whose versions matter besides torch
 BENCHMARKS = {
     "loop": ("A training step", loop, ()),
+    "processes": ("A step of several processes", processes, ()),
     "checkpoint": ("Checkpoints", checkpoint, ()),
     "trackers": ("A record", trackers, ("wandb", "trackio", "tensorboard")),
     "detectors": ("Detectors", detectors, ()),

@@ -36,5 +36,4 @@ def make_strategy(trainer: TrainerConfig, dist: Dist, build: Callable[[], nn.Mod
         return Sharded(dist, device.type, build, trainer.fsdp_blocks)
     from train.strategies.replicated import Replicated
 
-    exact = device.type == "cpu" or trainer.deterministic
-    return Replicated(dist, trainer.seed, trainer.find_unused_parameters, exact)
+    return Replicated(dist, trainer.seed, trainer.find_unused_parameters)

@@ -31,16 +31,14 @@ class Replicated(Strategy):
         dist: the ranks.
         seed: of what all ranks draw alike.
         find_unused: look at every step which parameters take no part in it; without, that is an error.
-        exact: sum gradients in an order that does not depend on how DDP groups them, which it changes after the first
-            step: a run that is resumed would differ in the last digits.
     """
 
     name = "ddp"
 
-    def __init__(self, dist: Dist, seed: int = 0, find_unused: bool = False, exact: bool = True) -> None:
+    def __init__(self, dist: Dist, seed: int = 0, find_unused: bool = False) -> None:
         super().__init__(dist)
         self._seed, self._draws = seed, True  # as long as it is not known that the optimizer draws none
-        self._find_unused, self._exact = find_unused, exact
+        self._find_unused = find_unused
         self._wrapped: _Replica | None = None
 
     def trained(self, model: nn.Module) -> nn.Module:
@@ -52,11 +50,25 @@ class Replicated(Strategy):
                 device_ids=[parameter.device] if parameter.device.type == "cuda" else None,
                 find_unused_parameters=self._find_unused,
             )
-            if self._exact and self.dist.world_size > 2:  # the sum of two does not depend on their order
-                from expkit.dist.reduce import ordered_allreduce
-
-                self._wrapped.register_comm_hook(None, ordered_allreduce)
+            self._lay_out(self._wrapped)
         return self._wrapped
+
+    def _lay_out(self, wrapped: _Replica) -> None:
+        """Let DDP lay out its buckets once and for all, before the first step, as if gradients came last layer first.
+
+        It does so after the first step that it sees, and with three ranks and more the order of a sum depends on the
+        layout: the first step of a resumed run would differ in the last digits from that of a run that goes on.
+        """
+        model = wrapped.module
+        if self._find_unused or any(getattr(module, "sparse", False) for module in model.modules()):
+            return  # it keeps its layout; or its gradients are not the ones made here
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        wrapped.reducer.prepare_for_backward([])
+        with torch.enable_grad():
+            nothing = torch.stack([parameter.sum().float() for parameter in parameters]).sum() * 0
+        nothing.backward()  # type: ignore[no-untyped-call]
+        for parameter in parameters:
+            parameter.grad = None
 
     @contextlib.contextmanager
     def piece(self, model: nn.Module, last: bool) -> Iterator[None]:
