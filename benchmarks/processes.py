@@ -34,8 +34,8 @@ TEXT = """\
 What expkit adds to a step of several processes. Two processes of one machine (gloo, one thread each) train a
 256-1024-1024-10 network on the same ready-made global batches of 64, 32 samples each, with the same SGD (lr 0.1), in
 float32. The bare loops call `DistributedDataParallel`, or `fully_shard` on the whole network, and nothing else. The
-runner of expkit has everything off: as always it keeps every step's loss, tells the watch where it is, asks the other ranks about
-once a second what is to be done, and compares the ranks' weights once. Building the networks is not timed."""
+runner of expkit has everything off: as always it keeps every step's loss, tells the watch where it is, asks the other
+ranks about once a second what is to be done, and compares their weights once. Building the networks is not timed."""
 
 _SIZE, _RANKS = 64, 2
 _OVER = ""
