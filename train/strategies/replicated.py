@@ -38,7 +38,7 @@ class Replicated(Strategy):
     def __init__(self, dist: Dist, seed: int = 0, find_unused: bool = False) -> None:
         super().__init__(dist)
         self._seed, self._draws = seed, True  # as long as it is not known that the optimizer draws none
-        self._find_unused = find_unused
+        self._find_unused, self._is_first = find_unused, True
         self._wrapped: _Replica | None = None
 
     def trained(self, model: nn.Module) -> nn.Module:
@@ -80,12 +80,10 @@ class Replicated(Strategy):
         except RuntimeError as error:
             if _UNUSED not in str(error):
                 raise
-            names = ", ".join(_without_gradient(model.module)) or "some"
-            raise ConfigError(
-                f"task: {names}: these parameters took no part in the loss of a step, and the other ranks wait for "
-                "their gradients: leave them out of the model, freeze them (requires_grad=False), or set "
-                "trainer.find_unused_parameters=true"
-            ) from error
+            raise _unused(model.module) from error
+        if last and self._is_first and not self._find_unused and _without_gradient(model.module):
+            raise _unused(model.module)
+        self._is_first = self._is_first and not last
 
     @contextlib.contextmanager
     def stepping(self) -> Iterator[None]:
@@ -136,6 +134,14 @@ def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
             (one["numpy"][1], other["numpy"][1]),
             *zip(one["cuda"], other["cuda"], strict=True),
         )
+    )
+
+
+def _unused(model: nn.Module) -> ConfigError:
+    names = ", ".join(_without_gradient(model)) or "some parameters"
+    return ConfigError(
+        f"task: {names} took no part in the loss of a step, and the other ranks wait for the gradients: leave them out "
+        "of the model, freeze them (requires_grad=False), or set trainer.find_unused_parameters=true"
     )
 
 
