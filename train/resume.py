@@ -76,7 +76,10 @@ class Origin:
         """What `resume` names."""
         if self.snapshot is not None:
             return self.snapshot.path
-        return self.run if self.step is None else self.run / "checkpoints" / f"checkpoint_step_{self.step}.pt"
+        if self.step is None:
+            return self.run
+        file = self.run / "checkpoints" / f"checkpoint_step_{self.step}.pt"
+        return file if file.exists() else file.with_suffix("")  # a folder of shards
 
 
 def find_origin(
