@@ -169,6 +169,7 @@ def follower() -> int:
                         follow(dist, signals)
                 except Exception:  # noqa: BLE001 - it has been told to the others, and rank 0 may have another job
                     failed = True
+                signals.received = None  # the job has dealt with it
                 if place.launcher == "processes":
                     break
     except KeyboardInterrupt:

@@ -65,10 +65,8 @@ def test_the_jobs_of_a_sweep_follow_each_other_though_one_fails(tmp_path: Path) 
 def test_variables_that_contradict_each_other_are_one_line(tmp_path: Path) -> None:
     process = Forked(tmp_path / "outputs", setup=lambda: os.environ.update(WORLD_SIZE="2"))
     assert process.end() == 1
-    assert (
-        process.said.strip()
-        == "error: WORLD_SIZE=2 without RANK: start this with torchrun or srun, or unset WORLD_SIZE"
-    )
+    assert process.said.startswith("error: WORLD_SIZE=2 without RANK: start this with torchrun or srun, or unset")
+    assert process.said.count("\n") == 1
 
 
 def test_a_rank_that_is_stopped_before_there_is_a_job_is_named() -> None:
