@@ -22,7 +22,7 @@ from train.config.cluster import enter_cluster
 from train.parts import assemble
 from train.pictures import is_whole
 from train.preparing import prepare
-from train.processes import rank_log
+from train.processes import blaming, rank_log
 from train.responses import Responder, Rewind, lowered, rewinds
 from train.restoring import check_continuity
 from train.resume import Origin
@@ -81,6 +81,7 @@ def _attempt(plan: Plan, dist: Dist, signals: StopSignals, stack: ExitStack) -> 
     root, stored, masked = dist.broadcast(None)
     files = RunDir(root)
     stack.enter_context(_logging(rank_log(files, dist.rank)))
+    stack.enter_context(blaming(dist))
     manager = make_manager(parts, config.checkpoint, files)
     runner, state = prepare(
         parts, config, files, manager, Recorder(), control, plan.origin, stored, masked, plan.rewind

@@ -122,7 +122,6 @@ def together(work: Callable[[], int]) -> int:
     place = Place.current()
     if place is None:
         return work()
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch prints a stack for each connection that ends
     if place.rank > 0:
         code = follower()
         # At once: rank 0 leaves now, too, whose exit code is to be the job's. Where srun ends all tasks with the first
@@ -169,7 +168,8 @@ def follower() -> int:
                         follow(dist, signals)
                 except Exception:  # noqa: BLE001 - it has been told to the others, and rank 0 may have another job
                     failed = True
-                signals.received = None  # the job has dealt with it
+                else:
+                    signals.received = None  # the job has dealt with it
                 if place.launcher == "processes":
                     break
     except KeyboardInterrupt:
