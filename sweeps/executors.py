@@ -115,6 +115,12 @@ def check_executor(kind: Kind, params: Mapping[str, Any]) -> None:
                 )
     if kind == "local" and int(params.get("nodes") or 1) > 1:
         raise ConfigError(f"hydra.launcher.nodes={params['nodes']}: hydra/launcher=local has one node; use 1")
+    if kind == "local" and int(params.get("tasks_per_node") or 1) > 1:
+        tasks = params["tasks_per_node"]
+        raise ConfigError(
+            f"hydra.launcher.tasks_per_node={tasks}: hydra/launcher=local starts one process for a job, which starts "
+            f"the others: trainer.processes={tasks}"
+        )
     with tempfile.TemporaryDirectory() as folder:  # an executor makes its folder
         executor = make_executor(kind, params, Path(folder))
     if kind == "slurm":

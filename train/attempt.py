@@ -45,6 +45,7 @@ from train.resume import Origin, differences, warn_if_other_data
 from train.runner import Runner
 from train.saving import Saver, make_manager
 from train.snapshotting import Snapshotter
+from train.sweeping import note_broken
 
 __all__ = ["Attempt"]
 
@@ -283,6 +284,7 @@ class Attempt:
         log.error("%s", verdict)
         self.status.add_reason(error=verdict)
         self.status.stop("failed")
+        note_broken(RankFailed(verdict))
 
     def _status_now(self) -> dict[str, Any]:
         """Return status.json, with what it is about to say of this step."""

@@ -29,7 +29,7 @@ from expkit.sweep.folder import JobFile, SweepDir
 from train.directory import typed_overrides
 from train.report import Outcome
 
-__all__ = ["begin_sweep", "is_sweep", "note_failed", "note_run", "told"]
+__all__ = ["begin_sweep", "is_sweep", "note_broken", "note_failed", "note_run", "told"]
 
 log = logging.getLogger("expkit")
 
@@ -103,6 +103,12 @@ def note_run(root: Path) -> None:
     """Note which run directory the job that runs has."""
     for teller in _current:
         teller.update(run=teller.folder.relative(root))
+
+
+def note_broken(error: BaseException) -> None:
+    """Note what ended the job that runs, where its process cannot get that far by itself."""
+    for teller in _current:
+        teller.broke(error)
 
 
 def note_failed(folder: SweepDir, number: int, overrides: Sequence[str], error: BaseException) -> None:

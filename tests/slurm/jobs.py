@@ -121,14 +121,21 @@ class Case:
         return "\n".join([*texts, json.dumps(self.status, indent=1), ask("scontrol", "-o", "show", "job")])
 
     def checkpoint(self) -> Mapping[str, Any]:
-        """Return the last checkpoint, without what differs by nature."""
+        """Return the last checkpoint, without what differs by nature; of its shards, their digests."""
         assert self.run is not None
-        state = torch.load(self.run / "checkpoints" / f"checkpoint_step_{STEPS}.pt", weights_only=True)
+        path = self.run / "checkpoints" / f"checkpoint_step_{STEPS}"
+        file, shards = path.with_name(f"{path.name}.pt"), {}
+        if path.is_dir():
+            file, files = path / "state.pt", json.loads((path / "manifest.json").read_bytes())["files"]
+            shards = {name: note["sha256"] for name, note in files.items() if name.endswith(".distcp")}
+        state = torch.load(file, weights_only=True)
+        for each in ("model_state_dict", "optimizer_state_dict") if shards else ():
+            del state[each]  # which are in the shards
         for each in ("config", "time", "reason"):
             del state[each]
         state["sampler_state"]["elapsed"] = None
         state["metrics"] = stable(state["metrics"])
-        return dict(state)
+        return {**state, **shards}
 
     def journal(self) -> list[str]:
         """Return the comparable entries, as text: NaN equals NaN there."""

@@ -62,6 +62,20 @@ def test_a_requeued_job_goes_on_on_all_nodes(case: Case, whole: Case) -> None:
     assert case.resumed_at() == [each["step"] for each in status["ended_before"]], "nothing was trained twice"
 
 
+def test_a_sharded_model_is_requeued_too(case: Case, tmp_path_factory: pytest.TempPathFactory) -> None:
+    whole = Case(tmp_path_factory.mktemp("whole_fsdp"))
+    whole.go.touch()
+    process = whole.typed("trainer.processes=4", "trainer.strategy=fsdp", "checkpoint.save_interval=10")
+    with case.submitted(*NODES, "trainer.strategy=fsdp"):
+        ask("scontrol", "requeue", case.reaches(7))
+        assert process.end(240) == 0, process.said
+        case.reaches(15, restarts=1)
+        case.finishes()
+    assert_same(case, whole)
+    assert any(name.endswith(".distcp") for name in case.checkpoint())
+    assert case.resumed_at() == [each["step"] for each in case.status["ended_before"]]
+
+
 def test_a_rank_that_is_gone_or_hangs_ends_the_job_and_is_named(case: Case, whole: Case, slurm: Cluster) -> None:
     timeout = 20.0
     with case.submitted(*NODES, f"trainer.timeout={timeout}"):

@@ -123,6 +123,7 @@ def test_without_sbatch_nothing_is_tried(monkeypatch: pytest.MonkeyPatch, tmp_pa
     ("kind", "params", "line"),
     [
         ("local", {"nodes": 2}, r"hydra\.launcher\.nodes=2: hydra/launcher=local has one node"),
+        ("local", {"tasks_per_node": 2}, r"hydra\.launcher\.tasks_per_node=2: .* trainer\.processes=2$"),
         ("local", {"partitoin": "x"}, r"hydra\.launcher\.partitoin: .* did you mean partition\?"),
         ("local", {"timeout_min": "x"}, r"hydra\.launcher: .*timeout_min"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from expkit.dist.group import join
 from expkit.dist.meeting import expect, meet
 from expkit.errors import RankFailed
 from tests.conftest import train_command, train_environment
+from tests.slurm.jobs import Case, wait_for
 from tests.train.forked import Forked
 
 SMALL = ("task=classify", "tracker=[]", "plots=[]", "trainer.max_steps=3", "trainer.device=cpu", "gpu.enabled=false")
@@ -102,3 +104,16 @@ def test_torchrun_passes_signals_on_when_it_is_told_to(tmp_path: Path) -> None:
     found = orjson.loads(status.read_bytes())
     assert (found["state"], found["signal"]) == ("preempted", "SIGUSR1"), (tmp_path / "said").read_text()
     assert [*outputs.glob("one/checkpoints/checkpoint_step_*")], "it has saved"
+
+
+def test_where_rank_0_itself_cannot_leave_the_job_of_a_sweep_has_failed_nevertheless(tmp_path: Path) -> None:
+    case = Case(tmp_path)
+    process = case.typed("-m", "trainer.processes=2", "trainer.timeout=3", "trainer.seed=0")
+    wait_for(lambda: case.step >= 4, lambda: process.said)
+    case.go.with_name("hang").touch()
+    [child] = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(child), signal.SIGKILL)
+    assert process.end() == 1
+    job = orjson.loads(next(tmp_path.glob("outputs/multirun/*/jobs/0.json")).read_bytes())
+    assert job["state"] == case.status["state"] == "failed"
+    assert re.search(r"^rank 1 \(of 2, on .*, pid \d+\) was killed \(signal 9, SIGKILL\)", job["error"])
