@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from expkit.dist import Place
 from expkit.errors import ConfigError, UserError
 from expkit.experiment import RunDir, generate_experiment_id, is_id
 from expkit.files import read_json
@@ -77,7 +78,8 @@ def run_experiment(
         dir, the run directory; state; best_val_loss; signal; complete.
 
     Raises:
-        UserError: a configuration that cannot work. Nothing is left behind.
+        UserError: a configuration that cannot work. Nothing is left behind. Likewise under torchrun, and in one of
+            several tasks of srun.
     """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -94,6 +96,12 @@ def run_experiment(
     from train.display import console_logging
     from train.job import run
 
+    place = Place.current()
+    if place is not None:
+        raise ConfigError(
+            f"run_experiment: {place.launcher} has started this program {place.world_size} times: start it once, with "
+            f"overrides=['trainer.processes={place.world_size}'], or let {place.launcher} start python -m train"
+        )
     experiment = _experiment(config, config_dir)
     typed = [overrides] if isinstance(overrides, str) else list(overrides)
     check_typed(typed)

@@ -289,3 +289,11 @@ def test_importing_it_costs_nothing() -> None:
     heavy = "{'torch', 'hydra', 'omegaconf', 'numpy', 'rich'}"
     code = f"import train.api, sys; assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_program_that_torchrun_has_started_several_times_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "here", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"^run_experiment: torchrun has started this program 2 times: .*processes=2"):
+        run_experiment("denoise")
