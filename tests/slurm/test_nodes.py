@@ -62,7 +62,7 @@ def test_a_requeued_job_goes_on_on_all_nodes(case: Case, whole: Case) -> None:
     assert case.resumed_at() == [each["step"] for each in status["ended_before"]], "nothing was trained twice"
 
 
-def test_a_sharded_model_is_requeued_by_a_signal_to_one_rank(case: Case, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_signal_to_one_rank_requeues_a_sharded_model(case: Case, tmp_path_factory: pytest.TempPathFactory) -> None:
     whole = Case(tmp_path_factory.mktemp("whole_fsdp"))
     whole.go.touch()
     process = whole.typed("trainer.processes=4", "trainer.strategy=fsdp", "checkpoint.save_interval=10")
