@@ -88,6 +88,8 @@ class Batches:
             )
         self._place: Any = None
         self._restored: Any = None
+        self._agreed = False
+        self._least: int | None = None
         self._own_loader = isinstance(data, DataLoader) or not hasattr(data, "__getitem__")
         if not hasattr(data, "__iter__" if self._own_loader else "__len__"):
             raise ConfigError(
@@ -114,9 +116,22 @@ class Batches:
                 "trainer.drop_last leaves none: take a smaller batch"
             )
 
+    def agree(self) -> None:
+        """Let the shortest epoch count where a loader shares samples out, unevenly perhaps. Called by all processes."""
+        if self.is_shared_out:
+            found = self.dist.gather_all(self.steps)
+            self._agreed, self._least = True, None if None in found else min(found)
+
+    @property
+    def is_shared_out(self) -> bool:
+        """Whether each of several processes has batches of its own, of which there may be more on one of them."""
+        return self.dist.world_size > 1 and self._own_loader and is_shared_out(self.data)
+
     @property
     def steps(self) -> int | None:
         """Updates per epoch, or None where a loader of one's own does not tell."""
+        if self._agreed:
+            return self._least
         if self._own_loader:
             try:
                 return -(-len(self.data) // self.pieces)
@@ -181,7 +196,7 @@ class Batches:
         for place in (self.data, *inside(self.data)):
             if hasattr(place, "generator") and not isinstance(place, Dataset):
                 place.generator = torch.Generator().manual_seed(mix(self.seed, epoch))
-        shared_out = self.dist.world_size == 1 or is_shared_out(self.data)
+        shared_out = self.dist.world_size == 1 or self.is_shared_out
         groups = _grouped(self._loader_batches(epoch, skip), self.pieces)
         known, source = self.steps, self._resumable()
         # Where a batch is loaded ahead to know the last one, the place after this one is gone when it is asked for.

@@ -9,6 +9,7 @@ from torch import nn
 
 from expkit.dist import Dist
 from train.data import Batches, to_device
+from train.shares import in_step
 from train.tasks.base import Task
 from train.update import Update
 
@@ -46,7 +47,10 @@ def validation_means(task: Task, model: nn.Module, val: Batches, update: Update,
     totals: torch.Tensor | None = None
     names: list[str] = []
     model.eval()
-    for batches in val.epoch(0):
+    updates = val.epoch(0)
+    if update.strategy.is_sharded and val.is_shared_out:  # a forward pass is all ranks'
+        updates = in_step(updates, dist)
+    for batches in updates:
         for batch, weight in batches.pieces:
             with update.autocast():
                 out = task.step(model, to_device(batch, update.device))

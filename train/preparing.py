@@ -56,6 +56,7 @@ def prepare(
     """
     dist = control.dist
     train = parts.batches(parts.data("train_data"), training=True, dist=dist)
+    train.agree()
     data = parts.data("val_data")
     val = parts.batches(data, training=False, dist=dist) if data is not None else None
     steps = parts.trainer.total_steps(train.steps)

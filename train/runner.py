@@ -39,7 +39,7 @@ from train.position import after, bring_to, pass_over, state_of
 from train.probe import first_batch, probe_loss
 from train.stopwatch import Stopwatch
 from train.tasks.base import Task
-from train.together import agree, before_update, diagnose
+from train.together import agree, before_update, diagnose, with_same_end
 from train.update import AVERAGED, Update
 
 __all__ = ["Runner"]
@@ -140,8 +140,8 @@ class Runner:
                 stop = self._after_step()
                 if stop or self.done:
                     return self.done
-                if self.progress.step in self.passes:
-                    break
+                if self.progress.step in self.passes or self.progress.epoch != epoch:
+                    break  # the epoch may end though this rank has a batch left
                 self.dist.at(self.progress.step + 1, "loading data")
             else:
                 if self.progress.epoch == epoch:  # resumed with fewer, larger batches
@@ -151,6 +151,7 @@ class Runner:
         return True
 
     def _train_step(self, batches: StepBatches) -> None:
+        batches = with_same_end(self, batches)
         ahead = after(self.progress, batches)
         pass_over(ahead, self.passes, self.train.steps)
         self.dist.at(ahead.step, "computing")

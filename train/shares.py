@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from expkit.dist import Dist
 from expkit.errors import ConfigError
 
-__all__ = ["batch_shares", "inside", "is_shared_out", "shares_of"]
+if TYPE_CHECKING:
+    from train.data import StepBatches
+
+__all__ = ["batch_shares", "in_step", "inside", "is_shared_out", "shares_of"]
 
 
 def shares_of(whole: Sequence[int], dist: Dist, pieces: int = 1) -> list[tuple[list[int], float]]:
@@ -52,6 +55,17 @@ def batch_shares(group: Sequence[Any], dist: Dist) -> tuple[list[tuple[Any, floa
         pieces.append((_cut(batch, indices[0], indices[-1] + 1), weight / len(group)))
         samples += size
     return pieces, samples
+
+
+def in_step(updates: Iterable[StepBatches], dist: Dist) -> Iterator[StepBatches]:
+    """Yield `updates` of this process, and its last one as a stand-in until no process has more. Called by all."""
+    latest: StepBatches | None = None
+    for latest in updates:
+        dist.any_bits(1)
+        yield latest
+    while dist.any_bits(0):
+        assert latest is not None  # a loader without a batch is refused
+        yield latest._replace(pieces=[(batch, 0.0) for batch, _ in latest.pieces])
 
 
 def is_shared_out(loader: Any) -> bool:

@@ -7,11 +7,23 @@ from typing import TYPE_CHECKING
 
 from expkit.dist import Control
 from expkit.schedule import Progress
+from train.data import StepBatches
 
 if TYPE_CHECKING:
     from train.runner import Runner
 
-__all__ = ["agree", "before_update", "diagnose"]
+__all__ = ["agree", "before_update", "diagnose", "with_same_end"]
+
+
+def with_same_end(runner: Runner, batches: StepBatches) -> StepBatches:
+    """Return `batches`, the last of the epoch if they are so on any rank.
+
+    Ranks that have loaders of their own, of unknown lengths, ask each other at every step.
+    """
+    train = runner.train
+    if train.steps is not None or not train.is_shared_out:
+        return batches
+    return batches._replace(last=bool(runner.dist.any_bits(int(batches.last))))
 
 
 def before_update(runner: Runner, ahead: Progress, last: bool) -> Callable[[], None] | None:
