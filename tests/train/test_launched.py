@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,28 +20,9 @@ from expkit.errors import RankFailed
 from tests.conftest import train_command, train_environment
 from tests.slurm.jobs import Case, wait_for
 from tests.train.forked import Forked
+from tests.train.launching import free_port, launched
 
 SMALL = ("task=classify", "tracker=[]", "plots=[]", "trainer.max_steps=3", "trainer.device=cpu", "gpu.enabled=false")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-def launched(outputs: Path, *arguments: str) -> list[Forked]:
-    """Start two ranks, and return them when they have ended."""
-    port = free_port()
-
-    def started(rank: int) -> Forked:
-        environ = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
-        environ["MASTER_ADDR"] = "127.0.0.1"
-        return Forked(outputs, *arguments, setup=lambda: os.environ.update({k: str(v) for k, v in environ.items()}))
-
-    ranks = [started(0), started(1)]
-    for each in ranks:
-        each.end()
-    return ranks
 
 
 def test_help_is_printed_once(tmp_path: Path) -> None:
