@@ -213,4 +213,5 @@ def _last_line(log: Path | None) -> str:
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    # What submitit notes of signals is no reason.
+    return next((line.strip() for line in reversed(lines) if line.strip() and not line.startswith("submitit ")), "")

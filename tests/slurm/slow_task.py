@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from train.tasks.base import StepOutput
 
 class SlowTask(GridTask):
     """Takes its time until a file is there, and hangs while another is; what it computes is the same.
+
+    A task of srun for which there is a third, go.fails_in_RANK, breaks.
 
     Args:
         go: the file; beside it lies the other, `hang`.
@@ -41,6 +44,8 @@ class SlowTask(GridTask):
         self.steps += model.training
         if self.fails and self.steps == 20:
             raise RuntimeError("the disk with the data has gone away")
+        if Path(f"{self.go}.fails_in_{os.environ.get('SLURM_PROCID')}").exists():
+            raise OSError("the disk with the data has gone away")
         while self.hang.exists():
             time.sleep(0.1)
         return super().step(model, batch)

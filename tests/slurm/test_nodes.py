@@ -9,6 +9,7 @@ import re
 import signal
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -76,37 +77,42 @@ def test_a_signal_to_one_rank_requeues_a_sharded_model(case: Case, tmp_path_fact
     assert case.resumed_at() == [each["step"] for each in case.status["ended_before"]]
 
 
-def test_a_rank_that_is_gone_or_hangs_ends_the_job_and_is_named(case: Case, whole: Case, slurm: Cluster) -> None:
+def test_a_rank_that_fails_hangs_or_is_gone_ends_the_job_and_is_named(case: Case, whole: Case, slurm: Cluster) -> None:
     timeout = 20.0
-    with case.submitted(*NODES, f"trainer.timeout={timeout}"):
-        for restarts, (rank, stop) in enumerate(((2, signal.SIGKILL), (1, signal.SIGSTOP), (3, None))):
-            job = case.reaches(15 * (restarts + 1), restarts=restarts)
-            if stop is not None:
-                os.kill(task_of(job, rank), stop)
-            else:
-                slurm.lose("n2")
+    fails = Path(f"{case.go}.fails_in_3")
+    silent = "has said nothing for "
+    repair = ExitStack()
+
+    def lose() -> None:
+        slurm.lose("n2")
+        repair.callback(slurm.restore, "n2")
+
+    harm: list[tuple[str, str, Callable[[str], None]]] = [
+        (r"rank 3 \(of 4, on n2, ", "failed: OSError: the disk with the data has gone away", lambda _: fails.touch()),
+        (r"rank 2 \(of 4, on n2, ", silent, lambda job: os.kill(task_of(job, 2), signal.SIGKILL)),
+        (r"rank 1 \(of 4, on n1, ", silent, lambda job: os.kill(task_of(job, 1), signal.SIGSTOP)),
+        (r"rank [23] \(of 4, on n2, ", silent, lambda _: lose()),
+    ]
+    with repair, case.submitted(*NODES, f"trainer.timeout={timeout}"):
+        for restarts, (rank, what, do) in enumerate(harm):
+            job = case.reaches(12 * (restarts + 1), restarts=restarts)
+            do(job)
             began = time.monotonic()
             wait_for(lambda: case.status.get("state") == "failed", case.said)
-            took = time.monotonic() - began
-            try:
-                wait_for(lambda: state(job)[0] in ("FAILED", "PENDING"), case.said)  # noqa: B023
-                assert took < 2 * timeout, "a busy machine needs more than the time-out itself"
-                named = r"rank [23] " if stop is None else rf"rank {rank} "
-                node = "n1" if rank == 1 else "n2"
-                said = case.status["error"]
-                found = re.search(rf"{named}\(of 4, on {node}, pid \d+\) has said nothing for \d+ s", said)
-                assert found, said
-                [text] = case.folder.glob("outputs/*/logs/training.log")
-                assert found[0] in text.read_text()
-                [file] = case.folder.glob("outputs/multirun/*/jobs/0.json")
-                job_file = json.loads(file.read_bytes())
-                assert job_file["state"] == "failed" and found[0] in job_file["error"], job_file
-            finally:
-                if stop is None:
-                    slurm.restore("n2")
+            assert time.monotonic() - began < 2 * timeout, "a busy machine needs more than the time-out itself"
+            wait_for(lambda: state(job)[0] in ("FAILED", "PENDING"), case.said)  # noqa: B023
+            found = re.search(rf"{rank}pid \d+\) {what}", case.status["error"])
+            assert found, case.status["error"]
+            [text] = case.folder.glob("outputs/*/logs/training.log")
+            assert found[0] in text.read_text()
+            [file] = case.folder.glob("outputs/multirun/*/jobs/0.json")
+            job_file = json.loads(file.read_bytes())
+            assert job_file["state"] == "failed" and found[0] in job_file["error"], job_file
+            fails.unlink(missing_ok=True)
             if state(job)[0] == "FAILED":
                 ask("scontrol", "requeue", job)
-        case.reaches(50, restarts=3)
+        repair.close()
+        case.reaches(50, restarts=4)
         case.finishes()
     assert_same(case, whole)
 

@@ -140,7 +140,8 @@ def test_the_last_line_of_the_log_tells_what_nobody_else_does(made: Made, slurm:
     slurm()
     log = made.folder.root / ".submitit" / "7_0" / "7_0_0_log.err"
     log.parent.mkdir(parents=True)
-    log.write_text("slurmstepd: error\n/bin/sh: python: not found\n\n")
+    noted = "submitit WARNING (2026-11-22 16:30:22,239) - Bypassing signal SIGCONT"
+    log.write_text(f"slurmstepd: error\n/bin/sh: python: not found\n\n{noted}\n")
     job = jobs_of(made.folder)[0]
     assert (job.why, job.log) == ("/bin/sh: python: not found", log)
     slurm("7_0|FAILED")
