@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig
 
 from expkit.checkpoints import CheckpointManager, Moment
+from expkit.checkpoints.saving import is_bundled
 from expkit.detectors.base import Detector
 from expkit.errors import ConfigError, UserError
 from expkit.experiment import RunDir
@@ -84,6 +85,7 @@ class Saver:
         self._detectors, self._snapshots = detectors or {}, snapshots
         self._saved_step = -1
         self._monitored, self._durable = False, True
+        self._alike = is_bundled(checkpoints.save)
         checkpoints.before_commit(self._make_durable)
 
     def __call__(self, runner: Runner, moment: Moment) -> None:
@@ -91,6 +93,8 @@ class Saver:
         if moment.metrics and not self._monitored and runner.dist.is_main:
             self._look_for_monitored(runner, moment)
         reason = self.checkpoints.due(moment)
+        if not self._alike:
+            reason = runner.dist.broadcast(reason)
         step = moment.progress.step
         if reason is None or (step == self._saved_step and not moment.is_best):
             return

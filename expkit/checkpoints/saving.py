@@ -24,6 +24,7 @@ __all__ = [
     "OnBest",
     "OnPreemption",
     "SavePolicy",
+    "is_bundled",
     "save_when",
 ]
 
@@ -161,6 +162,13 @@ class AnyOf(SavePolicy):
             if reason is not None:
                 reasons = reason if reasons is None else f"{reasons}, {reason}"
         return reasons
+
+
+def is_bundled(policy: SavePolicy) -> bool:
+    """Whether every process decides alike by `policy`: one of a user's own may go by a clock, or a file."""
+    if type(policy) is AnyOf:
+        return all(map(is_bundled, policy.policies))
+    return type(policy) in (EverySteps, EveryMinutes, EveryEpochs, AtSteps, OnBest, OnPreemption, AtEnd)
 
 
 def save_when(
