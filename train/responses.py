@@ -171,6 +171,7 @@ class Responder:
                 log.warning("%s: not switched: %s", each["layer"], error)
                 continue
             if changed:
+                runner.strategy.renew()
                 self._say(order, runner, f"{each['layer']} is {each['to']} from here on")
 
     def _order(self, response: str, event: Event) -> None:

@@ -63,13 +63,16 @@ def diagnose(runner: Runner) -> None:
 def agree(runner: Runner, metrics: Mapping[str, float], is_best: bool) -> tuple[dict[str, float], bool]:
     """Let all ranks have what a record of rank 0 held, whether it was the best, and what has come of it for guards.
 
-    On the way rank 0 hears what other machines say of themselves.
+    What rank 0 asks for because of it is done after the next step, as one process would. On the way rank 0 hears what
+    other machines say of themselves.
     """
     for sample in runner.dist.gather(runner.elsewhere.taken()) or ():  # for the next record
         runner.recorder.add(sample, late=True)
     guards = runner.update.guards
-    told = runner.dist.broadcast((dict(metrics), is_best, [guard.state_dict() for guard in guards]))
-    metrics_of_main, best_of_main, states = told
+    mine = dict(metrics), is_best, [guard.state_dict() for guard in guards], runner.control.is_asked
+    metrics_of_main, best_of_main, states, asked = runner.dist.broadcast(mine)
+    if asked:
+        runner.control.hasten()
     if not runner.dist.is_main:
         for guard, state in zip(guards, states, strict=True):
             guard.load_state_dict(state)

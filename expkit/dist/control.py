@@ -39,6 +39,15 @@ class Control:
         """Ask all ranks for `action`. Safe in a signal handler, and in any thread."""
         self._requested.append(action)
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether this process has asked for something that was not done yet."""
+        return bool(self._requested)
+
+    def hasten(self) -> None:
+        """Let the next `poll` look at what was asked for. Called by all ranks after the same step."""
+        self._next = 0
+
     def go_on_from(self, elapsed: float) -> None:
         """Count `elapsed` seconds, of the run before a resume, as passed already."""
         self.elapsed = elapsed
