@@ -11,7 +11,7 @@ from pathlib import Path
 from signal import Signals
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from expkit.dist import Control, Dist
 from expkit.experiment import RunDir
@@ -53,10 +53,8 @@ class Plan:
 
 def plan_of(config: DictConfig, origin: Origin | None, rewind: Rewind | None) -> Plan:
     """Return the plan of an attempt, without what is rank 0's alone: its trackers and their keys."""
-    theirs = config.copy()
-    with open_dict(theirs):
-        theirs.tracker, theirs.plots = {}, {}
-    plain: Any = OmegaConf.to_container(theirs, resolve=True)
+    plain: Any = OmegaConf.to_container(config, resolve=True)  # whole: other sections may refer to a tracker's
+    plain |= {"tracker": {}, "plots": {}}
     path = tuple(str(Path(each).absolute()) if each == "" else each for each in sys.path)
     return Plan(plain, path, tuple(str(each.absolute()) for each in extra_folders), origin, rewind)
 

@@ -6,8 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 
 from expkit.dist.beat import Beat, introduce, members
@@ -74,15 +73,17 @@ def join(
     try:
         if device_type == "cuda":
             torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
-        with _on_loopback(place):
-            dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo",
-                store=meeting.under(f"job/{number}/group"),
-                rank=place.rank,
-                world_size=place.world_size,
-                timeout=timedelta(seconds=timeout),
-            )
-            return ranks.deciding_by(dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout)))
+        if place.launcher == "processes" and sys.platform == "linux":
+            # Groups that are made later, too, stay within this machine, whatever it is called.
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo",
+            store=meeting.under(f"job/{number}/group"),
+            rank=place.rank,
+            world_size=place.world_size,
+            timeout=timedelta(seconds=timeout),
+        )
+        return ranks.deciding_by(dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout)))
     except RuntimeError as error:
         why = watch.blame(error)
         ranks.close()
@@ -131,19 +132,6 @@ def _check(place: Place, missing: list[int], end: float, patience: float, dead: 
         raise RankFailed(
             f"rank {names} (of {place.world_size}) did not come within {patience:.0f} s: see what it has said"
         )
-
-
-@contextmanager
-def _on_loopback(place: Place) -> Iterator[None]:
-    """Let gloo talk within this machine where all ranks are there, whatever the machine is called."""
-    own = place.launcher == "processes" and sys.platform == "linux" and "GLOO_SOCKET_IFNAME" not in os.environ
-    if own:
-        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    try:
-        yield
-    finally:
-        if own:
-            del os.environ["GLOO_SOCKET_IFNAME"]
 
 
 def _line(error: BaseException) -> str:
