@@ -52,11 +52,11 @@ class StepSeries:
         table = self._buffer[: len(self._counts)]
         counts, self._counts = self._counts, []
         if dist is not None and dist.world_size > 1:
-            samples = torch.tensor(counts, dtype=table.dtype, device=table.device).unsqueeze(1)
-            table = torch.cat([table, samples], dim=1)
+            samples = torch.tensor(counts, dtype=torch.float64, device=table.device).unsqueeze(1)
+            table = torch.cat([torch.where(samples > 0, table.double(), 0.0), samples], dim=1)
             table[:, self._averaged] *= samples
             dist.sum(table)
-            table[:, self._averaged] /= table[:, -1:]
+            table[:, self._averaged] /= table[:, -1:].clamp(min=1)
             counts = [int(count) for count in table[:, -1].tolist()]
             table = table[:, :-1]
         rows = table.tolist()

@@ -46,6 +46,7 @@ def validation_means(task: Task, model: nn.Module, val: Batches, update: Update,
     """Return the mean over the validation data of `loss` and of every sum that the task's step reports."""
     totals: torch.Tensor | None = None
     names: list[str] = []
+    update.strategy.share_buffers(model)
     model.eval()
     updates = val.epoch(0)
     if update.strategy.is_sharded and val.is_shared_out:  # a forward pass is all ranks'

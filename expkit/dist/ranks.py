@@ -110,6 +110,14 @@ class Dist:
         """Return the element-wise maximum over all ranks, in place."""
         return self._reduce(tensor, "MAX")
 
+    def share(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return `tensor` as it is on rank 0, in place."""
+        if self.world_size > 1:
+            import torch.distributed as dist
+
+            dist.broadcast(tensor, src=0)
+        return tensor
+
     def any_bits(self, mask: int) -> int:
         """Return the bitwise OR of every rank's `mask`."""
         if self.world_size == 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -64,6 +65,21 @@ class Strategy:
         """
         yield model
 
+    @torch.no_grad()
+    def share_buffers(self, model: nn.Module) -> None:
+        """Let all ranks have rank 0's buffers (running means, say), which are those that a checkpoint holds.
+
+        Called by all ranks before an evaluation: of each the share is judged that is its own, of one and the same model.
+        """
+        if self.dist.world_size == 1:
+            return
+        buffers = [buffer for module in model.modules() for buffer in _saved_buffers(module) if buffer.numel()]
+        if buffers:
+            together = torch.cat([buffer.contiguous().view(-1).view(torch.uint8) for buffer in buffers])
+            parts = self.dist.share(together).split([buffer.nbytes for buffer in buffers])
+            for buffer, part in zip(buffers, parts, strict=True):
+                buffer.copy_(part.clone().view(buffer.dtype).view(buffer.shape))  # a clone begins where its type may
+
     def renew(self) -> None:
         """Take note that parameters of the model have been replaced."""
 
@@ -73,3 +89,9 @@ class Strategy:
         Raises:
             ConfigError: they have not.
         """
+
+
+def _saved_buffers(module: nn.Module) -> Iterator[torch.Tensor]:
+    for name, buffer in module.named_buffers(recurse=False):
+        if name not in module._non_persistent_buffers_set:
+            yield buffer

@@ -67,6 +67,12 @@ class Sharded(Strategy):
         for group in optimizer.param_groups:
             if "fused" in group:
                 group["fused"] = False
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]  # else a scaler leaves it to kernels
+
+    def trained(self, model: nn.Module) -> nn.Module:
+        """See `Strategy.trained`. Buffers are those of rank 0 before each update, as with DDP."""
+        self.share_buffers(model)
+        return model
 
     @contextlib.contextmanager
     def piece(self, model: nn.Module, last: bool) -> Iterator[None]:
