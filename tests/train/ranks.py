@@ -1,4 +1,4 @@
-"""Runs of several processes as torchrun would start them, forked from this one, which has everything imported already."""
+"""Runs of several processes, as torchrun would start them: forked from this one, which has imported everything."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 import torch._dynamo  # what the first optimizer imports: here, and not in each child
 
 import train.job  # noqa: F401
-from expkit.checkpoints.storage import read_checkpoint
+from expkit.checkpoints.storage import read_checkpoint, step_of
 from expkit.dist import Control
 from expkit.journal import read_journal, stable
 from tests.train.forked import Forked
@@ -131,7 +131,7 @@ def status_of(run: Path) -> dict[str, Any]:
 
 def last_checkpoint(run: Path) -> dict[str, Any]:
     """Return the last checkpoint of a run, put together, without what differs by nature."""
-    path = max(run.glob("checkpoints/checkpoint_step_*"), key=lambda each: int(each.stem.rpartition("_")[2]))
+    path = max(run.glob("checkpoints/checkpoint_step_*"), key=lambda each: step_of(each) or 0)
     state = read_checkpoint(path)
     state["config"]["run"] = state["config"]["resume"] = state["sampler_state"]["elapsed"] = state["time"] = None
     state["metrics"] = stable(state["metrics"])
@@ -145,7 +145,8 @@ def journal_of(run: Path) -> list[dict[str, Any]]:
 
 def events_of(run: Path) -> list[dict[str, Any]]:
     """Return the events of a run, without their times."""
-    lines = (run / "logs" / "events.jsonl").read_text().splitlines()
+    file = run / "logs" / "events.jsonl"
+    lines = file.read_text().splitlines() if file.exists() else []
     return [{key: value for key, value in json.loads(line).items() if key != "time"} for line in lines]
 
 

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import math
+import signal
+import time
 
 import pytest
 import torch
 
+from tests.train.helpers import same
 from tests.train.ranks import (
     Ranks,
     assert_close,
     assert_same_run,
+    at,
     events_of,
     journal_of,
     last_checkpoint,
+    status_of,
 )
+from train.runner import Runner
 
 #: 13 updates in an epoch; something is wrong with the last sample of the tenth, which is the last rank's.
 STEPS = 16
 TYPED = ("task.n=195", f"trainer.max_steps={STEPS}", "optimizer.lr=0.001")
-NAN, LARGE, LESS = (f"task.bad=[10,15,{error}]" for error in ("nan", 40.0, 8.5))
+NAN, LARGE, LESS = (f"task.bad=[10,15,{error}]" for error in ("nan", 40.0, 7.0))
 
 
 @pytest.fixture(scope="module")
@@ -47,3 +54,91 @@ def test_ranks_skip_the_updates_that_one_process_skips(detector: str, bad: str, 
         assert_same_run(alone, run)
         assert_close(events_of(alone), events_of(run))
         assert all(bool(torch.isfinite(each).all()) for each in last_checkpoint(run)["model_state_dict"].values())
+
+
+@pytest.mark.parametrize(
+    ("responses", "strategy"),
+    [("stop", "ddp"), ("skip,lower_lr", "fsdp"), ("rewind", "ddp"), ("skip,lower_lr,rewind", "fsdp")],
+)
+def test_what_is_done_about_an_event_is_done_as_one_process_does_it(
+    responses: str, strategy: str, ranks: Ranks
+) -> None:
+    settings = (
+        *(*TYPED, NAN, "trainer.log_interval=1", "detectors=[nonfinite]", "checkpoint.save_interval=3"),
+        *(f"detectors.nonfinite.respond=[{responses}]", "responses.rewind_back=3", "responses.rewind_clean=3"),
+        "responses.rewind_skip=0",
+    )
+    name = responses.replace(",", "_")
+    alone = ranks(1, name, *settings)
+    run = ranks(2, f"{name}_{strategy}", *settings, f"trainer.strategy={strategy}")
+    assert_same_run(alone, run)
+    assert_close(events_of(alone), events_of(run))
+    assert "response" in [event["kind"] for event in events_of(run)]
+    one, other = (status_of(each) for each in (alone, run))
+    assert (one["state"], one["step"]) == (other["state"], other["step"])
+    rewinds = [
+        [resume["rewind"] for resume in json.loads((each / "config.json").read_text()).get("resumes", ())]
+        for each in (alone, run)
+    ]
+    assert_close(*rewinds)
+    assert len(rewinds[0]) == ("rewind" in responses)
+    if responses == "stop":
+        assert one["step"] == 11
+    elif "lower_lr" in responses:
+        assert journal_of(run)[-1]["learning_rate"] == 0.0005
+
+
+def slowly(rank: int) -> None:
+    """Let each step take so long that ranks do not exchange at each of them what they have to do."""
+    after_step = Runner._after_step
+
+    def waiting(self: Runner) -> bool:
+        time.sleep(0.01)
+        return after_step(self)
+
+    Runner._after_step = waiting  # type: ignore[method-assign]
+
+
+def test_a_signal_to_any_rank_stops_all_at_the_same_step_and_all_is_saved(ranks: Ranks) -> None:
+    typed = ("trainer.max_steps=40", "task.dropout=0.3")
+    whole = ranks(2, "whole", *typed)
+    for of in (0, 1):
+
+        def set_up(rank: int, of: int = of) -> None:
+            slowly(rank)
+            at(9, signal.SIGTERM, of)(rank)
+
+        run = ranks(2, f"of_rank_{of}", *typed, setup=set_up, code=128 + signal.SIGTERM, by_clock=True)
+        status, state = status_of(run), last_checkpoint(run)
+        assert (status["state"], status["signal"]) == ("preempted", "SIGTERM")
+        assert 9 <= status["step"] < 40
+        assert state["step"] == state["sampler_state"]["step"] == status["step"]
+        assert f"preempted at step {status['step']}; go on with: " in ranks.said
+        ranks(2, run.name)
+        assert status_of(run)["state"] == "finished"
+        assert repr(journal_of(run)) == repr(journal_of(whole))
+        assert same(last_checkpoint(run)["ranks"], last_checkpoint(whole)["ranks"])
+
+
+@pytest.mark.parametrize(("count", "n", "strategy"), [(2, 67, "ddp"), (3, 65, "fsdp")])
+def test_ranks_share_the_batches_of_a_loader_of_the_tasks_own(count: int, n: int, strategy: str, ranks: Ranks) -> None:
+    typed = (f"task.n={n}", "task.loader=own", "trainer.max_steps=12", "trainer.clip_grad_norm=0.5")
+    typed += ("trainer.batch_size=48",)  # of the evaluation alone
+    alone = ranks(1, f"loader{n}", *typed)
+    run = ranks(
+        *(count, f"loader{n}_{count}", *typed, f"trainer.strategy={strategy}"),
+        setup=at(7, signal.SIGTERM, of=count - 1),
+        code=128 + signal.SIGTERM,
+    )
+    ranks(count, run.name)
+    assert_same_run(alone, run)
+    assert journal_of(run)[-1]["samples"] == 2 * n + 2 * 16
+
+
+def test_a_batch_that_cannot_be_shared_is_one_line(ranks: Ranks) -> None:
+    run = ranks(2, "odd", "task.loader=odd", "trainer.max_steps=4", code=1)
+    last = ranks.said.strip().splitlines()[-1]
+    assert last.startswith("error: the processes cannot share a batch of the task's loader")
+    assert "(its tensors have 16, 17 rows): " in last
+    assert "Traceback" not in ranks.said
+    assert not run.exists()
