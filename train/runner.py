@@ -119,7 +119,7 @@ class Runner:
         self._eval = Every(epochs=1) if by_epoch else Every(steps=int(config.eval_interval))
         self.looks = [self.diagnostics.look_ahead] if self.diagnostics else []
         self.save, self.plot, self.respond, self._on_record = save, plot, respond, on_record
-        self._looking, self._checked = False, False
+        self._looking = False
         self.watch = Stopwatch()
         self.peak = PeakMemory(update.device)
 
@@ -169,9 +169,6 @@ class Runner:
         ahead.samples += batches.samples if batches.samples is not None else count * self.dist.world_size
         self.progress = ahead
         self.dist.at(ahead.step, "updating")
-        if not self._checked and self.dist.world_size > 1:
-            self.strategy.check(self.model, ahead.step)
-            self._checked = True
 
     def _after_step(self) -> bool:
         """Do what is due at this step boundary. Return whether to stop."""

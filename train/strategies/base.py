@@ -10,8 +10,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from expkit.dist import Dist
+from expkit.errors import ConfigError
 
-__all__ = ["Strategy"]
+__all__ = ["Strategy", "past_model"]
 
 _NOTHING = contextlib.nullcontext()
 
@@ -83,12 +84,13 @@ class Strategy:
     def renew(self) -> None:
         """Take note that parameters of the model have been replaced."""
 
-    def check(self, model: nn.Module, step: int) -> None:
-        """Check, all ranks together, that they have the same weights after `step`.
 
-        Raises:
-            ConfigError: they have not.
-        """
+def past_model(what: str) -> ConfigError:
+    """Return what to say of a task that computes with parts of a model, past what a strategy does at their calls."""
+    return ConfigError(
+        f"task: {what}: processes meet in what goes through model(...) only, so that task.step must call the model "
+        "it is given, not one of its methods or parts"
+    )
 
 
 def _saved_buffers(module: nn.Module) -> Iterator[torch.Tensor]:

@@ -14,12 +14,14 @@ from expkit.dist import Dist
 from expkit.errors import ConfigError
 from expkit.rng import fixed_seed, rng_state
 from expkit.sampler import mix
-from train.strategies.base import Strategy
+from train.strategies.base import Strategy, past_model
 
 __all__ = ["Replicated"]
 
 #: Tells the random numbers of an optimizer's step from others that are drawn by seed and step.
 _OF_STEP = 3
+#: By how much sums of the same gradients may differ, in parts of their size: processors add up in orders of their own.
+_ROUNDING = 1e-9
 #: What DDP says of parameters that got no gradient, at the step after.
 _UNUSED = "Expected to have finished reduction in the prior iteration"
 
@@ -81,8 +83,8 @@ class Replicated(Strategy):
             if _UNUSED not in str(error):
                 raise
             raise _unused(model.module) from error
-        if last and self._is_first and not self._find_unused and _without_gradient(model.module):
-            raise _unused(model.module)
+        if last and self._is_first:
+            self._check_first(model.module)
         self._is_first = self._is_first and not last
 
     @contextlib.contextmanager
@@ -100,17 +102,20 @@ class Replicated(Strategy):
         """See `Strategy.renew`."""
         self._wrapped = None
 
-    @torch.no_grad()
-    def check(self, model: nn.Module, step: int) -> None:
-        """See `Strategy.check`. Ranks drift apart when a task goes past the wrapper."""
-        sums = [parameter.detach().double().sum().nan_to_num() for parameter in model.parameters()]
-        mine = torch.stack(sums).sum()
-        both = self.dist.max(torch.stack([mine, -mine]))
-        if both[0] != -both[1]:
-            raise ConfigError(
-                f"the ranks have different weights after step {step}: gradients are averaged of what goes through "
-                "model(...) only, so that task.step must call the model it is given, not one of its methods or parts"
-            )
+    def _check_first(self, model: nn.Module) -> None:
+        """Check what came of the first step's gradients: later the ranks would wait in vain, or drift apart unseen.
+
+        Gradients, not weights: a learning rate that warms up from 0 changes none, and Adam begins with steps that
+        depend on their signs alone.
+        """
+        if not self._find_unused and _without_gradient(model):
+            raise _unused(model)
+        gradients = [each.grad for each in model.parameters() if each.grad is not None]
+        sums = [torch.stack([each.sum(dtype=torch.double), each.abs().sum(dtype=torch.double)]) for each in gradients]
+        total, size = torch.stack(sums).sum(dim=0).nan_to_num()
+        most, least, size = self.dist.max(torch.stack([total, -total, size])).tolist()
+        if most + least > _ROUNDING * size:
+            raise past_model(f"the ranks have different gradients in step {self.dist.position[0]}")
 
 
 class _Replica(DistributedDataParallel):

@@ -17,11 +17,14 @@ from torch.optim import Optimizer
 from expkit.dist import Dist
 from expkit.errors import ConfigError
 from expkit.rng import rng_state, set_rng_state
-from train.strategies.base import Strategy
+from train.strategies.base import Strategy, past_model
 
 __all__ = ["Sharded"]
 
 log = logging.getLogger("expkit")
+
+#: What torch says of a parameter of which only this rank's part is there.
+_PAST = "got mixed torch.Tensor and DTensor"
 
 
 class Sharded(Strategy):
@@ -82,7 +85,12 @@ class Sharded(Strategy):
             self._share_buffers(model)
         self._first = last
         model.set_requires_gradient_sync(last)
-        yield
+        try:
+            yield
+        except RuntimeError as error:
+            if _PAST not in str(error):
+                raise
+            raise past_model("a part of the model was called that is not gathered") from error
 
     @contextlib.contextmanager
     @torch.no_grad()
@@ -129,7 +137,9 @@ class Sharded(Strategy):
             found = [each for each in modules if type(each).__name__ in self._blocks]
             missing = set(self._blocks) - {type(each).__name__ for each in found}
             if missing:
-                there = ", ".join(sorted({type(each).__name__ for each in modules if any(each.parameters())}))
+                there = ", ".join(
+                    sorted({type(each).__name__ for each in modules if next(each.parameters(), None) is not None})
+                )
                 raise ConfigError(
                     f"trainer.fsdp_blocks: no part of the model is a {sorted(missing)[0]}; its parts: {there}"
                 )
