@@ -70,14 +70,14 @@ class Strategy:
     def share_buffers(self, model: nn.Module) -> None:
         """Let all ranks have rank 0's buffers (running means, say), which are those that a checkpoint holds.
 
-        Called by all ranks before an evaluation: of each the share is judged that is its own, of one and the same model.
+        Called by all ranks before an evaluation, in which each judges a share of the data by one and the same model.
         """
         if self.dist.world_size == 1:
             return
         buffers = [buffer for module in model.modules() for buffer in _saved_buffers(module) if buffer.numel()]
         if buffers:
             together = torch.cat([buffer.contiguous().view(-1).view(torch.uint8) for buffer in buffers])
-            parts = self.dist.share(together).split([buffer.nbytes for buffer in buffers])
+            parts = torch.split(self.dist.share(together), [buffer.nbytes for buffer in buffers])
             for buffer, part in zip(buffers, parts, strict=True):
                 buffer.copy_(part.clone().view(buffer.dtype).view(buffer.shape))  # a clone begins where its type may
 
