@@ -52,9 +52,11 @@ class Plan:
 
 
 def plan_of(config: DictConfig, origin: Origin | None, rewind: Rewind | None) -> Plan:
-    """Return the plan of an attempt, without what is rank 0's alone: its trackers and their keys."""
+    """Return the plan of an attempt, without what is rank 0's alone: trackers, plots, where alerts go, and keys."""
     plain: Any = OmegaConf.to_container(config, resolve=True)  # whole: other sections may refer to a tracker's
     plain |= {"tracker": {}, "plots": {}}
+    if isinstance(plain.get("responses"), dict):
+        plain["responses"]["webhook"] = None
     path = tuple(str(Path(each).absolute()) if each == "" else each for each in sys.path)
     return Plan(plain, path, tuple(str(each.absolute()) for each in extra_folders), origin, rewind)
 
