@@ -8,8 +8,12 @@ import os
 import socket
 from pathlib import Path
 
+import torch._dynamo
+import torch.distributed.checkpoint  # noqa: F401
+
 import train.following
-import train.job  # noqa: F401
+import train.job
+import train.strategies.sharded  # noqa: F401
 from tests.train.forked import Forked
 from train.tasks.base import Task
 
