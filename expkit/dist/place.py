@@ -16,8 +16,9 @@ from expkit.jobstate import node_address
 
 __all__ = ["Place", "is_main_process"]
 
-#: The ports of SLURM jobs, outside those of services: each step of a job has one of its own.
-_PORTS = range(20000, 60000)
+#: The ports of SLURM jobs, between those of services and those that Linux gives to any connection: each step of a job
+#: has one of its own.
+_PORTS = range(20000, 32768)
 
 
 def is_main_process() -> bool:
