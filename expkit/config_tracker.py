@@ -30,13 +30,20 @@ def model_summary(model: nn.Module) -> dict[str, Any]:
         return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable_only)
 
     return {
-        "class": type(model).__name__,
+        "class": _class_name(model),
         "parameters": count(model),
         "trainable": count(model, trainable_only=True),
         "children": {
-            name: {"class": type(child).__name__, "parameters": count(child)} for name, child in model.named_children()
+            name: {"class": _class_name(child), "parameters": count(child)} for name, child in model.named_children()
         },
     }
+
+
+def _class_name(module: nn.Module) -> str:
+    """Return the name of its class; `fully_shard` puts one of its own before it."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    kinds = type(module).__mro__
+    return (kinds[2] if fsdp is not None and isinstance(module, fsdp.FSDPModule) else kinds[0]).__name__
 
 
 class ConfigTracker:

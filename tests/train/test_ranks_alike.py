@@ -1,0 +1,74 @@
+"""What one rank alone knows, or has: all of them do the same nevertheless."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import orjson
+import pytest
+import torch
+
+from expkit.checkpoints import CheckpointManager
+from expkit.checkpoints.storage import read_checkpoint
+from tests.train.test_launched import SMALL, launched
+from tests.train.uneven import UnevenTask
+
+COMMON = (*SMALL[1:3], *SMALL[4:], "trainer.max_steps=null", "run.id=one")
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> tuple[str, str]:
+    options = {
+        "task/uneven": "_target_: tests.train.uneven.UnevenTask\nknown: false\nval: false\n",
+        "detectors/back_and_forth": "# @package detectors.switch\n_target_: tests.train.troubled.BackAndForth\n"
+        "respond: [switch]\ncooldown: 6\n",
+    }
+    for name, content in options.items():
+        file = tmp_path / "conf" / f"{name}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+    return "--config-dir", str(tmp_path / "conf")
+
+
+@pytest.mark.parametrize("how", [("ddp", "true"), ("fsdp", "false")])
+def test_ranks_with_unequal_loaders_end_their_epochs_together_and_save_when_the_first_wants_to(
+    tmp_path: Path, conf: tuple[str, str], how: tuple[str, str]
+) -> None:
+    strategy, known = how
+    first, other = launched(
+        tmp_path / "outputs",
+        *(*conf, "task=uneven", f"task.known={known}", f"task.val={strategy == 'fsdp'}".lower(), *COMMON),
+        *(f"trainer.strategy={strategy}", "trainer.max_epochs=3"),
+        *("checkpoint.save.on_best=false", "checkpoint.save_interval=null"),
+        "checkpoint.save.also=[{_target_:tests.train.uneven.FirstRank}]",
+    )
+    assert (first.code, other.code) == (0, 0), first.said
+    run = tmp_path / "outputs" / "one"
+    assert orjson.loads((run / "status.json").read_bytes())["step"] == 3 * 5  # the first has no more
+    manager = CheckpointManager(run)
+    assert manager.steps() == [15, 14, 7]
+    if strategy == "ddp":  # what was evaluated is what was saved: of the norm's means rank 0's
+        task = UnevenTask()
+        model = task.build_model().eval()
+        path = manager.latest_path()
+        assert path is not None
+        saved = read_checkpoint(path)
+        model.load_state_dict(saved["model_state_dict"])
+        with torch.no_grad():
+            loss = float(task.step(model, (task.x[:7], task.y[:7])).loss)
+        assert saved["metrics"]["val_loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_layers_that_are_switched_are_trained_by_all_ranks_and_at_the_steps_of_one_process(
+    tmp_path: Path, conf: tuple[str, str]
+) -> None:
+    first, other = launched(
+        tmp_path / "outputs",
+        *(*conf, "task=classify", "task/model=mlp", "task.model.hidden=16", *COMMON, "detectors=[back_and_forth]"),
+        *("diagnostics=svd", "diagnostics.svd.interval=2", "trainer.max_epochs=null", "trainer.max_steps=20"),
+        *("trainer.batch_size=32", "trainer.log_interval=2", "checkpoint=none"),
+    )
+    assert (first.code, other.code) == (0, 0), first.said
+    events = (tmp_path / "outputs" / "one" / "logs" / "events.jsonl").read_bytes().splitlines()
+    switched = {event["step"] for event in map(orjson.loads, events) if event["kind"] == "response"}
+    assert switched == {3, 9, 15}
