@@ -1,4 +1,4 @@
-"""A task whose ranks have loaders of their own, of unequal length, a norm, and a save policy that one rank alone obeys."""
+"""A task whose ranks have loaders of unequal lengths, a norm, and a save policy that one rank alone obeys."""
 
 from __future__ import annotations
 
