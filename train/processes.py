@@ -58,12 +58,28 @@ def ranks(section: DictConfig) -> Iterator[Dist]:
             from expkit.dist.children import Children
 
             assert trainer.processes is not None
+            _check_gpus(trainer, trainer.processes)
             command = [sys.executable, "-c", _FOLLOWER.format(path=sys.path)]
             children = stack.enter_context(Children(trainer.processes, command))
             place, dead = children.place, children.dead
         dist = stack.enter_context(_joined(place, trainer, dead))
         with blaming(dist):
             yield dist
+
+
+def _check_gpus(trainer: TrainerConfig, processes: int) -> None:
+    """Refuse processes of this machine that would share a GPU, of which NCCL says no more than "invalid usage"."""
+    if trainer.torch_device(0).type != "cuda":
+        return
+    import torch
+
+    gpus = torch.cuda.device_count() if trainer.device in ("auto", "cuda") else 1
+    if processes > gpus:
+        named = f"trainer.device={trainer.device} is" if gpus == 1 else "there are"
+        raise ConfigError(
+            f"trainer.processes={processes}, but {named} {gpus} GPU{'' if gpus == 1 else 's'}, and each process needs "
+            f"one of its own: trainer.processes={gpus}, or trainer.device=cpu"
+        )
 
 
 @contextmanager

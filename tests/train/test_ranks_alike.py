@@ -7,11 +7,14 @@ from pathlib import Path
 import orjson
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from expkit.checkpoints import CheckpointManager
 from expkit.checkpoints.storage import read_checkpoint
+from expkit.errors import ConfigError
 from tests.train.test_launched import SMALL, launched
 from tests.train.uneven import UnevenTask
+from train.processes import ranks
 
 COMMON = (*SMALL[1:3], *SMALL[4:], "trainer.max_steps=null", "run.id=one")
 
@@ -72,3 +75,12 @@ def test_layers_that_are_switched_are_trained_by_all_ranks_and_at_the_steps_of_o
     events = (tmp_path / "outputs" / "one" / "logs" / "events.jsonl").read_bytes().splitlines()
     switched = {event["step"] for event in map(orjson.loads, events) if event["kind"] == "response"}
     assert switched == {3, 9, 15}
+
+
+@pytest.mark.parametrize(("device", "gpus"), [("auto", 2), ("cuda:1", 1)])
+def test_processes_that_would_share_a_gpu_are_refused(monkeypatch: pytest.MonkeyPatch, device: str, gpus: int) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    section = OmegaConf.create({"processes": 3, "device": device})
+    with pytest.raises(ConfigError, match=rf"{gpus} GPUs?, and each process needs one"), ranks(section):
+        pass
