@@ -36,6 +36,7 @@ _TAKEN = {
     "trainer.batch_size": "batch_sizes=[...] says which are tried",
     "trainer.max_epochs": "epochs=N says how long each size is trained",
     "trainer.max_steps": "epochs=N says how long each size is trained, 0.1 of an epoch too",
+    "trainer.processes": "a profile measures one process; trainer.batch_size of n processes is n times what it finds",
     "cluster.time": "timeout_min=N says how long a size may take; a job gets some minutes more",
     "hydra.launcher.timeout_min": "timeout_min=N says how long a size may take; a job gets some minutes more",
 }

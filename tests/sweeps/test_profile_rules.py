@@ -156,6 +156,7 @@ def test_mistakes_in_the_settings_of_the_profile_are_one_line(tmp_path: Path) ->
         "trainer.batch_size=5": "batch_sizes=",
         "trainer.max_steps=5": "epochs=N",
         "resume=latest": "leave it out",
+        "trainer.processes=2": "one process",
         "cluster.time=2h": "timeout_min=N",
     }
     for typed, said in wrong.items():
