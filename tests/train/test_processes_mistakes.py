@@ -20,12 +20,11 @@ MISTAKES = {
         ("trainer.batch_size=9",),
         r"trainer.batch_size=9 is not divisible by processes x grad_accumulation = 2: try 8",
     ),
-    "accumulation": (
-        ("trainer.batch_size=64", "trainer.grad_accumulation=3"),
-        r"trainer.batch_size=64 is not divisible by processes x grad_accumulation = 6: try 60",
-    ),
     "processes": (("trainer.processes=4",), r"trainer.processes=4, but torchrun has started 2: leave it out"),
     "strategy": (("trainer.strategy=dp",), r"trainer.strategy=dp: choose ddp .*, fsdp .*, or auto"),
+    "reference": (("optimizer.lr=${nope}",), r"optimizer.lr.*nope"),
+    "tracker": (("tracker=trackio", "+tracker.trackio.nope=1"), r"tracker.trackio.nope"),  # rank 0 alone has it
+    "checkpoint": (("checkpoint.keep_last_n=0",), r"checkpoint.*keep_last_n=0"),
     "blocks": (
         ("trainer.strategy=fsdp", "trainer.fsdp_blocks=[Blok]"),
         r"trainer.fsdp_blocks: no part of the model is a Blok; its parts: Linear, ModuleDict, _Sum",
