@@ -6,6 +6,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from expkit.rng import rng_state, seed_all, set_rng_state
 from expkit.sampler import mix
 from expkit.series import merge_states
@@ -61,4 +63,4 @@ def restore_own(runner: Runner, state: Mapping[str, Any]) -> None:
 
 def _nothing(series: Mapping[str, Any]) -> dict[str, Any]:
     """Return as many steps, of no samples."""
-    return {**series, "rows": series["rows"] * 0, "counts": [0] * len(series["counts"])}
+    return {**series, "rows": torch.zeros_like(series["rows"]), "counts": [0] * len(series["counts"])}
