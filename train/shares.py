@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from expkit.dist import Dist
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from train.data import StepBatches
 
 __all__ = ["batch_shares", "in_step", "inside", "is_shared_out", "shares_of"]
+
+_ARRAY = torch.Tensor | np.ndarray
 
 
 def shares_of(whole: Sequence[int], dist: Dist, pieces: int = 1) -> list[tuple[list[int], float]]:
@@ -86,7 +89,7 @@ def inside(loader: Any) -> list[Any]:
 
 
 def _size(batch: Any) -> int:
-    """Return how many samples a batch has: the first dimension of every tensor in it, the length of every list."""
+    """Return how many samples a batch has: the first dimension of its tensors and arrays, the length of its lists."""
     sizes = {*_sizes(batch)}
     if len(sizes) != 1 or 0 in sizes:
         raise ConfigError(
@@ -98,14 +101,14 @@ def _size(batch: Any) -> int:
 
 
 def _sizes(value: Any) -> Iterator[int]:
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, _ARRAY):
         if value.ndim:
             yield value.shape[0]
     elif isinstance(value, dict):
         for item in value.values():
             yield from _sizes(item)
     elif isinstance(value, list | tuple):
-        if any(isinstance(item, torch.Tensor | dict | list | tuple) for item in value):
+        if any(isinstance(item, _ARRAY | dict | list | tuple) for item in value):
             for item in value:
                 yield from _sizes(item)
         else:
@@ -113,12 +116,12 @@ def _sizes(value: Any) -> Iterator[int]:
 
 
 def _cut(value: Any, start: int, end: int) -> Any:
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, _ARRAY):
         return value[start:end] if value.ndim else value
     if isinstance(value, dict):
         return {key: _cut(item, start, end) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        if not any(isinstance(item, torch.Tensor | dict | list | tuple) for item in value):
+        if not any(isinstance(item, _ARRAY | dict | list | tuple) for item in value):
             return value[start:end]
         items = (_cut(item, start, end) for item in value)
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)

@@ -27,6 +27,8 @@ def collated(kind: Callable[[torch.Tensor], Any]) -> Callable[[list[int]], Any]:
 KINDS: dict[str, tuple[Callable[[torch.Tensor], Any], Callable[[Any], list[int]]]] = {
     "tensor": (lambda x: x, lambda batch: batch.tolist()),
     "tuple": (lambda x: (x.unsqueeze(1).expand(-1, 3), x), lambda batch: batch[1].tolist()),
+    "array": (lambda x: (x.numpy(), x), lambda batch: batch[0].tolist()),
+    "arrays": (lambda x: [x.numpy(), x.numpy()], lambda batch: batch[1].tolist()),
     "list": (lambda x: [x, x * 0.5], lambda batch: batch[0].tolist()),
     "dict": (lambda x: {"text": [f"{each}" for each in x.tolist()], "x": x}, lambda batch: [*map(int, batch["text"])]),
     "named tuple": (lambda x: Pair(x, x.tolist()), lambda batch: batch.number),
