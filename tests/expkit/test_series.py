@@ -7,7 +7,8 @@ import warnings
 import pytest
 import torch
 
-from expkit.series import StepSeries
+from expkit.dist import Dist
+from expkit.series import StepSeries, merge_states
 
 CPU = torch.device("cpu")
 
@@ -101,3 +102,45 @@ def test_state_of_other_columns_is_dropped() -> None:
     after = StepSeries(["loss"], CPU)
     after.load_state_dict(before.state_dict())
     assert after.drain() == ({"loss": []}, [])
+
+
+class Others(Dist):
+    """A rank of two, to whose tables those of the other are added."""
+
+    def __init__(self, tables: list[torch.Tensor]) -> None:
+        super().__init__(len(tables), 2)
+        self._tables = tables
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        self._tables.append(tensor.clone())
+        return tensor.copy_(torch.stack(self._tables).sum(dim=0))
+
+
+def test_several_processes_pending_series_are_one_processes() -> None:
+    """Merged, they give what the processes would have drained together: means by samples, and sums."""
+    nan = float("nan")
+    steps = [
+        [(row(1.0, 3.0), 3), (row(5.0, 1.0), 1)],
+        [(row(2.0, 0.0), 1), (row(4.0, 2.0), 3)],
+        [(row(0.0, 0.0), 0), (row(nan, 2.0), 2)],
+    ]
+    every = [StepSeries(["loss", "correct"], CPU, averaged=["loss"]) for _ in range(2)]
+    for step in steps:
+        for series, (values, count) in zip(every, step, strict=True):
+            series.push(values, count)
+    merged = StepSeries(["loss", "correct"], CPU, averaged=["loss"])
+    merged.load_state_dict(merge_states([each.state_dict() for each in every], ["loss"]))
+    tables: list[torch.Tensor] = []
+    every[0].drain(Others(tables))
+    together, counts = every[1].drain(Others(tables))
+    table, merged_counts = merged.drain()
+    assert counts == merged_counts == [4, 4, 2]
+    assert table["loss"] == pytest.approx([2.0, 3.5, nan], nan_ok=True)
+    assert together["loss"] == pytest.approx(table["loss"], nan_ok=True)
+    assert together["correct"] == table["correct"] == [4.0, 2.0, 2.0]
+
+
+def test_what_a_process_without_samples_has_does_not_count() -> None:
+    states = [{"names": ["loss"], "rows": torch.tensor([[x]]), "counts": [n]} for x, n in ((float("nan"), 0), (2.0, 3))]
+    merged = merge_states(states, ["loss"])
+    assert (merged["rows"].tolist(), merged["counts"]) == ([[2.0]], [3])
