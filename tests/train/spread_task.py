@@ -19,18 +19,18 @@ __all__ = ["SpreadTask"]
 
 
 class Blocks(nn.Module):
-    """Layers in a list; the last has one row, which is on one rank alone."""
+    """Layers in a list; the last has one row, which is on one rank alone. With dropout there are batch statistics."""
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
         self.blocks = nn.ModuleList([nn.Linear(3, width), nn.Linear(width, width)])
-        self.dropout = nn.Dropout(dropout)
+        self.noise = nn.Sequential(nn.BatchNorm1d(width), nn.Dropout(dropout)) if dropout else nn.Identity()
         self.head = nn.Linear(width, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return (n, 1) of inputs, (n, 3)."""
         for block in self.blocks:
-            x = self.dropout(block(x).tanh())
+            x = self.noise(block(x).tanh())
         found: torch.Tensor = self.head(x)
         return found
 
@@ -58,7 +58,7 @@ class SpreadTask(Regression):
 
     Args:
         n, n_val: samples.
-        dropout: of the model; with it the loss depends on all three global generators, too.
+        dropout: of the model; with it there are batch statistics, and all three global generators change the loss.
         bad: (step, place in the global batch, by how much) of a sample whose target is too large, for seed 0.
         batch_size: of the global batches, for `bad` and `loader`.
         loader: "own": batches come from a DataLoader of the task's own; "odd": such as nobody can share.

@@ -99,25 +99,26 @@ def slowly(rank: int) -> None:
     Runner._after_step = waiting  # type: ignore[method-assign]
 
 
-def test_a_signal_to_any_rank_stops_all_at_the_same_step_and_all_is_saved(ranks: Ranks) -> None:
-    typed = ("trainer.max_steps=40", "task.dropout=0.3")
-    whole = ranks(2, "whole", *typed)
-    for of in (0, 1):
+@pytest.mark.parametrize(("of", "strategy"), [(0, "ddp"), (1, "fsdp")])
+def test_a_signal_to_any_rank_stops_all_at_the_same_step_and_all_is_saved(of: int, strategy: str, ranks: Ranks) -> None:
+    def set_up(rank: int) -> None:
+        slowly(rank)
+        at(9, signal.SIGTERM, of)(rank)
 
-        def set_up(rank: int, of: int = of) -> None:
-            slowly(rank)
-            at(9, signal.SIGTERM, of)(rank)
-
-        run = ranks(2, f"of_rank_{of}", *typed, setup=set_up, code=128 + signal.SIGTERM, by_clock=True)
-        status, state = status_of(run), last_checkpoint(run)
-        assert (status["state"], status["signal"]) == ("preempted", "SIGTERM")
-        assert 9 <= status["step"] < 40
-        assert state["step"] == state["sampler_state"]["step"] == status["step"]
-        assert f"preempted at step {status['step']}; go on with: " in ranks.said
-        ranks(2, run.name)
-        assert status_of(run)["state"] == "finished"
-        assert repr(journal_of(run)) == repr(journal_of(whole))
-        assert same(last_checkpoint(run)["ranks"], last_checkpoint(whole)["ranks"])
+    typed = ("trainer.max_steps=40", "task.n=72", "task.dropout=0.3", f"trainer.strategy={strategy}")
+    run = ranks(2, f"{strategy}_stopped", *typed, setup=set_up, code=128 + signal.SIGTERM, by_clock=True)
+    status, state = status_of(run), last_checkpoint(run)
+    assert (status["state"], status["signal"]) == ("preempted", "SIGTERM")
+    assert 9 <= status["step"] < 40
+    assert state["step"] == state["sampler_state"]["step"] == status["step"]
+    assert f"preempted at step {status['step']}; go on with: " in ranks.said
+    ranks(2, run.name)
+    assert status_of(run)["state"] == "finished"
+    whole = ranks(2, f"{strategy}_whole", *typed)
+    assert repr(journal_of(run)) == repr(journal_of(whole))
+    one, other = (last_checkpoint(each) for each in (whole, run))
+    for key in ("model_state_dict", "optimizer_state_dict", "rng_state", "ranks"):
+        assert same(one[key], other[key]), key
 
 
 @pytest.mark.parametrize(("count", "n", "strategy"), [(2, 67, "ddp"), (3, 65, "fsdp")])
