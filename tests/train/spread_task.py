@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,23 @@ class Spoilt(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return self.x[index], self.y[index] + self.error if spoilt else self.y[index]
 
 
+class SharedOutOfNoLength:
+    """Batches of this process alone."""
+
+    shared_out = True
+
+    def __init__(self, batches: Sequence[Any]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.batches)
+
+
+class SharedOut(SharedOutOfNoLength):
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
 class SpreadTask(Regression):
     """Least squares.
 
@@ -61,7 +78,8 @@ class SpreadTask(Regression):
         dropout: of the model; with it there are batch statistics, and all three global generators change the loss.
         bad: (step, place in the global batch, by how much) of a sample whose target is too large, for seed 0.
         batch_size: of the global batches, for `bad` and `loader`.
-        loader: "own": batches come from a DataLoader of the task's own; "odd": such as nobody can share.
+        loader: "own": batches come from a DataLoader of the task's own; "odd": such as nobody can share; "uneven",
+            "of no length": each of two processes has its own, one of them more.
     """
 
     def __init__(
@@ -87,9 +105,22 @@ class SpreadTask(Regression):
             order = permutation(len(self.x), 0, 0)
             index = int(order[(int(step) - 1) * self.batch_size + int(place)])
         data = Spoilt(self.x, self.y, index, error)
+        if self.loader in ("uneven", "of no length"):
+            return self._uneven(self.x, self.y, 40)
         if not self.loader:
             return data
         return DataLoader(data, self.batch_size, shuffle=True, collate_fn=_odd if self.loader == "odd" else None)
+
+    def val_data(self) -> Any:
+        if self.loader in ("uneven", "of no length"):
+            return self._uneven(self.x[: self.n_val], self.y[: self.n_val], 11)
+        return super().val_data()
+
+    def _uneven(self, x: torch.Tensor, y: torch.Tensor, first: int) -> Any:
+        """Return batches of 8 of this process's samples, of which rank 0 has the `first` ones."""
+        mine = slice(first) if torch.distributed.get_rank() == 0 else slice(first, None)
+        batches = [*zip(x[mine].split(8), y[mine].split(8), strict=True)]
+        return SharedOut(batches) if self.loader == "uneven" else SharedOutOfNoLength(batches)
 
     def step(self, model: nn.Module, batch: Any) -> StepOutput:
         out = super().step(model, batch)

@@ -21,6 +21,7 @@ from tests.train.ranks import (
     last_checkpoint,
     status_of,
 )
+from tests.train.spread_task import SpreadTask
 from train.runner import Runner
 
 #: 13 updates in an epoch; something is wrong with the last sample of the tenth, which is the last rank's.
@@ -70,7 +71,7 @@ def test_what_is_done_about_an_event_is_done_as_one_process_does_it(
     )
     name = responses.replace(",", "_")
     alone = ranks(1, name, *settings)
-    run = ranks(2, f"{name}_{strategy}", *settings, f"trainer.strategy={strategy}")
+    run = ranks(2, f"{name}_{strategy}", *settings, f"trainer.strategy={strategy}", by_clock=True)
     assert_same_run(alone, run)
     assert_close(events_of(alone), events_of(run))
     assert "response" in [event["kind"] for event in events_of(run)]
@@ -134,6 +135,22 @@ def test_ranks_share_the_batches_of_a_loader_of_the_tasks_own(count: int, n: int
     ranks(count, run.name)
     assert_same_run(alone, run)
     assert journal_of(run)[-1]["samples"] == 2 * n + 2 * 16
+
+
+@pytest.mark.parametrize(("strategy", "loader"), [("ddp", "uneven"), ("fsdp", "of no length")])
+def test_epochs_and_evaluations_end_together_where_a_rank_has_more_batches(
+    strategy: str, loader: str, ranks: Ranks
+) -> None:
+    typed = (f"task.loader='{loader}'", "trainer.max_steps=10", "trainer.log_interval=100")
+    run = ranks(2, f"{strategy}_{loader.replace(' ', '_')}", *typed, f"trainer.strategy={strategy}")
+    journal = journal_of(run)
+    assert [entry["step"] for entry in journal] == [4, 8, 10], "one rank has 5 batches, the other 4"
+    task = SpreadTask()
+    model = task.build_model()
+    model.load_state_dict(last_checkpoint(run)["model_state_dict"])
+    with torch.no_grad():
+        loss = task.step(model, (task.x[:17], task.y[:17])).loss
+    assert journal[-1]["val_loss"] == pytest.approx(float(loss), rel=1e-4), "of all samples of both ranks"
 
 
 def test_a_batch_that_cannot_be_shared_is_one_line(ranks: Ranks) -> None:
