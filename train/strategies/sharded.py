@@ -47,8 +47,6 @@ class Sharded(Strategy):
         super().__init__(dist)
         self._device_type, self._build, self._blocks = device_type, build, tuple(blocks)
         self._copy: nn.Module | None = None
-        self._first = True  # of the pieces of an update
-        self._buffers: list[str] | None = None
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """See `Strategy.prepare`."""
@@ -81,9 +79,6 @@ class Sharded(Strategy):
     def piece(self, model: nn.Module, last: bool) -> Iterator[None]:
         """See `Strategy.piece`."""
         assert isinstance(model, FSDPModule)
-        if self._first:
-            self._share_buffers(model)
-        self._first = last
         model.set_requires_gradient_sync(last)
         try:
             yield
@@ -110,15 +105,6 @@ class Sharded(Strategy):
         yield copy if copy is not None else model
         for parameter in copy.parameters() if copy is not None and gradients else ():
             parameter.grad = None
-
-    @torch.no_grad()
-    def _share_buffers(self, model: nn.Module) -> None:
-        """Give all ranks rank 0's buffers (batch norm's statistics, say), as DDP does: a checkpoint has those alone."""
-        if self._buffers is None:
-            stored = model.state_dict()
-            self._buffers = [name for name, _ in model.named_buffers() if name in stored]
-        for name in self._buffers:
-            torch.distributed.broadcast(model.get_buffer(name), src=0)
 
     def _whole_copy(self, model: nn.Module) -> nn.Module:
         if self._copy is None:
