@@ -61,7 +61,7 @@ class Ranks:
         name: str,
         *typed: str,
         setup: Setup = lambda rank: None,
-        code: int = 0,
+        code: int | None = 0,
         by_clock: bool = False,
     ) -> Path:
         """Train with `count` processes, and return the run's directory.
@@ -71,7 +71,7 @@ class Ranks:
             name: of a new run; one that is there goes on.
             typed: more overrides.
             setup: called in each process with its rank, before it trains.
-            code: what rank 0's exit code must be.
+            code: what rank 0's exit code must be; None where processes are killed, and may notice it of each other.
             by_clock: ranks exchange what they have to do about once a second, and not after each step.
         """
         run = self.outputs / name
@@ -97,8 +97,9 @@ class Ranks:
         for each in ranks:
             each.end()
         self.said, *others = (each.said for each in ranks)
-        assert ranks[0].code == code, f"{ranks[0].code}: {self.said}"
-        assert not any(others), others
+        if code is not None:
+            assert ranks[0].code == code, f"{ranks[0].code}: {self.said}"
+            assert not any(others), others
         return run
 
 

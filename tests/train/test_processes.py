@@ -106,7 +106,8 @@ def test_what_is_random_on_each_of_four_ranks_goes_on_after_stops_and_kills_bit_
     state = last_checkpoint(run)
     draws = [state["rng_state"], *(each["rng_state"] for each in state["ranks"])]
     assert not any(same(draws[rank]["torch"], draws[0]["torch"]) for rank in (1, 2, 3)), "each has its own"
-    folder(4, "stopped", setup=at(9, signal.SIGKILL), code=-signal.SIGKILL)
+    folder(4, "stopped", setup=at(9, signal.SIGKILL), code=None)
+    assert last_checkpoint(run)["step"] in (3, 7)
     folder(4, "stopped")
     assert repr(journal_of(whole)) == repr(journal_of(run))
     one, other = last_checkpoint(whole), last_checkpoint(run)
