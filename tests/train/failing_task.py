@@ -20,7 +20,7 @@ class FailingTask(Regression):
     """Least squares with dropout, during which rank 1 fails in one update, unless it has before.
 
     Args:
-        how: raises, killed, stopped or hangs; "" does not fail.
+        how: raises, killed, stopped or hangs; main: rank 0, which has started it, is killed; "" does not fail.
         at: in which of this process's updates, from 1.
         trace: file for the number of the process and the time at which it fails: while it is there, nothing fails.
     """
@@ -47,4 +47,7 @@ class FailingTask(Regression):
             raise RuntimeError("the disk of rank 1 is on fire")
         if self.how == "hangs":
             time.sleep(1000)
+        if self.how == "main":
+            os.kill(os.getppid(), signal.SIGKILL)
+            return
         os.kill(os.getpid(), signal.SIGKILL if self.how == "killed" else signal.SIGSTOP)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from tests.train.launching import launched, task_option
 from train.verify.compare import first_journal_difference
 
 TIMEOUT = 10
-KINDS = ("raises", "killed", "stopped", "hangs")
+KINDS = ("raises", "killed", "stopped", "hangs", "main")
 STEPS = 15
 SMALL = (
     *("optimizer.lr=0.01", "tracker=[]", "plots=[]", "gpu.enabled=false", "trainer.device=cpu"),
@@ -105,6 +106,15 @@ def test_the_job_ends_in_time_and_names_the_rank(failed: dict[str, Failed], how:
     assert not is_there(job.pid), "no process is left"
 
 
+def test_others_end_with_rank_0(failed: dict[str, Failed]) -> None:
+    job = failed["main"]
+    assert job.code == -signal.SIGKILL
+    end = time.monotonic() + TIMEOUT
+    while is_there(job.pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not is_there(job.pid)
+
+
 def test_the_log_of_a_rank_has_its_traceback(failed: dict[str, Failed]) -> None:
     job = failed["raises"]
     text = (job.run / "logs" / "rank_1.log").read_text()
@@ -129,7 +139,8 @@ def test_resumed_it_is_the_run_that_did_not_fail(failed: dict[str, Failed], fold
     for how, job in failed.items():
         ranks = launched(outputs, "--config-dir", str(folder / "conf"), f"resume={job.run}")
         assert [each.code for each in ranks] == [0, 0], ranks[0].said
-        assert "resumed at step 8" in ranks[0].said, ranks[0].said
+        saved = 4 if how == "main" else 8  # what rank 0 was writing is lost with it
+        assert f"resumed at step {saved}" in ranks[0].said, ranks[0].said
         assert same(final(whole), final(job.run)), how
         logs = [run / "logs" / "metrics.jsonl" for run in (whole, job.run)]
         assert first_journal_difference(*logs)[0] is None, how
