@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import math
-import os
-import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +15,6 @@ import sklearn.cluster  # noqa: F401 - what the diagnostic imports: here, and no
 from expkit.journal import read_journal, stable
 from tests.train.launching import launched, task_option
 from tests.train.watched_task import WatchedTask
-from train.following import plan_of
 
 SMALL = (
     *("plots=noting", "tracker=noting", "diagnostics=gradients,blob", "detectors=[]", "gpu.enabled=false"),
@@ -119,20 +116,3 @@ def test_rank_0_alone_writes(left: Callable[..., Left]) -> None:
     for each in (alone, ddp, fsdp):
         assert [line.partition(" ")[0] for line in each.tracked].count("made") == 1, "in one process alone"
         assert each.tracked[1:] == [f"step {entry['step']}" for entry in each.journal]
-
-
-def test_others_are_told_no_secret_of_what_rank_0_has_alone(
-    compose: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TOKEN_OF_MINE", "hunter2")
-    secret = "${oc.env:TOKEN_OF_MINE}"
-    config = compose(
-        "tracker=wandb", f"+tracker.wandb.api_key={secret}", f"responses.webhook=https://h.example/{secret}"
-    )
-    config.run.notes = "${tracker.wandb.mode} and ${plots.training.theme}"
-    plan = plan_of(config, None, None)
-    assert b"hunter2" not in pickle.dumps(plan)
-    assert plan.config["tracker"] == plan.config["plots"] == {}
-    assert plan.config["run"]["notes"] == f"{config.tracker.wandb.mode} and dark"
-    assert plan.config["trainer"] == config.trainer
-    assert config.tracker.wandb.api_key == os.environ["TOKEN_OF_MINE"], "rank 0 has it still"
