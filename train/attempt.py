@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from omegaconf import DictConfig
@@ -27,21 +27,22 @@ from expkit.secrets import mask_secrets
 from expkit.status import StatusFile, read_status
 from expkit.stopping import StopSignals
 from expkit.timelimit import TimeLimit
-from expkit.trackers import RunInfo
 from train.alerts import alerts
 from train.config.build import plain
-from train.directory import check_room, may_refuse, note_resume
+from train.continuing import bring_back
+from train.directory import check_room, may_refuse
 from train.display import Display, file_logging
+from train.facts import dataset_info, process_info, run_info
 from train.following import agree_on_signal
 from train.loading import kill_loaders
 from train.parts import Parts
 from train.pictures import Pictures
 from train.preparing import prepare
 from train.processes import blaming
-from train.report import Outcome, Report, dataset_info, process_info
+from train.report import Outcome, Report
 from train.responses import Responder, Rewind, lowered, rewinds
-from train.restoring import check_continuity, go_back, is_exact, later_checkpoints
-from train.resume import Origin, differences, warn_if_other_data
+from train.restoring import check_continuity
+from train.resume import Origin, warn_if_other_data
 from train.runner import Runner
 from train.saving import Saver, make_manager
 from train.snapshotting import Snapshotter
@@ -169,24 +170,14 @@ class Attempt:
 
     def _open(self, stack: ExitStack, runner: Runner) -> None:
         """Bring the run directory to where the runner is, and let the runner write to it."""
-        files, parts, origin, resumed = self.files, self.parts, self.origin, self.resumed
-        before = self.state if self.state is not None else origin.stored if origin is not None else None
-        changes = differences(before["config"], self.plain) if before is not None else []
-        branch = int(resumed.stored.get("branch", 0)) if resumed is not None else 0
-        later = self.state is not None and later_checkpoints(files, self.step)
-        if (self.lost and not is_exact(changes)) or later or self.rewind is not None:
-            branch += 1  # what the trackers hold of these steps will not come again: they get a run of their own
+        files, parts, origin = self.files, self.parts, self.origin
+        changes, branch = bring_back(
+            self.config, self.plain, files, origin, self.state, self.manager, self.lost, self.rewind
+        )
         found = process_info(runner)
         processes = {"processes": found} if found or self._stored.get("processes") else {}
-        if resumed is None:
-            self.report.add_to_config(dataset=self.dataset, **processes)
-        else:
-            rewind = asdict(self.rewind) if self.rewind is not None else None
-            # In this order: whatever a kill or a disk leaves undone, the next resume does, and no record is lost.
-            with may_refuse(files.root):
-                note_resume(self.config, resumed, self.plain, self.step, changes, rewind, branch)
-                go_back(self.manager if self.state is not None else None, files, self.step)
-            self.report.add_to_config(**processes)
+        data = {"dataset": self.dataset} if self.resumed is None else {}
+        self.report.add_to_config(**data, **processes)
         with may_refuse(files.root):
             journal = Journal(files.metrics)
         stack.callback(journal.close)
@@ -235,7 +226,7 @@ class Attempt:
             check_continuity(runner, self.state, self.manager.loss_tolerance)
         if parts.sampler is not None and self.dist.is_first_of_node:
             stack.enter_context(parts.sampler(lambda sample: self.recorder.add(sample, late=True)))
-        self.info = self._run_info(branch)
+        self.info = run_info(self.config, files, self.plain, branch, self.step)
         parts.trackers.start(self.info)
 
     def _train(self, runner: Runner) -> Outcome:
@@ -313,17 +304,3 @@ class Attempt:
         if self.manager is None or self.manager.before_timeout is None or not self.dist.is_main:
             return None
         return TimeLimit(self.manager.before_timeout, lambda: self.control.request(Control.SAVE))
-
-    def _run_info(self, branch: int) -> RunInfo:
-        run = self.config.run
-        return RunInfo(
-            id=self.files.id if branch == 0 else f"{self.files.id}-r{branch}",
-            dir=self.files.root.absolute(),
-            project=run.project,
-            name=run.name,
-            group=run.group if branch == 0 else run.group or self.files.id,
-            tags=tuple(map(str, run.tags)),
-            notes=run.notes,
-            config=self.plain,
-            resumed_step=self.step,
-        )

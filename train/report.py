@@ -32,9 +32,8 @@ from train.pictures import Pictures
 from train.program import shadow
 from train.responses import Rewind
 from train.runner import Runner
-from train.staging import unstaged
 
-__all__ = ["Outcome", "Report", "dataset_info", "process_info", "resume_command", "say_next"]
+__all__ = ["Outcome", "Report", "resume_command", "say_next"]
 
 log = logging.getLogger("expkit")
 
@@ -253,24 +252,6 @@ class Report:
         """Close the journal that results.json is read from."""
         if self._results is not None:
             self._results.close()
-
-
-def dataset_info(parts: Parts, train: Any, val: Any) -> Mapping[str, Any]:
-    """Return what config.json says of the data: what the task says, and what can be seen."""
-
-    def seen(batches: Any) -> dict[str, Any]:
-        return {"class": type(batches.data).__name__, "samples": batches.size, "batches": batches.steps}
-
-    shown = {"train": seen(train), "val": seen(val) if val is not None else None}
-    return {**shown, **unstaged(parts.task.describe_data(), parts.copies)}
-
-
-def process_info(runner: Runner) -> Mapping[str, Any]:
-    """Return what config.json says of the processes that a run is spread over; nothing of a single one."""
-    dist = runner.dist
-    if dist.world_size == 1:
-        return {}
-    return {"count": dist.world_size, "strategy": runner.strategy.name, "hosts": list(dist.hosts)}
 
 
 def resume_command(run: Path) -> str:

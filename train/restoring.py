@@ -15,11 +15,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from expkit.checkpoints import CheckpointManager
 from expkit.checkpoints.loading import load_into
 from expkit.checkpoints.state import load_model_state
-from expkit.checkpoints.storage import step_of
 from expkit.detectors.base import Detector
 from expkit.errors import ResumeError, describe
 from expkit.experiment import RunDir
-from expkit.journal import cut_journal
 from expkit.lowrank import restore_modes
 from train.probe import probe_loss
 from train.rankstate import restore_own
@@ -30,9 +28,7 @@ from train.update import Update
 __all__ = [
     "check_continuity",
     "find_checkpoint",
-    "go_back",
     "is_exact",
-    "later_checkpoints",
     "restore",
     "restore_guards",
 ]
@@ -63,22 +59,6 @@ def find_checkpoint(manager: CheckpointManager, files: RunDir, origin: Origin) -
     if path is None:
         raise ResumeError(f"{files.root} holds no checkpoint that can be read: start a fresh run")
     return path
-
-
-def later_checkpoints(files: RunDir, step: int) -> bool:
-    """Whether there are checkpoints of later steps than `step`."""
-    steps = [found for path in files.checkpoints.iterdir() if (found := step_of(path)) is not None]
-    return any(found > step for found in steps)
-
-
-def go_back(manager: CheckpointManager | None, files: RunDir, step: int) -> None:
-    """Bring a run directory back to `step`: later checkpoints are set aside, the journals cut."""
-    for path in manager.rewind(step) if manager is not None else ():
-        log.info("%s is of a later step: set aside as %s", path.name.removesuffix(".rewound"), path.name)
-    for file in (files.metrics, files.events):
-        cut = cut_journal(file, step) if file.exists() else 0
-        if cut:
-            log.info("%s: %d line(s) after step %d set aside; they come again", file.name, cut, step)
 
 
 def restore(

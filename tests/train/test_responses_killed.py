@@ -17,7 +17,7 @@ from expkit.journal import read_journal
 from tests.conftest import SMALL, Train
 from tests.train.forked import Forked
 from tests.train.helpers import same
-from train import attempt
+from train import continuing
 from train.runner import Runner
 from train.saving import Saver
 
@@ -111,7 +111,7 @@ def test_a_rewind_is_the_same_wherever_it_is_killed(
     whole = outputs / "whole"
     (rewind,) = [each["rewind"] for each in config_of(whole)["resumes"]]
     assert rewind["step"] < rewind["at"] - 1
-    dies = functools.partial(setattr, attempt, "go_back", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    dies = functools.partial(setattr, continuing, "go_back", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     process = Forked(outputs, *common, "run.id=cut", setup=dies)  # noted is the rewind, and nothing done about it yet
     assert process.end() == -signal.SIGKILL, process.said
     cut = outputs / "cut"
