@@ -112,8 +112,9 @@ class Attempt:
             at_once = self.signals.at_once or isinstance(error, KeyboardInterrupt)
             kill_loaders()
             if self.manager is not None:
-                # Without its rank a checkpoint of shards is never complete.
-                self.manager.abandon() if at_once or isinstance(error, RankFailed) else self.manager.wait()
+                # Without its rank a checkpoint of shards is never complete; any other rank 0 writes alone.
+                in_vain = isinstance(error, RankFailed) and self.parts.strategy.is_sharded
+                self.manager.abandon() if at_once or in_vain else self.manager.wait()
             self.status.stop("interrupted" if at_once else "failed")
             self.report.results([])
             if self.report.pictures is not None and not at_once:

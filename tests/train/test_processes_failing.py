@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import time
@@ -25,9 +26,21 @@ STEPS = 15
 SMALL = (
     *("optimizer.lr=0.01", "tracker=[]", "plots=[]", "gpu.enabled=false", "trainer.device=cpu"),
     *("trainer.batch_size=8", f"trainer.max_steps={STEPS}", "trainer.max_epochs=null", "trainer.log_interval=4"),
-    *("trainer.threads=1", "trainer.processes=2", "checkpoint.save_interval=4", "checkpoint.async_save=false"),
+    *("trainer.threads=1", "trainer.processes=2", "checkpoint.save_interval=4"),
     "trainer.eval_interval=100",
 )
+
+
+def slow_disk() -> None:
+    """Let the last checkpoint before the failure still be being written when the others hear of that."""
+    replace = os.replace
+
+    def slow(source: Any, target: Any) -> None:
+        if Path(target).name == "checkpoint_step_8.pt":
+            time.sleep(8)
+        replace(source, target)
+
+    os.replace = slow
 
 
 class Failed(NamedTuple):
@@ -54,6 +67,7 @@ def failed(folder: Path) -> dict[str, Failed]:
             outputs,
             *(*task_option(folder, "failing", FailingTask), *SMALL, f"run.id={how}", f"trainer.timeout={TIMEOUT}"),
             *(f"task.how={how}", f"task.trace={traces[how]}"),
+            setup=slow_disk,
         )
         for how in KINDS
     }
