@@ -24,8 +24,8 @@ __all__ = ["blaming", "follower", "rank_log", "ranks", "together"]
 
 log = logging.getLogger("expkit")
 
-#: The part of the time-out for which ranks wait for each other. In the rest they find out who did not come, and end.
-_SHARE = 0.8
+#: The part of the time-out, and the seconds, in which ranks find out who did not come, and end. Before they wait.
+_PART, _AT_LEAST = 0.2, 5.0
 #: Seconds for which rank 0 may take to be there: Python and torch come over a network sometimes.
 _PATIENCE = 300.0
 #: What each of the other processes runs, where Python finds what it finds here.
@@ -120,7 +120,8 @@ def _look(files: RunDir, blamed: str) -> str:
 def _joined(place: Place, trainer: TrainerConfig, dead: Callable[[], Mapping[int, int]]) -> Dist:
     from expkit.dist.group import join
 
-    return join(place, _SHARE * trainer.wait, trainer.torch_device(place.local_rank).type, dead=dead)
+    wait = trainer.wait - max(_PART * trainer.wait, min(_AT_LEAST, trainer.wait / 2))
+    return join(place, wait, trainer.torch_device(place.local_rank).type, dead=dead)
 
 
 def together(work: Callable[[], int]) -> int:

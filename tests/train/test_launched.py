@@ -88,7 +88,7 @@ def test_torchrun_passes_signals_on_when_it_is_told_to(tmp_path: Path) -> None:
 
 def test_where_rank_0_itself_cannot_leave_the_job_of_a_sweep_has_failed_nevertheless(tmp_path: Path) -> None:
     case = Case(tmp_path)
-    process = case.typed("-m", "trainer.processes=2", "trainer.timeout=3", "trainer.seed=0")
+    process = case.typed("-m", "trainer.processes=2", "trainer.timeout=8", "trainer.seed=0")
     wait_for(lambda: case.step >= 4, lambda: process.said)
     case.go.with_name("hang").touch()
     [child] = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
