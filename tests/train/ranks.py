@@ -22,7 +22,10 @@ from tests.train.forked import Forked
 from tests.train.spread_task import SpreadTask
 from train.runner import Runner
 
-__all__ = ["Ranks", "assert_close", "assert_same_run", "at", "events_of", "journal_of", "last_checkpoint", "status_of"]
+__all__ = [
+    *("Ranks", "assert_close", "assert_same_run", "at", "events_of", "journal_of", "last_checkpoint", "status_of"),
+    "val_loss_of",
+]
 
 _TYPED = (
     *("tracker=[]", "plots=[]", "trainer.batch_size=16", "trainer.max_epochs=null"),
@@ -149,6 +152,16 @@ def events_of(run: Path) -> list[dict[str, Any]]:
     file = run / "logs" / "events.jsonl"
     lines = file.read_text().splitlines() if file.exists() else []
     return [{key: value for key, value in json.loads(line).items() if key != "time"} for line in lines]
+
+
+def val_loss_of(run: Path, **options: Any) -> float:
+    """Return the loss of a run's last model on all validation samples of a task with these options."""
+    task = SpreadTask(**options)
+    model = task.build_model()
+    model.load_state_dict(last_checkpoint(run)["model_state_dict"])
+    with torch.no_grad():
+        batch = (task.x[: task.n_val], task.y[: task.n_val])
+        return float(task.step(model.eval(), batch).loss)
 
 
 def assert_same_run(run: Path, other: Path) -> None:

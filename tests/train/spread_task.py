@@ -18,13 +18,29 @@ from train.tasks.base import StepOutput
 __all__ = ["SpreadTask"]
 
 
+class Centred(nn.Module):
+    """Takes off the running mean, of what came before and of what a rank sees of this batch."""
+
+    mean: torch.Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return (n, width) of (n, width)."""
+        if self.training:
+            self.mean.lerp_(x.detach().mean(dim=0), 0.1)
+        return x - self.mean.clone()
+
+
 class Blocks(nn.Module):
-    """Layers in a list; the last has one row, which is on one rank alone. With dropout there are batch statistics."""
+    """Layers in a list; the last has one row, which is on one rank alone. With dropout there is a running mean, too."""
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
         self.blocks = nn.ModuleList([nn.Linear(3, width), nn.Linear(width, width)])
-        self.noise = nn.Sequential(nn.BatchNorm1d(width), nn.Dropout(dropout)) if dropout else nn.Identity()
+        self.noise = nn.Sequential(Centred(width), nn.Dropout(dropout)) if dropout else nn.Identity()
         self.head = nn.Linear(width, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -75,7 +91,7 @@ class SpreadTask(Regression):
 
     Args:
         n, n_val: samples.
-        dropout: of the model; with it there are batch statistics, and all three global generators change the loss.
+        dropout: of the model; with it there is a running mean, and all three global generators change the loss.
         bad: (step, place in the global batch, by how much) of a sample whose target is too large, for seed 0.
         batch_size: of the global batches, for `bad` and `loader`.
         loader: "own": batches come from a DataLoader of the task's own; "odd": such as nobody can share; "uneven",

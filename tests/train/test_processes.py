@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.train.helpers import same
-from tests.train.ranks import Ranks, assert_same_run, at, journal_of, last_checkpoint, status_of
+from tests.train.ranks import Ranks, assert_same_run, at, journal_of, last_checkpoint, status_of, val_loss_of
 from train.strategies.replicated import Replicated
 
 STEPS = 12
@@ -94,7 +95,6 @@ def stopped_at(run: Path, step: int) -> bool:
 
 def test_what_is_random_on_each_of_four_ranks_goes_on_after_stops_and_kills_bit_for_bit(folder: Ranks) -> None:
     typed = (
-        "task.n=72",
         "task.dropout=0.3",
         f"trainer.max_steps={STEPS}",
         "optimizer=adamw",
@@ -105,7 +105,7 @@ def test_what_is_random_on_each_of_four_ranks_goes_on_after_stops_and_kills_bit_
     assert stopped_at(run, 3), "in the midst of an interval of the log, and of an epoch"
     state = last_checkpoint(run)
     draws = [state["rng_state"], *(each["rng_state"] for each in state["ranks"])]
-    assert not any(same(draws[rank]["torch"], draws[0]["torch"]) for rank in (1, 2, 3)), "each has its own"
+    assert not any(same(one["torch"], other["torch"]) for one, other in itertools.combinations(draws, 2))
     folder(4, "stopped", setup=at(9, signal.SIGKILL), code=None)
     assert last_checkpoint(run)["step"] in (3, 7)
     folder(4, "stopped")
@@ -114,6 +114,7 @@ def test_what_is_random_on_each_of_four_ranks_goes_on_after_stops_and_kills_bit_
     assert one.keys() == other.keys()
     for key in one:
         assert same(one[key], other[key]), key
+    assert journal_of(run)[-1]["val_loss"] == pytest.approx(val_loss_of(run, dropout=0.3), rel=1e-5), "with its buffers"
 
 
 @pytest.mark.parametrize(
