@@ -94,12 +94,7 @@ def stopped_at(run: Path, step: int) -> bool:
 
 
 def test_what_is_random_on_each_of_four_ranks_goes_on_after_stops_and_kills_bit_for_bit(folder: Ranks) -> None:
-    typed = (
-        "task.dropout=0.3",
-        f"trainer.max_steps={STEPS}",
-        "optimizer=adamw",
-        "checkpoint.save_interval=7",
-    )
+    typed = ("task.dropout=0.3", f"trainer.max_steps={STEPS}", "optimizer=adamw", "checkpoint.save_interval=7")
     whole = folder(4, "whole", *typed)
     run = folder(4, "stopped", *typed, setup=at(3, signal.SIGTERM, of=3), code=128 + signal.SIGTERM)
     assert stopped_at(run, 3), "in the midst of an interval of the log, and of an epoch"
