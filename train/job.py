@@ -13,7 +13,7 @@ from rich.console import Console
 
 from expkit.dist import Dist, is_main_process
 from expkit.environment import was_requeued
-from expkit.errors import ResumeError, UserError
+from expkit.errors import RankFailed, ResumeError, UserError
 from expkit.experiment import RunDir
 from expkit.lock import run_lock
 from expkit.requeue import requeue
@@ -21,7 +21,7 @@ from train.attempt import Attempt
 from train.directory import fresh_directory, remove_fresh, reopen, typed_overrides
 from train.following import plan_of
 from train.parts import assemble
-from train.processes import ranks
+from train.processes import rank_logs, ranks
 from train.report import Outcome, resume_command
 from train.responses import Rewind
 from train.resume import Origin, check_same_kind, find_origin, origin_of
@@ -92,8 +92,10 @@ def _attempt(
             note_run(files.root)
             job = Attempt(config, origin, parts, files, console, rewind, dist)
             return job, job.run(stack)
-    except UserError:
-        _remove_if_untouched(files, origin)
+    except UserError as error:
+        # A rank that has failed has its traceback there, and nowhere else.
+        if not (isinstance(error, RankFailed) and rank_logs(files)):
+            _remove_if_untouched(files, origin)
         raise
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_remains(files, _remove_if_untouched(files, origin))) from None

@@ -20,7 +20,7 @@ from train.config.trainer import TrainerConfig
 from train.report import resume_command
 from train.unfinished import newest_step
 
-__all__ = ["blaming", "follower", "rank_log", "ranks", "together"]
+__all__ = ["blaming", "follower", "rank_log", "rank_logs", "ranks", "together"]
 
 log = logging.getLogger("expkit")
 
@@ -107,14 +107,17 @@ def rank_log(files: RunDir, rank: int | str) -> Path:
     return files.logs / f"rank_{rank}.log"
 
 
+def rank_logs(files: RunDir) -> list[Path]:
+    """Return the logs of ranks that had something to say."""
+    return [*files.logs.glob(rank_log(files, "*").name)]
+
+
 def _look(files: RunDir, blamed: str) -> str:
-    """Return where to look, and what to type; of a run in which nothing has been trained nothing will be left."""
-    if newest_step(files) is None:
-        return ""
+    """Return where to look, and what to type where there is a checkpoint to go on from."""
     rank = re.match(r"rank (\d+)", blamed)
     log_file = rank_log(files, rank[1]) if rank is not None else None
     where = f" (see {log_file})" if log_file is not None and log_file.exists() else ""
-    return f"{where}; go on with: {resume_command(files.root)}"
+    return where if newest_step(files) is None else f"{where}; go on with: {resume_command(files.root)}"
 
 
 def _joined(place: Place, trainer: TrainerConfig, dead: Callable[[], Mapping[int, int]]) -> Dist:
