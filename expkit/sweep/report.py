@@ -117,8 +117,9 @@ class SweepReport:
         if width and max(map(len, table)) > width:
             table = self._table(shown, names=False).text().splitlines()
         lines = [*table, *map(printable, self._below(all_jobs))]
-        cut = (line if not width or len(line) <= width else line[: width - 1] + "…" for line in lines[: -self._next()])
-        return "\n".join([*cut, *lines[len(lines) - self._next() :]])
+        end = len(lines) - self._next()
+        cut = (line if not width or len(line) <= width else line[: width - 1] + "…" for line in lines[:end])
+        return "\n".join([*cut, *lines[end:]])
 
     def _table(self, jobs: Sequence[Job], names: bool = True) -> Table:
         short = short_names(self.keys)
