@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from expkit.dist import Control, Dist
+from expkit.errors import RankFailed, UserError
 from expkit.experiment import RunDir
 from expkit.recorder import Recorder
 from expkit.stopping import StopSignals
@@ -32,6 +33,8 @@ from train.staging import staged
 from train.threads import compute_threads
 
 __all__ = ["Plan", "agree_on_signal", "follow", "plan_of"]
+
+log = logging.getLogger("expkit")
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def _attempt(plan: Plan, dist: Dist, signals: StopSignals, stack: ExitStack) -> 
     signals.tell(lambda: control.request(Control.STOP))
     root, stored, masked = dist.broadcast(None)
     files = RunDir(root)
-    stack.enter_context(_logging(rank_log(files, dist.rank)))
+    stack.enter_context(_logging(files, dist.rank))
     stack.enter_context(blaming(dist))
     manager = make_manager(parts, config.checkpoint, files)
     runner, state = prepare(
@@ -126,18 +129,27 @@ def agree_on_signal(dist: Dist, signals: StopSignals) -> None:
 
 
 @contextmanager
-def _logging(file: Path) -> Iterator[None]:
-    """Write warnings, and worse, to `file`, which is made with the first of them."""
-    handler = logging.FileHandler(file, delay=True)
+def _logging(files: RunDir, rank: int) -> Iterator[None]:
+    """Write warnings, and worse, to this rank's log, which is made with the first of them.
+
+    A mistake is a line that rank 0 says. That another rank has failed is of interest where something was trained.
+    """
+    handler = logging.FileHandler(rank_log(files, rank), delay=True)
     handler.setLevel(logging.WARNING)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    loggers = [logging.getLogger(name) for name in ("expkit", "py.warnings")]
+    loggers = [log, logging.getLogger("py.warnings")]
     for logger in loggers:
         logger.addHandler(handler)
     try:
         yield
+    except RankFailed as failure:
+        if files.metrics.exists() and files.metrics.stat().st_size:
+            log.error("rank %d cannot go on: %s", rank, failure)
+        raise
+    except UserError:
+        raise
     except Exception:
-        logging.getLogger("expkit").exception("rank cannot go on")
+        log.exception("rank %d cannot go on", rank)
         raise
     finally:
         for logger in loggers:
