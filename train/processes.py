@@ -173,7 +173,7 @@ def follower() -> int:
     from expkit.stopping import StopSignals
     from train.following import follow
 
-    log.addHandler(logging.NullHandler())  # rank 0 says what all of them say
+    log.handlers[:] = [logging.NullHandler()]  # rank 0 says what all of them say
     log.propagate = False
     logging.captureWarnings(True)
     place = Place.current()
