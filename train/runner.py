@@ -151,7 +151,8 @@ class Runner:
         return True
 
     def _train_step(self, batches: StepBatches) -> None:
-        batches = with_same_end(self, batches)
+        if self.dist.world_size > 1:
+            batches = with_same_end(self, batches)
         ahead = after(self.progress, batches)
         pass_over(ahead, self.passes, self.train.steps)
         self.dist.at(ahead.step, "computing")
