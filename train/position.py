@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from expkit.schedule import Progress
@@ -18,12 +17,15 @@ __all__ = ["after", "bring_to", "pass_over", "state_of", "still_to_pass"]
 def after(now: Progress, batches: StepBatches) -> Progress:
     """Return where a run stands once these batches are trained on, but for their samples."""
     last = batches.last
-    return replace(
-        now,
+    return Progress(  # dataclasses.replace takes six times as long
         step=now.step + 1,
         epoch=now.epoch + last,
         batch=0 if last else now.batch + 1,
+        samples=now.samples,
+        skipped=now.skipped,
         epoch_ended=last,
+        elapsed=now.elapsed,
+        previous_elapsed=now.previous_elapsed,
     )
 
 
@@ -37,7 +39,7 @@ def pass_over(progress: Progress, passes: Mapping[int, int], per_epoch: int | No
         passes: step -> how many batches are passed over once it is done.
         per_epoch: batches of an epoch, or None if only the loader knows.
     """
-    batches = still_to_pass(passes, progress.step, progress.skipped)
+    batches = still_to_pass(passes, progress.step, progress.skipped) if passes else 0
     if batches <= 0:
         return False
     progress.skipped += batches
