@@ -20,8 +20,8 @@ from train.config.trainer import TrainerConfig
 from train.data import Batches
 from train.runner import Runner
 from train.strategies.base import Strategy
-from train.strategies.replicated import Replicated
-from train.strategies.sharded import Sharded
+from train.strategies.ddp import Replicated
+from train.strategies.fsdp import Sharded
 from train.update import Update
 
 __all__ = ["BASELINE", "TEXT", "THREADS", "measure"]

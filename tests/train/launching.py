@@ -13,7 +13,7 @@ import torch.distributed.checkpoint  # noqa: F401
 
 import train.following
 import train.job
-import train.strategies.sharded  # noqa: F401
+import train.strategies.fsdp  # noqa: F401
 from tests.train.forked import Forked
 from train.tasks.base import Task
 

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests.train.helpers import same
 from tests.train.ranks import Ranks, assert_same_run, at, journal_of, last_checkpoint, status_of, val_loss_of
-from train.strategies.replicated import Replicated
+from train.strategies.ddp import Replicated
 
 STEPS = 12
 

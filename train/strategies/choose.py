@@ -31,9 +31,9 @@ def make_strategy(trainer: TrainerConfig, dist: Dist, build: Callable[[], nn.Mod
     if device.type == "mps":
         raise ConfigError(f"trainer.device={trainer.device}: several processes need cpu or cuda, MPS has no way for it")
     if trainer.strategy == "fsdp":
-        from train.strategies.sharded import Sharded
+        from train.strategies.fsdp import Sharded
 
         return Sharded(dist, device.type, build, trainer.fsdp_blocks)
-    from train.strategies.replicated import Replicated
+    from train.strategies.ddp import Replicated
 
     return Replicated(dist, trainer.seed, trainer.find_unused_parameters)
