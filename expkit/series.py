@@ -15,8 +15,8 @@ __all__ = ["StepSeries", "merge_states"]
 class StepSeries:
     """Collects a few scalars per step without waiting for the device.
 
-    A write costs about a microsecond and no synchronisation; `drain` copies all of them at once. The buffer doubles when it is
-    full, so the interval between drains need not be known.
+    A write costs about a microsecond and no synchronisation; `drain` copies all at once. The buffer doubles when
+    it is full, so the interval between drains need not be known.
 
     Args:
         names: what the columns are.

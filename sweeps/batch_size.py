@@ -20,6 +20,7 @@ from sweeps.profile.report import Report, row
 from sweeps.profile.result import Profile, failed
 from sweeps.profile.settings import KEYS, Setup, check_output, compose_setup, own_settings, parse_sizes, positive
 from sweeps.profile.supervise import Order
+from sweeps.profile.writing import write_report
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -79,7 +80,7 @@ def profile_batch_sizes(
     setup = compose_setup(config, overrides, config_dir, settings.timeout_min)
     report = _measure(setup, settings, lambda _: None)
     if settings.output is not None:
-        report.write(settings.output)
+        write_report(report, settings.output)
     if report.interrupted:
         raise KeyboardInterrupt
     return list(report.profiles)
@@ -121,7 +122,7 @@ class ProfileCommand:
         tell.begin(setup)
         report = _measure(setup, settings, tell.one)
         assert settings.output is not None
-        files = report.write(settings.output) if report.profiles else []
+        files = write_report(report, settings.output) if report.profiles else []
         tell.end(report, files)
         return 130 if report.interrupted else 0 if report.chosen is not None else 1
 

@@ -32,9 +32,9 @@ class SweepJob:
         Of several tasks the first does; the others train along, and leave with it.
         """
         with importing():
-            from train.processes import together
+            from train.processes import lead_or_follow
 
-        code = together(self._run)
+        code = lead_or_follow(self._run)
         if code:
             raise SystemExit(code)
 

@@ -28,6 +28,7 @@ from expkit.status import StatusFile, read_status
 from expkit.stopping import StopSignals
 from expkit.timelimit import TimeLimit
 from train.alerts import alerts
+from train.blaming import blaming
 from train.config.build import plain
 from train.continuing import bring_back
 from train.directory import check_room, may_refuse
@@ -38,7 +39,6 @@ from train.loading import kill_loaders
 from train.parts import Parts
 from train.pictures import Pictures
 from train.preparing import prepare
-from train.processes import blaming
 from train.report import Outcome, Report
 from train.responses import Responder, Rewind, lowered, rewinds
 from train.restoring import check_continuity

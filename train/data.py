@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
@@ -14,26 +14,11 @@ from expkit.errors import ConfigError
 from expkit.rng import rng_state, set_rng_state
 from expkit.sampler import ResumableSampler, mix, permutation
 from train.loading import Fetch, IgnoreSignals, as_it_is, noting_loaders
-from train.shares import batch_shares, inside, is_shared_out, shares_of
+from train.shares import StepBatches, batch_shares, inside, is_shared_out, shares_of
 
-__all__ = ["Batches", "StepBatches", "mix", "to_device"]
+__all__ = ["Batches", "mix", "to_device"]
 
 _T = TypeVar("_T")
-
-
-class StepBatches(NamedTuple):
-    """The data of one update.
-
-    Attributes:
-        pieces: (batch, weight) to accumulate; the weights of all processes average to 1. One of weight 0 is a stand-in:
-            processes wait for each other in every piece, and at an uneven end there are not enough samples for all.
-        samples: samples of this update over all processes, or None where a loader of one's own does not tell.
-        last: whether the epoch ends with it.
-    """
-
-    pieces: list[tuple[Any, float]]
-    samples: int | None
-    last: bool
 
 
 class Batches:

@@ -18,12 +18,12 @@ from expkit.errors import RankFailed, UserError
 from expkit.experiment import RunDir
 from expkit.recorder import Recorder
 from expkit.stopping import StopSignals
+from train.blaming import blaming, rank_log
 from train.config.build import extra_folders
 from train.config.cluster import enter_cluster
 from train.parts import assemble
 from train.pictures import is_whole
 from train.preparing import prepare
-from train.processes import blaming, rank_log
 from train.responses import Responder, Rewind, lowered, rewinds
 from train.restoring import check_continuity
 from train.resume import Origin

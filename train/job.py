@@ -18,10 +18,11 @@ from expkit.experiment import RunDir
 from expkit.lock import run_lock
 from expkit.requeue import requeue
 from train.attempt import Attempt
+from train.blaming import rank_logs
 from train.directory import fresh_directory, remove_fresh, reopen, typed_overrides
 from train.following import plan_of
 from train.parts import assemble
-from train.processes import rank_logs, ranks
+from train.processes import ranks
 from train.report import Outcome, resume_command
 from train.responses import Rewind
 from train.resume import Origin, check_same_kind, find_origin, origin_of

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from expkit.diagnostics import DiagnosticSuite
+from expkit.dist import Control
 from expkit.schedule import Progress
-from train.data import StepBatches
+from expkit.series import StepSeries
+from train.best import Best
+from train.config.trainer import TrainerConfig
+from train.data import Batches
+from train.shares import StepBatches
 
-if TYPE_CHECKING:
-    from train.runner import Runner
+__all__ = ["Standing", "after", "bring_to", "pass_over", "state_of", "still_to_pass"]
 
-__all__ = ["after", "bring_to", "pass_over", "state_of", "still_to_pass"]
+
+class Standing(Protocol):
+    """What of a runner tells where the run stands: see `train.runner.Runner` for each."""
+
+    config: TrainerConfig
+    train: Batches
+    control: Control
+    best: Best
+    diagnostics: DiagnosticSuite
+    progress: Progress
+    passes: Mapping[int, int]
+    series: StepSeries | None
+    pending_series: dict[str, Any] | None
+    loss_history: list[float]
 
 
 def after(now: Progress, batches: StepBatches) -> Progress:
@@ -56,7 +74,7 @@ def still_to_pass(passes: Mapping[int, int], step: int, skipped: int) -> int:
     return sum(count for at, count in passes.items() if at <= step) - skipped
 
 
-def state_of(runner: Runner) -> dict[str, Any]:
+def state_of(runner: Standing) -> dict[str, Any]:
     """Return where a run stands: what a resume needs besides model, optimizer and generators."""
     progress = runner.progress
     series = runner.series.state_dict() if runner.series is not None else runner.pending_series
@@ -75,13 +93,13 @@ def state_of(runner: Runner) -> dict[str, Any]:
     }
 
 
-def bring_to(runner: Runner, state: Mapping[str, Any], loss_history: Sequence[float] = ()) -> None:
+def bring_to(runner: Standing, state: Mapping[str, Any], loss_history: Sequence[float] = ()) -> None:
     """Bring a run to where `state_of` found it.
 
     Args:
-    runner: changed.
-    state: what `state_of` returned.
-    loss_history: the losses so far.
+        runner: changed.
+        state: what `state_of` returned.
+        loss_history: the losses so far.
     """
     cursor = state["cursor"]
     batch = cursor["batch"]

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
 from expkit.dist import Dist, Place
-from expkit.errors import ConfigError, RankFailed
-from expkit.experiment import RunDir
+from expkit.errors import ConfigError
+from train.blaming import blaming
 from train.config.trainer import TrainerConfig
-from train.report import resume_command
-from train.unfinished import newest_step
 
-__all__ = ["blaming", "follower", "rank_log", "rank_logs", "ranks", "together"]
+__all__ = ["follower", "lead_or_follow", "ranks"]
 
 log = logging.getLogger("expkit")
 
@@ -82,44 +78,6 @@ def _check_gpus(trainer: TrainerConfig, processes: int) -> None:
         )
 
 
-@contextmanager
-def blaming(dist: Dist, files: RunDir | None = None) -> Iterator[None]:
-    """Let an error inside that another rank is to blame for be that rank's.
-
-    Args:
-        dist: the ranks.
-        files: the run directory, for where to look and what to type.
-
-    Raises:
-        RankFailed: naming the rank.
-    """
-    try:
-        yield
-    except Exception as error:
-        blamed = dist.watch.blame(error) if dist.watch is not None else None
-        if blamed is None:
-            raise
-        raise RankFailed(blamed if files is None else f"{blamed}{_look(files, blamed)}") from None
-
-
-def rank_log(files: RunDir, rank: int | str) -> Path:
-    """Return where a rank other than 0 writes what it has to say."""
-    return files.logs / f"rank_{rank}.log"
-
-
-def rank_logs(files: RunDir) -> list[Path]:
-    """Return the logs of ranks that had something to say."""
-    return [*files.logs.glob(rank_log(files, "*").name)]
-
-
-def _look(files: RunDir, blamed: str) -> str:
-    """Return where to look, and what to type where there is a checkpoint to go on from."""
-    rank = re.match(r"rank (\d+)", blamed)
-    log_file = rank_log(files, rank[1]) if rank is not None else None
-    where = f" (see {log_file})" if log_file is not None and log_file.exists() else ""
-    return where if newest_step(files) is None else f"{where}; go on with: {resume_command(files.root)}"
-
-
 def _joined(place: Place, trainer: TrainerConfig, dead: Callable[[], Mapping[int, int]]) -> Dist:
     from expkit.dist.group import join
 
@@ -127,7 +85,7 @@ def _joined(place: Place, trainer: TrainerConfig, dead: Callable[[], Mapping[int
     return join(place, wait, trainer.torch_device(place.local_rank).type, dead=dead)
 
 
-def together(work: Callable[[], int]) -> int:
+def lead_or_follow(work: Callable[[], int]) -> int:
     """Do `work`, if this process is rank 0, or alone; tell the other ranks its exit code; elsewhere be one of them.
 
     Args:
@@ -154,7 +112,9 @@ def together(work: Callable[[], int]) -> int:
         code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
         raise
     finally:
-        place.over(code)
+        from expkit.dist.meeting import say_over
+
+        say_over(place, code)
     return code
 
 

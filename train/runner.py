@@ -33,13 +33,14 @@ from expkit.schedule import Every, Progress, auto_intervals
 from expkit.series import StepSeries
 from train.best import Best
 from train.config.trainer import UNKNOWN_STEPS, TrainerConfig
-from train.data import Batches, StepBatches
+from train.data import Batches
 from train.measuring import training_metrics, validation_means
 from train.position import after, bring_to, pass_over, state_of
 from train.probe import first_batch, probe_loss
+from train.shares import StepBatches
 from train.stopwatch import Stopwatch
 from train.tasks.base import Task
-from train.together import agree, before_update, diagnose, with_same_end
+from train.together import Look, agree, before_update, with_same_end
 from train.update import AVERAGED, Update
 
 __all__ = ["Runner"]
@@ -117,7 +118,7 @@ class Runner:
         self.diagnostics = DiagnosticSuite(diagnostics, budget, log_steps)
         by_epoch = config.eval_interval == "epoch"
         self._eval = Every(epochs=1) if by_epoch else Every(steps=int(config.eval_interval))
-        self.looks = [self.diagnostics.look_ahead] if self.diagnostics else []
+        self.looks: list[Look] = [self.diagnostics.look_ahead] if self.diagnostics else []
         self.save, self.plot, self.respond, self._on_record = save, plot, respond, on_record
         self._looking = False
         self.watch = Stopwatch()
@@ -152,11 +153,14 @@ class Runner:
 
     def _train_step(self, batches: StepBatches) -> None:
         if self.dist.world_size > 1:
-            batches = with_same_end(self, batches)
+            batches = with_same_end(batches, self.train, self.dist)
         ahead = after(self.progress, batches)
         pass_over(ahead, self.passes, self.train.steps)
         self.dist.at(ahead.step, "computing")
-        before_step = before_update(self, ahead, self._ends(ahead)) if self._looking else None
+        before_step = None
+        if self._looking:
+            last = self._ends(ahead)
+            before_step = before_update(self.looks, self.model, ahead, last, self.strategy, self.watch)
         values, names, count = self.update(self.task, self.model, batches.pieces, before_step)
         if self.series is None:
             doubled = next((name for name in names if names.count(name) > 1), None)
@@ -194,12 +198,13 @@ class Runner:
         if actions & Control.DIAGNOSTICS:
             self.diagnostics.lengthen(self.dist.broadcast(self.diagnostics.too_long()))
         if diagnoses:
-            diagnose(self)
+            self._diagnose()
         if progress.epoch_ended or last:
             self.recorder.add(self.peak.take(), late=True)
         metrics, is_best = self._record(last)
         if self.dist.world_size > 1 and (logs or evaluates or diagnoses):
-            metrics, is_best = agree(self, metrics, is_best)
+            guards = self.update.guards
+            metrics, is_best = agree(metrics, is_best, self.dist, self.control, guards, self.recorder, self.elsewhere)
         stop = bool(actions & Control.STOP)
         if self.save is not None:
             self.save(self, Moment(progress, metrics, is_best, stop, last, bool(actions & Control.SAVE)))
@@ -241,6 +246,16 @@ class Runner:
                 metrics |= self.task.model_metrics(model) if self.dist.is_main else {}
         self.recorder.add(metrics, series=series)
         self.loss_history.append(metrics["train_loss"])
+
+    def _diagnose(self) -> None:
+        """Measure what is due of the diagnostics, on rank 0."""
+        self.dist.at(self.progress.step, "measuring")
+        with self.watch.paused(), self.strategy.whole(self.model) as model:
+            if not self.dist.is_main:
+                return
+            self.recorder.add(*self.diagnostics.measure(model, due=True))
+        if self.diagnostics.too_long():
+            self.control.request(Control.DIAGNOSTICS)
 
     def evaluate(self) -> dict[str, float]:
         """Return the means over all validation data, see `validation_means`."""

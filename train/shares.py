@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,12 +12,24 @@ import torch
 from expkit.dist import Dist
 from expkit.errors import ConfigError
 
-if TYPE_CHECKING:
-    from train.data import StepBatches
-
-__all__ = ["batch_shares", "in_step", "inside", "is_shared_out", "shares_of"]
+__all__ = ["StepBatches", "batch_shares", "in_step", "inside", "is_shared_out", "shares_of"]
 
 _ARRAY = torch.Tensor | np.ndarray
+
+
+class StepBatches(NamedTuple):
+    """The data of one update.
+
+    Attributes:
+        pieces: (batch, weight) to accumulate; the weights of all processes average to 1. One of weight 0 is a stand-in:
+            processes wait for each other in every piece, and at an uneven end there are not enough samples for all.
+        samples: samples of this update over all processes, or None where a loader of one's own does not tell.
+        last: whether the epoch ends with it.
+    """
+
+    pieces: list[tuple[Any, float]]
+    samples: int | None
+    last: bool
 
 
 def shares_of(whole: Sequence[int], dist: Dist, pieces: int = 1) -> list[tuple[list[int], float]]:

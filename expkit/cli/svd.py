@@ -19,8 +19,8 @@ from expkit.files import is_there
 from expkit.svd.metrics import KeyPattern
 from expkit.svd.monitor import SVDMonitor
 from expkit.svd.sources import JournalSource, LogSource, Selected, Source, WandbSource, layer_groups
-from expkit.svd.thresholds import SwitchThresholds
 from expkit.svd.watching import Output, watch
+from expkit.switch_thresholds import SwitchThresholds
 from expkit.wandb_data.following import FollowedFiles, FollowedOnline
 
 __all__ = ["SVDCommand"]

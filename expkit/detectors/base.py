@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from expkit.errors import ConfigError
 from expkit.record import Record, to_number, to_plain
+from expkit.severity import Severity
 
 if TYPE_CHECKING:
     from expkit.guards.base import Guard
@@ -18,14 +18,6 @@ __all__ = ["RESPONSES", "Detector", "Event", "Severity", "checked_events", "chec
 
 #: What can be done about an event; `Detector.respond` holds some of these words.
 RESPONSES = ("snapshot", "alert", "skip", "rewind", "stop", "lower_lr", "switch")
-
-
-class Severity(StrEnum):
-    """How much an event matters."""
-
-    INFO = "INFO"
-    WARNING = "WARNING"
-    CRITICAL = "CRITICAL"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 from expkit.detectors._settings import number, whole
 from expkit.detectors.base import RESPONSES, Detector, Event, Severity, checked_respond
 from expkit.record import Record
-from expkit.svd import FULL, LOW_RANK, SwitchThresholds
+from expkit.switch_thresholds import FULL, LOW_RANK, SwitchThresholds
 
 __all__ = ["SVDSwitch"]
 

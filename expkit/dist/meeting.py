@@ -127,7 +127,10 @@ def expect(place: Place, patience: float, stopped: Callable[[], int] = int) -> i
 
 
 def say_over(place: Place, code: int) -> None:
-    """See `Place.over`."""
+    """Tell those that wait for rank 0's next job that there is none, and `code`, the exit code of rank 0.
+
+    It waits for them to hear it, for a few seconds at most, as the store may end with this process.
+    """
     try:
         meeting = meet(place, _FAILED)
         store = meeting.store

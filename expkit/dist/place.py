@@ -103,15 +103,6 @@ class Place:
                 )
         return place
 
-    def over(self, code: int) -> None:
-        """Tell those that wait for rank 0's next job that there is none, and `code`, the exit code of rank 0.
-
-        It waits for them to hear it, for a few seconds at most, as the store may end with this process.
-        """
-        from expkit.dist.meeting import say_over
-
-        say_over(self, code)
-
 
 def _launched(environ: Mapping[str, str], world: int) -> Place:
     """Return the place of a process that torchrun started, `expkit.dist.children`, or anything else like them."""

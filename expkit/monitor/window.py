@@ -6,16 +6,14 @@ import os
 import signal
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from expkit.errors import UserError
+from expkit.monitor.runs import Runs
 from expkit.monitor.text import heading_line
 from expkit.plots.drawing import LiveGrid, columns_of
 from expkit.plots.themes import ThemeName, find_theme
 from expkit.reading.axis import ALONG, axis_of
-
-if TYPE_CHECKING:
-    from expkit.monitor.monitor import TrainingMonitor
 
 __all__ = ["can_open", "show_window"]
 
@@ -38,7 +36,7 @@ def can_open() -> bool:
     return _load_backend() is not None
 
 
-def show_window(monitor: TrainingMonitor, interval: float, theme: ThemeName = "dark") -> None:
+def show_window(monitor: Runs, interval: float, theme: ThemeName = "dark") -> None:
     """Show a window that follows the runs, until it is closed, or Ctrl-C.
 
     Raises:
@@ -68,7 +66,7 @@ def show_window(monitor: TrainingMonitor, interval: float, theme: ThemeName = "d
 class _Window:
     """Draws what is new, and keeps what somebody has zoomed into."""
 
-    def __init__(self, monitor: TrainingMonitor, figure: Any, interval: float, theme: ThemeName) -> None:
+    def __init__(self, monitor: Runs, figure: Any, interval: float, theme: ThemeName) -> None:
         self._monitor, self._figure, self._theme = monitor, figure, find_theme(theme)
         self._grid = LiveGrid(figure, self._theme)
         self._view = monitor.view

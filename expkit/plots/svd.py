@@ -19,7 +19,7 @@ from expkit.plots.drawing import save_figure
 from expkit.plots.earlier import Earlier
 from expkit.plots.journal_curves import JournalCurves
 from expkit.plots.themes import Theme, ThemeName
-from expkit.svd.thresholds import SwitchThresholds
+from expkit.switch_thresholds import SwitchThresholds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
-from expkit.detectors.base import Severity
 from expkit.errors import UserError
 from expkit.plots.choosing import telling_groups
 from expkit.plots.curve import Curve
@@ -15,6 +14,7 @@ from expkit.plots.themes import STYLES
 from expkit.reading.axis import Along, Axis, axis_of
 from expkit.reading.feed import RunFeed
 from expkit.reading.state import RunState
+from expkit.severity import Severity
 
 __all__ = [
     "Screen",

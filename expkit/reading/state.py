@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from expkit.detectors.base import Severity
 from expkit.ending import Ending, ending, life_sign
 from expkit.forecast import forecast_text
 from expkit.reading.feed import RunFeed
+from expkit.severity import Severity
 from expkit.spans import span
 from expkit.standing import sign_of, standing
 

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from expkit.svd.metrics import SVDMetrics
 from expkit.svd.monitor import SVDMonitor
-from expkit.svd.thresholds import FULL, LOW_RANK, SwitchThresholds
+from expkit.switch_thresholds import FULL, LOW_RANK, SwitchThresholds
 
 __all__ = ["FULL", "LOW_RANK", "SVDMetrics", "SVDMonitor", "SwitchThresholds"]

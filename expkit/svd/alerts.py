@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from expkit.detectors.base import Severity
+from expkit.severity import Severity
 from expkit.svd.metrics import SVDMetrics
-from expkit.svd.thresholds import FULL, LOW_RANK, SwitchThresholds
 from expkit.svd.trend import Trend
+from expkit.switch_thresholds import FULL, LOW_RANK, SwitchThresholds
 
 __all__ = ["Alert", "Criterion", "criteria", "decimals", "judge"]
 

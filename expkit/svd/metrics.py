@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from expkit.errors import UserError
-from expkit.svd.thresholds import FULL, LOW_RANK
+from expkit.switch_thresholds import FULL, LOW_RANK
 
 __all__ = ["MEASURED", "KeyPattern", "SVDMetrics", "analyses", "metric_named", "to_value"]
 

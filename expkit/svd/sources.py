@@ -16,7 +16,7 @@ from expkit.journal import JournalReader
 from expkit.status import read_status
 from expkit.svd.log_lines import LogParser
 from expkit.svd.metrics import KeyPattern, SVDMetrics, analyses, natural
-from expkit.svd.thresholds import SwitchThresholds
+from expkit.switch_thresholds import SwitchThresholds
 from expkit.tail import FileTail
 from expkit.wandb_data.following import FollowedRun
 

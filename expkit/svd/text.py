@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
-from expkit.detectors.base import Severity
+from expkit.severity import Severity
 from expkit.svd.alerts import Alert, criteria, is_close
+from expkit.svd.layers import LayerHistory, Layers
 from expkit.svd.metrics import SVDMetrics
-from expkit.svd.thresholds import LOW_RANK, SwitchThresholds
-
-if TYPE_CHECKING:
-    from expkit.svd.monitor import LayerHistory, SVDMonitor
+from expkit.switch_thresholds import LOW_RANK, SwitchThresholds
 
 __all__ = ["NOTHING", "WIDTH", "alert_lines", "block_lines", "overview_lines", "progress", "summary_lines"]
 
@@ -67,7 +64,7 @@ def alert_lines(alert: Alert) -> Iterator[str]:
     yield line
 
 
-def summary_lines(monitor: SVDMonitor) -> Iterator[str]:
+def summary_lines(monitor: Layers) -> Iterator[str]:
     """Yield the summary over all layers."""
     yield "=" * WIDTH
     yield "SVD MONITORING SUMMARY"
@@ -84,7 +81,7 @@ def summary_lines(monitor: SVDMonitor) -> Iterator[str]:
     yield "=" * WIDTH
 
 
-def overview_lines(monitor: SVDMonitor) -> Iterator[str]:
+def overview_lines(monitor: Layers) -> Iterator[str]:
     """Yield a line for each layer: how far it is on its way to LOW-RANK."""
     if not monitor.layers:
         return
@@ -99,7 +96,7 @@ def overview_lines(monitor: SVDMonitor) -> Iterator[str]:
         yield f"  {name:<{width}}  [{bar}] {share:4.0%}  {history.mode}{met}"
 
 
-def progress(monitor: SVDMonitor, layer_name: str) -> float:
+def progress(monitor: Layers, layer_name: str) -> float:
     """Return how far a layer is on its way to LOW-RANK, from 0 to 1: the mean of its three criteria."""
     history = monitor.layers[layer_name]
     if history.mode == LOW_RANK:
@@ -107,7 +104,7 @@ def progress(monitor: SVDMonitor, layer_name: str) -> float:
     return sum(one.progress for one in criteria(history.latest, monitor.thresholds_of(layer_name))) / 3
 
 
-def _layer_lines(monitor: SVDMonitor, name: str, history: LayerHistory) -> Iterator[str]:
+def _layer_lines(monitor: Layers, name: str, history: LayerHistory) -> Iterator[str]:
     latest, limits = history.latest, monitor.thresholds_of(name)
     yield f"  Latest step: {latest.step}"
     yield f"  Mode: {history.mode}"

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from expkit.plots.themes import Theme, find_theme
 from sweeps.profile.choose import ENOUGH, MOST_MEMORY
+from sweeps.profile.report import Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from sweeps.profile.report import Report
 
 __all__ = ["draw"]
 

@@ -7,10 +7,8 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-from expkit.files import write_bytes, write_json
 from sweeps.profile.choose import Recommendation, recommend, with_equal_time
 from sweeps.profile.result import Profile
 
@@ -58,17 +56,6 @@ class Report:
         if override is None or self.typed is None:
             return override or ""
         return " ".join(["python -m train", *map(shlex.quote, self.typed), override])
-
-    def write(self, output: Path) -> list[Path]:
-        """Write the report, its JSON and its picture; return where they are."""
-        from sweeps.profile.picture import draw
-
-        beside, picture = output.with_suffix(".json"), output.with_suffix(".png")
-        write_json(beside, self.plain())
-        figure = draw(self)
-        figure.savefig(picture, dpi=130)
-        write_bytes(output, self.markdown(picture.name).encode())
-        return [output, beside, picture]
 
     def plain(self) -> dict[str, Any]:
         """Return it as JSON values."""

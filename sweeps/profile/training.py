@@ -12,9 +12,10 @@ from expkit.record import Record
 from expkit.schedule import Every
 from sweeps.profile.noise import NoiseScale, gradient
 from sweeps.profile.timing import StepTimer, waiter
-from train.data import Batches, StepBatches
+from train.data import Batches
 from train.parts import Parts
 from train.runner import Runner
+from train.shares import StepBatches
 
 __all__ = ["SizeError", "Timed", "losses", "make_batches"]
 

@@ -14,6 +14,7 @@ from sweeps.profile.choose import auto_sizes, loss_noise, recommend, with_equal_
 from sweeps.profile.report import Report, row
 from sweeps.profile.result import Profile, failed
 from sweeps.profile.settings import check_output, own_settings, parse_sizes
+from sweeps.profile.writing import write_report
 
 
 def ok(size: int, rate: float, memory: float = 1.0, loss: float = 1.0, **values: Any) -> Profile:
@@ -111,7 +112,7 @@ REPORTED = [ok(2048, 166, 4.2, 42.1), ok(10240, 360, 7.8, 41.9), failed(20480, "
 
 def test_the_report_has_the_table_and_the_recommendation(tmp_path: Path) -> None:
     report = Report("denoise", 5, REPORTED, ("experiment=reference_3blob",))
-    files = report.write(tmp_path / "profile.md")
+    files = write_report(report, tmp_path / "profile.md")
     assert sorted(file.name for file in files) == ["profile.json", "profile.md", "profile.png"]
     said = files[0].read_text()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in said.splitlines() if line.startswith("|")]
@@ -138,7 +139,7 @@ def test_what_a_size_showed_before_its_time_was_over_is_in_the_table() -> None:
 
 def test_a_report_of_nothing_but_failures_can_be_written(tmp_path: Path) -> None:
     report = Report("x", 1, [failed(8, "ERROR", "boom")], interrupted=True)
-    said = report.write(tmp_path / "profile.md")[0].read_text()
+    said = write_report(report, tmp_path / "profile.md")[0].read_text()
     assert "None: no batch size was measured to the end" in said and "**Interrupted**" in said and not report.use
 
 

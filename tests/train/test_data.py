@@ -25,7 +25,8 @@ from expkit.errors import ConfigError
 from expkit.sampler import ResumableSampler
 from expkit.series import StepSeries
 from tests.train.helpers import CPU, Regression
-from train.data import Batches, StepBatches, mix
+from train.data import Batches, mix
+from train.shares import StepBatches
 from train.tasks.denoise_data import NoisyVectors, TwoHotVectors
 from train.update import AVERAGED, Update
 

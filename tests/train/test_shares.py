@@ -9,8 +9,8 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, TensorDataset
 
 from expkit.dist import Dist
-from train.data import Batches, StepBatches
-from train.shares import in_step, is_shared_out, shares_of
+from train.data import Batches
+from train.shares import StepBatches, in_step, is_shared_out, shares_of
 
 DATA = TensorDataset(torch.arange(8.0))
 X = torch.arange(10.0).reshape(5, 2)

@@ -19,10 +19,10 @@ from expkit.rng import rng_state, set_rng_state
 from train.cause.batches import finite, tensors
 from train.cause.journalled import skipped_steps
 from train.cause.watch import Range, Sight, Watch
-from train.data import StepBatches
 from train.responses import lower_as_rewinds, passes
 from train.resume import Origin
 from train.runner import Runner
+from train.shares import StepBatches
 from train.tasks.base import StepOutput
 
 __all__ = ["Accident", "replay"]

@@ -31,7 +31,7 @@ from train.config.cluster import enter_cluster
 from train.config.experiment_file import Experiment, take_config_file
 from train.config.mistakes import explain, is_mistake
 from train.config.trainer import check_run
-from train.processes import together
+from train.processes import lead_or_follow
 
 __all__ = ["job", "main", "note_failure", "rewrite"]
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     signal n, and saved. Of several processes that were started with the same `argv` one reads it, and says anything.
     """
     try:
-        return together(lambda: _main(argv))
+        return lead_or_follow(lambda: _main(argv))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -15,9 +15,8 @@ import torch
 import train.preparing
 from expkit.dist import Control
 from expkit.experiment import RunDir
-from train.data import StepBatches
 from train.runner import Runner
-from train.shares import inside
+from train.shares import StepBatches, inside
 from train.verify.fingerprint import fingerprint, generators, hidden_state, optimizer_state, weights
 from train.verify.orders import Orders, kill_and_save
 

@@ -9,12 +9,12 @@ from textwrap import wrap
 from rich.style import Style
 from rich.text import Text
 
-from expkit.detectors.base import Severity
 from expkit.monitor.terminal.controls import HELP
 from expkit.monitor.terminal.look import Look, plain, shortened, styled
 from expkit.monitor.terminal.title import swatch
 from expkit.plots.panels import COLOURS, style_of_run
 from expkit.reading.state import AlertLine, Gauge, RunState
+from expkit.severity import Severity
 
 __all__ = ["alert_lines", "gauge_lines", "header", "help_lines", "run_lines"]
 

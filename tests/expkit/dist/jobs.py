@@ -14,7 +14,7 @@ from typing import Any
 from expkit.dist import Control, Dist, Place
 from expkit.dist.children import Children
 from expkit.dist.group import join
-from expkit.dist.meeting import expect
+from expkit.dist.meeting import expect, say_over
 from expkit.errors import RankFailed
 
 COMMAND = [sys.executable, __file__]
@@ -43,7 +43,7 @@ def lead() -> None:
         for _ in range(2):
             with join(children.place, 20, dead=children.dead) as dist:
                 answer["jobs"].append(work(dist))
-        children.place.over(0)
+        say_over(children.place, 0)
     answer["codes"] = children.dead()
 
     with Children(3, COMMAND, {**os.environ, "DIES": "1"}) as children:
@@ -54,11 +54,11 @@ def lead() -> None:
         except RuntimeError as error:
             answer["blamed"] = dist.watch.blame(error)
         dist.close()
-        children.place.over(1)
+        say_over(children.place, 1)
     answer["codes after a death"] = children.dead()
 
     with Children(2, COMMAND) as children:  # rank 0 finds a mistake before there is a job
-        children.place.over(2)
+        say_over(children.place, 2)
     answer["codes after a mistake"] = children.dead()
 
     failing = "import os, time; os.environ['RANK'] == '2' and exit(7); time.sleep(600)"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from expkit import SVDMetrics, SVDMonitor, SwitchThresholds
-from expkit.detectors.base import Severity
+from expkit.severity import Severity
 from expkit.svd.metrics import KeyPattern
 from expkit.svd.notes import rule_notes
 from expkit.svd.sources import WandbSource
