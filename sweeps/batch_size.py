@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expkit.cli.parser import Parser
 from expkit.errors import UserError
 from expkit.printable import printable
-from sweeps.interrupt import interruptible
-from sweeps.profile.choose import auto_sizes
 from sweeps.profile.report import Report, row
-from sweeps.profile.result import Profile, failed
-from sweeps.profile.settings import KEYS, Setup, check_output, compose_setup, own_settings, parse_sizes, positive
-from sweeps.profile.supervise import Order
+from sweeps.profile.result import Profile
+from sweeps.profile.settings import KEYS, Setup, compose_setup, own_settings
+from sweeps.profile.sizes import ProfileSettings, measure_sizes
 from sweeps.profile.writing import write_report
 
 if TYPE_CHECKING:
@@ -29,8 +24,6 @@ __all__ = ["Profile", "ProfileCommand", "main", "profile_batch_sizes"]
 
 _SIZES = (2048, 5120, 10240, 20480)
 _EPOCHS, _OUTPUT, _TIMEOUT = 5.0, "batch_profile.md", 30.0
-#: The first size of `auto` is so many times smaller than the configuration's.
-_SMALLER = 8
 
 _EXAMPLES = """\
 examples:
@@ -76,9 +69,9 @@ def profile_batch_sizes(
         UserError: a configuration that cannot work, or none of these settings.
         KeyboardInterrupt: no process is left, and the report is of what was measured.
     """
-    settings = _Settings(batch_sizes, test_epochs, output_path, timeout_min, memory_limit_gb)
+    settings = ProfileSettings(batch_sizes, test_epochs, output_path, timeout_min, memory_limit_gb)
     setup = compose_setup(config, overrides, config_dir, settings.timeout_min)
-    report = _measure(setup, settings, lambda _: None)
+    report = measure_sizes(setup, settings, lambda _: None)
     if settings.output is not None:
         write_report(report, settings.output)
     if report.interrupted:
@@ -108,7 +101,7 @@ class ProfileCommand:
             raise UserError(
                 "say what to profile: expkit profile experiment=NAME or task=NAME, batch_sizes=[...] or auto"
             )
-        settings = _Settings(
+        settings = ProfileSettings(
             own.get("batch_sizes", _SIZES),
             own.get("epochs", _EPOCHS),
             own.get("output", _OUTPUT),
@@ -120,7 +113,7 @@ class ProfileCommand:
         setup = compose_setup(None, others, options.config_dir, settings.timeout_min)
         tell = _Progress(settings)
         tell.begin(setup)
-        report = _measure(setup, settings, tell.one)
+        report = measure_sizes(setup, settings, tell.one)
         assert settings.output is not None
         files = write_report(report, settings.output) if report.profiles else []
         tell.end(report, files)
@@ -152,21 +145,10 @@ _DEFAULTS = {
 }
 
 
-class _Settings:
-    """The settings of a profile itself, checked."""
-
-    def __init__(self, sizes: Any, epochs: Any, output: Path | str | None, timeout_min: Any, limit: Any) -> None:
-        self.sizes = parse_sizes(sizes)
-        self.epochs = positive("epochs", epochs, "epochs")
-        self.output = None if output is None else check_output(output)
-        self.timeout_min = positive("timeout_min", timeout_min, "minutes")
-        self.memory_limit_gb = None if limit in (None, "null") else positive("memory_limit_gb", limit, "GB")
-
-
 class _Progress:
     """What the command says as it goes on, and at its end."""
 
-    def __init__(self, settings: _Settings) -> None:
+    def __init__(self, settings: ProfileSettings) -> None:
         self._settings = settings
 
     def begin(self, setup: Setup) -> None:
@@ -196,94 +178,6 @@ class _Progress:
             print(f"error: {report.recommendation.why}: the report says why of each", file=sys.stderr)
         if files:
             print("report:  " + "  ".join(map(str, files)))
-
-
-@interruptible()
-def _measure(setup: Setup, settings: _Settings, tell: Callable[[Profile], None]) -> Report:
-    """Measure all sizes, however each of them ends.
-
-    Raises:
-        UserError: the configuration cannot be trained with any size.
-    """
-    from sweeps.profile.jobs import Jobs
-
-    logs, temporary = _folder(setup, settings)
-    found: list[Profile] = []
-    interrupted = False
-
-    def order(size: int) -> Order:
-        return Order(
-            setup.config,
-            size,
-            settings.epochs,
-            settings.timeout_min * 60,
-            logs / f"{size}.log",
-            settings.memory_limit_gb,
-            setup.folders,
-            tuple(path for path in sys.path if path),
-            os.getpid() if setup.kind == "local" else None,
-        )
-
-    def done(profile: Profile) -> None:
-        if not profile.about_size:
-            raise UserError(profile.message)
-        found.append(profile)
-        tell(profile)
-
-    def measure(sizes: Sequence[int]) -> None:
-        known = next((each.samples for each in found if each.samples), None)
-        for size in sizes:
-            if known is not None and size > known:
-                done(
-                    failed(
-                        size,
-                        "ERROR",
-                        f"batch size {size:,} is more than the {known:,} training samples: take a smaller one",
-                    )
-                )
-        jobs.measure([order(size) for size in sizes if known is None or size <= known], done)
-
-    def one(size: int) -> Profile:
-        measure([size])
-        return found[-1]
-
-    try:
-        jobs = Jobs(setup.kind, setup.params, logs / "submitit")
-        if settings.sizes is None:
-            auto_sizes(one, _first(setup), setup.pieces)
-        elif setup.kind == "slurm":
-            measure(settings.sizes)
-        else:
-            for size in settings.sizes:
-                measure([size])
-    except KeyboardInterrupt:
-        interrupted = True
-    finally:
-        if temporary:
-            shutil.rmtree(logs, ignore_errors=True)
-        elif setup.kind == "local":
-            shutil.rmtree(logs / "submitit", ignore_errors=True)  # the logs beside it have what there is to see
-    return Report(setup.title, settings.epochs, found, setup.typed, interrupted, settings.memory_limit_gb)
-
-
-def _folder(setup: Setup, settings: _Settings) -> tuple[Path, bool]:
-    """Return the folder of the logs, and whether it goes at the end. Nodes of a cluster must find it, too."""
-    if settings.output is not None:
-        logs = settings.output.with_suffix(".logs").absolute()
-        for earlier in logs.glob("*.log"):
-            earlier.unlink(missing_ok=True)
-        return logs, False
-    if setup.kind == "slurm":
-        return Path(tempfile.mkdtemp(prefix=".batch_profile_", dir=Path.cwd())), True
-    return Path(tempfile.mkdtemp(prefix="expkit-profile-")), True
-
-
-def _first(setup: Setup) -> int:
-    """Return the first size of `auto`: a power of two of the pieces that a batch has, well below the usual size."""
-    size = setup.pieces
-    while 2 * size <= setup.batch_size // _SMALLER:
-        size *= 2
-    return size
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

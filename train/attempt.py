@@ -26,7 +26,6 @@ from expkit.requeue import Stop, why_stopped
 from expkit.secrets import mask_secrets
 from expkit.status import StatusFile, read_status
 from expkit.stopping import StopSignals
-from expkit.timelimit import TimeLimit
 from train.alerts import alerts
 from train.blaming import blaming
 from train.config.build import plain
@@ -44,7 +43,7 @@ from train.responses import Responder, Rewind, lowered, rewinds
 from train.restoring import check_continuity
 from train.resume import Origin, warn_if_other_data
 from train.runner import Runner
-from train.saving import Saver, make_manager
+from train.saving import Saver, make_limit, make_manager
 from train.snapshotting import Snapshotter
 from train.sweeping import note_broken
 
@@ -85,7 +84,7 @@ class Attempt:
         self.manager = make_manager(parts, config.checkpoint, files)
         if self.manager is None and origin is not None:
             raise ResumeError("resume needs checkpoints, but checkpoint=none was chosen: leave that out")
-        self.limit = self._limit()
+        self.limit = make_limit(self.manager, self.control)
         self.state: dict[str, Any] | None = None
         self.lost = 0  # records that come again
         self.rewind = rewind
@@ -299,9 +298,3 @@ class Attempt:
             self.report.runner.known_steps if self.report.runner is not None else None,
             lowered(stored, self.rewind),
         )
-
-    def _limit(self) -> TimeLimit | None:
-        """Return what asks for a checkpoint before the job ends."""
-        if self.manager is None or self.manager.before_timeout is None or not self.dist.is_main:
-            return None
-        return TimeLimit(self.manager.before_timeout, lambda: self.control.request(Control.SAVE))

@@ -14,18 +14,20 @@ from omegaconf import DictConfig
 from expkit.checkpoints import CheckpointManager, Moment
 from expkit.checkpoints.saving import is_bundled
 from expkit.detectors.base import Detector
+from expkit.dist import Control
 from expkit.errors import ConfigError, UserError
 from expkit.experiment import RunDir
 from expkit.journal import Journal, is_volatile
 from expkit.rng import rng_state
 from expkit.snapshots import Snapshots
+from expkit.timelimit import TimeLimit
 from train.parts import Parts
 from train.probe import make_probe
 from train.rankstate import gathered
 from train.responses import Responder
 from train.runner import Runner
 
-__all__ = ["Saver", "make_manager"]
+__all__ = ["Saver", "make_limit", "make_manager"]
 
 log = logging.getLogger("expkit")
 
@@ -56,6 +58,13 @@ def make_manager(parts: Parts, section: DictConfig, files: RunDir) -> Checkpoint
     if section.get("mode") == "auto" and monitored in parts.task.higher_is_better:
         manager.mode = "max"
     return manager
+
+
+def make_limit(manager: CheckpointManager | None, control: Control) -> TimeLimit | None:
+    """Return what asks for a checkpoint before the job ends, or None where that is not for this process to do."""
+    if manager is None or manager.before_timeout is None or not control.dist.is_main:
+        return None
+    return TimeLimit(manager.before_timeout, lambda: control.request(Control.SAVE))
 
 
 class Saver:

@@ -11,20 +11,20 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
-from expkit.checkpoint_file import archive_error, step_of
-from expkit.checkpoint_folder import is_sharded
+from expkit.checkpoint_file import step_of
 from expkit.errors import ConfigError
 from expkit.experiment import RunDir
 from expkit.files import atomic_folder, digest, fsync_folder, write_bytes, write_json
 from expkit.record import to_plain
-from expkit.snapshots.files import METADATA, RUN_CONFIG, STATUS, copy_from, link_or_open, sync, with_own_digest
+from expkit.snapshots.checkpoint import candidates, export, first_intact, second_names
+from expkit.snapshots.files import METADATA, RUN_CONFIG, STATUS, with_own_digest
 from expkit.snapshots.reading import list_snapshots, load_snapshot
 
 __all__ = ["Observed", "Trigger", "begin", "check_export", "create"]
@@ -147,8 +147,8 @@ def begin(
     with ExitStack() as stack:
         folder = stack.enter_context(atomic_folder(path))
         (folder / "model").mkdir()
-        own = list(_candidates(run, checkpoint, near, before)) if keep is None else []
-        names = _second_names(own, folder / "model")
+        own = list(candidates(run, checkpoint, near, before)) if keep is None else []
+        names = second_names(own, folder / "model")
         held = list(itertools.islice(names, 1))  # it does, mostly; the others are tried if it is damaged
         half_made = stack.pop_all()
 
@@ -157,9 +157,9 @@ def begin(
             with half_made:
                 _remove_stale(run.snapshots)
                 _check_new(run, triggers[0].reason, observed)
-                kept = _first_intact(itertools.chain(held, names))
+                kept = first_intact(itertools.chain(held, names))
                 if kept is not None and safetensors:
-                    _export(kept, folder / "model" / "model.safetensors")
+                    export(kept, folder / "model" / "model.safetensors")
                 write_json(folder / STATUS, said)
                 if config is not None:
                     write_bytes(folder / RUN_CONFIG, config)
@@ -217,78 +217,6 @@ def _metadata(
             if file.is_file()
         },
     }
-
-
-_Left = list[tuple[BinaryIO, Path]]
-
-
-def _second_names(checkpoints: Sequence[Path], folder: Path) -> Iterator[tuple[Path, Path, _Left]]:
-    """Yield (path, second name in `folder`, what is to be copied and where to) of each that is there, one by one."""
-    for path in checkpoints:
-        step = step_of(path) if step_of(path) is not None else step_of(path.resolve())
-        if step is None:
-            continue
-        name = folder / (f"checkpoint_step_{step}" if is_sharded(path) else f"checkpoint_step_{step}.pt")
-        try:
-            left = link_or_open(path, name)
-        except FileNotFoundError:
-            _remove(name)
-            continue
-        with ExitStack() as stack:
-            for original, _ in left:
-                stack.enter_context(original)
-            yield path, name, left
-
-
-def _first_intact(names: Iterable[tuple[Path, Path, _Left]]) -> Path | None:
-    """Return the second name of the first intact checkpoint, and leave no other; None if there is none."""
-    for path, name, left in names:
-        for original, copy in left:
-            copy_from(original, copy)
-        problem = archive_error(name)  # of the second name: the first may be deleted at any time
-        if problem is None:
-            return name
-        log.warning("%s is passed over for a snapshot: %s", path, problem)
-        _remove(name)
-    return None
-
-
-def _remove(name: Path) -> None:
-    shutil.rmtree(name) if name.is_dir() else name.unlink(missing_ok=True)
-
-
-def _candidates(run: RunDir, wanted: Path | None, near: int | None, before: int | None) -> Iterator[Path]:
-    if wanted is not None:
-        yield wanted
-    steps: dict[int, Path] = {}
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        steps = {step: path for path in run.checkpoints.iterdir() if (step := step_of(path)) is not None}
-    steps = {step: path for step, path in steps.items() if before is None or step < before}
-    for step in sorted(steps, key=lambda step: (0 if near is None else abs(step - near), -step)):
-        yield steps[step]
-
-
-def _export(checkpoint: Path, target: Path) -> None:
-    """Write the weights of a checkpoint in the safetensors format, a tensor that has several names once for each."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    from expkit.checkpoints import read_checkpoint
-
-    state = read_checkpoint(checkpoint, mmap=True)["model_state_dict"]
-    seen: set[int] = set()
-    weights = {}
-    for name, tensor in state.items():
-        if not hasattr(tensor, "untyped_storage"):
-            continue  # extra state of a module's own
-        storage = tensor.untyped_storage().data_ptr()
-        weights[name] = tensor.clone().contiguous() if storage in seen else tensor.contiguous()
-        seen.add(storage)
-    try:
-        save_file(weights, target, metadata={"format": "pt"})
-    except SafetensorError as error:
-        raise OSError(errno.EIO, f"the weights cannot be exported: {error}") from error
-    sync(target)
 
 
 def _word(reason: str) -> str:

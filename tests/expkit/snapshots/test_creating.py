@@ -210,7 +210,7 @@ def test_an_export_that_fails_leaves_nothing(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(creating_module, "check_export", lambda: None)
-    monkeypatch.setattr(creating_module, "_export", full)
+    monkeypatch.setattr(creating_module, "export", full)
     with caplog.at_level(logging.WARNING):
         assert take(run, safetensors=True) is None
     assert len(caplog.records) == 1
