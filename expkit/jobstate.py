@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from expkit.environment import job_name
+from expkit.slurm_command import ask_slurm
 
 __all__ = ["controller_fields", "job_verdict", "node_address"]
 
@@ -129,16 +128,5 @@ def _time(text: str) -> float | None:
 
 
 def _said(*command: str) -> str:
-    try:
-        done = subprocess.run(  # noqa: S603 - no shell
-            command,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_PATIENCE,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, "SLURM_TIME_FORMAT": "standard"},
-        )
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return ""
-    return done.stdout if done.returncode == 0 else ""
+    code, said, _ = ask_slurm(*command, timeout=_PATIENCE)
+    return said if code == 0 else ""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterable, Sequence
 
 from expkit.errors import UserError
+from expkit.slurm_command import ask_slurm
 
 __all__ = ["cancel", "queue"]
 
@@ -34,7 +33,7 @@ def queue(jobs: Iterable[str]) -> dict[str, str] | None:
     found: dict[str, str] = {}
     for start in range(0, len(numbers), _AT_ONCE):
         names = ",".join(numbers[start : start + _AT_ONCE])
-        code, said, errors = _run("squeue", "-h", "-r", "-t", "all", "-o", "%i|%T", "-j", names)
+        code, said, errors = ask_slurm("squeue", "-h", "-r", "-t", "all", "-o", "%i|%T", "-j", names, timeout=_PATIENCE)
         if code != 0 and "Invalid job id" not in errors:  # one that it has forgotten
             return None
         for line in said.splitlines():
@@ -50,22 +49,6 @@ def cancel(jobs: Sequence[str]) -> None:
         UserError: SLURM does not take it.
     """
     for start in range(0, len(jobs), _AT_ONCE):
-        code, _, errors = _run("scancel", *jobs[start : start + _AT_ONCE])
+        code, _, errors = ask_slurm("scancel", *jobs[start : start + _AT_ONCE], timeout=_PATIENCE)
         if code != 0 and "Invalid job id" not in errors and "already completing" not in errors:
             raise UserError(f"scancel: {' '.join(errors.split()) or f'exit code {code}'}")
-
-
-def _run(*command: str) -> tuple[int, str, str]:
-    try:
-        done = subprocess.run(  # noqa: S603 - no shell
-            command,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_PATIENCE,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, "SLURM_TIME_FORMAT": "standard"},
-        )
-    except (OSError, subprocess.SubprocessError, ValueError) as error:
-        return 127, "", str(error)
-    return done.returncode, done.stdout, done.stderr

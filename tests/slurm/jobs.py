@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from expkit.journal import read_journal, stable
 from tests.train.forked import Forked
 from tests.train.helpers import same
 
-__all__ = ["STEPS", "TYPED", "Case", "ask", "assert_same", "wait_for"]
+__all__ = ["STEPS", "TYPED", "Case", "ask", "assert_same", "state", "wait_for"]
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,6 +48,12 @@ def ask(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, (command, done.stderr)
     return done.stdout
+
+
+def state(job: str) -> tuple[str, int]:
+    """Return the state of a job, and how often it was requeued."""
+    said = dict(each.partition("=")[::2] for each in ask("scontrol", "-o", "show", "job", job).split())
+    return said["JobState"], int(said["Restarts"])
 
 
 class Case:
@@ -103,6 +110,20 @@ class Case:
         """Wait until it has done so many steps in this start of its job, and return the job's number."""
         wait_for(lambda: self.status.get("restarts") == restarts and self.step >= step, self.said)
         return str(self.status["slurm"]["job_id"])
+
+    def requeued(self, job: str, times: int, seed: int) -> None:
+        """Have the job requeued so often at random: after a few steps, or wherever it is."""
+        chance = random.Random(seed)
+        for number in range(times):
+            wait_for(lambda: state(job) == ("RUNNING", number), self.said)  # noqa: B023
+            if chance.random() < 0.3:
+                time.sleep(chance.uniform(0, 15))  # loading torch, say
+            else:
+                later = self.step + chance.randint(1, 12)
+                wait_for(lambda: self.step >= later, self.said)  # noqa: B023
+            ask("scontrol", "requeue", job)
+        wait_for(lambda: state(job) == ("RUNNING", times), self.said)
+        wait_for(lambda: self.status["slurm"].get("restart_count") == str(times), self.said)
 
     def stops(self) -> int:
         """Wait until it has saved and left, and return the step."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
 import signal
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.conftest import Cluster
-from tests.slurm.jobs import STEPS, Case, ask, assert_same, wait_for
+from tests.slurm.jobs import STEPS, Case, ask, assert_same, state, wait_for
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
@@ -42,11 +41,6 @@ def task_of(job: str, rank: int) -> int:
         except OSError:  # it has ended
             continue
     raise AssertionError(f"rank {rank} of job {job} is not there")
-
-
-def state(job: str) -> tuple[str, int]:
-    said = dict(each.partition("=")[::2] for each in ask("scontrol", "-o", "show", "job", job).split())
-    return said["JobState"], int(said["Restarts"])
 
 
 def test_a_requeued_job_goes_on_on_all_nodes(case: Case, whole: Case) -> None:
@@ -144,19 +138,8 @@ def test_scripts_for_several_nodes(
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("times", [10])
 def test_it_may_be_requeued_at_any_moment_again_and_again(case: Case, whole: Case, times: int) -> None:
-    chance = random.Random(11)
     with case.submitted(*NODES):
-        job = case.reaches(5)
-        for number in range(times):
-            wait_for(lambda: state(job) == ("RUNNING", number), case.said)  # noqa: B023
-            if chance.random() < 0.3:
-                time.sleep(chance.uniform(0, 15))  # wherever it is just then: loading torch, say
-            else:
-                later = case.step + chance.randint(1, 12)
-                wait_for(lambda: case.step >= later, case.said)  # noqa: B023
-            ask("scontrol", "requeue", job)
-        wait_for(lambda: state(job) == ("RUNNING", times), case.said)
-        wait_for(lambda: case.status["slurm"].get("restart_count") == str(times), case.said)
+        case.requeued(case.reaches(5), times, seed=11)
         case.finishes()
     assert_same(case, whole)
     assert case.status["restarts"] == len(case.status["ended_before"]) <= times

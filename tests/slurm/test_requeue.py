@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import random
-import time
-
 import pytest
 
 from tests.slurm.conftest import Cluster
-from tests.slurm.jobs import Case, ask, assert_same, wait_for
+from tests.slurm.jobs import Case, ask, assert_same, state, wait_for
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
@@ -100,7 +97,7 @@ def test_a_job_that_does_not_leave_in_time_is_killed_and_goes_on_from_its_last_c
         hang = case.go.with_name("hang")
         hang.touch()
         ask("scontrol", "requeue", job)
-        wait_for(lambda: _state(job) == ("RUNNING", 1), case.said)
+        wait_for(lambda: state(job) == ("RUNNING", 1), case.said)
         hang.unlink()
         wait_for(lambda: case.status.get("restarts") == 1, case.said)
         case.finishes()
@@ -112,26 +109,10 @@ def test_a_job_that_does_not_leave_in_time_is_killed_and_goes_on_from_its_last_c
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("times", [20])
 def test_it_may_be_requeued_at_any_moment_again_and_again(case: Case, whole: Case, times: int) -> None:
-    chance = random.Random(7)
     with case.submitted("checkpoint.save_interval=10"):
-        job = case.reaches(5)
-        for number in range(times):
-            wait_for(lambda: _state(job) == ("RUNNING", number), case.said)  # noqa: B023
-            if chance.random() < 0.3:
-                time.sleep(chance.uniform(0, 12))  # wherever it is just then: loading torch, say
-            else:
-                later = case.step + chance.randint(1, 12)
-                wait_for(lambda: case.step >= later, case.said)  # noqa: B023
-            ask("scontrol", "requeue", job)
-        wait_for(lambda: _state(job) == ("RUNNING", times), case.said)
-        wait_for(lambda: case.status["slurm"].get("restart_count") == str(times), case.said)
+        case.requeued(case.reaches(5), times, seed=7)
         case.finishes()
     assert_same(case, whole)
     status = case.status
     assert status["restarts"] == len(status["ended_before"]) <= times
     print(status["ended_before"], case.resumed_at())
-
-
-def _state(job: str) -> tuple[str, int]:
-    said = dict(each.partition("=")[::2] for each in ask("scontrol", "-o", "show", "job", job).split())
-    return said["JobState"], int(said["Restarts"])
