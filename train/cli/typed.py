@@ -188,6 +188,8 @@ def _without_value(arguments: Sequence[str], position: int) -> str:
             return f"{whole}: in the shell, what holds spaces needs quotes: '{whole}'"
     if before.endswith("="):  # KEY= VALUE
         return f"{before} {argument}: a setting is written without spaces: {before}{argument}"
+    if argument.endswith(".json"):
+        return f"{argument}: a setting is written KEY=VALUE: config_file={argument}"
     for group in ("task", "optimizer", "scheduler", "experiment", "debug", *MULTI_SELECT):
         if argument in group_options(group):
             return f"{argument}: a setting is written KEY=VALUE: {group}={argument}"
