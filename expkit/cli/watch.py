@@ -155,7 +155,7 @@ def _targets(names: Sequence[str], words: Sequence[str], options: argparse.Names
     if options.base_dir is not None and not options.base_dir.is_dir():
         raise UserError(f"--base-dir {options.base_dir}: there is no such folder")
     metrics = [word.partition("=")[2] for word in words if word.partition("=")[0].endswith(".metric")]
-    other = other_target(options, metrics)
+    other = other_target(options, metrics, names)
     if other is None:
         return [run_target(run, options.checkpoint_dir) for run in _runs(names, options)]
     if names:

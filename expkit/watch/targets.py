@@ -83,12 +83,13 @@ def run_target(run: RunDir, checkpoints: str | None = None) -> Target:
     )
 
 
-def other_target(options: Options, metrics: Sequence[str]) -> Target | None:
+def other_target(options: Options, metrics: Sequence[str], runs: Sequence[str] = ()) -> Target | None:
     """Return what another trainer writes as a target; None if the options name nothing of the kind.
 
     Args:
         options: of the command line.
         metrics: names that detectors are told to watch.
+        runs: what is named as runs.
 
     Raises:
         UserError: there is no such thing, or the options do not go together.
@@ -96,8 +97,9 @@ def other_target(options: Options, metrics: Sequence[str]) -> Target | None:
     named = [option for option in SOURCES if getattr(options, option) is not None]
     base = options.base_dir
     status = options.status_file
-    if not named and base is not None and (base / _GUIDES_STATUS).is_file():
-        named, status = ["status_file"], base / _GUIDES_STATUS
+    folder = None if named else _guides_folder(base, runs)
+    if folder is not None:
+        named, base, status = ["status_file"], folder, folder / _GUIDES_STATUS
     for option, needed in (("pattern", "log_file"), ("entity", "wandb_run"), ("trackio_dir", "trackio_run")):
         if getattr(options, option) is not None and needed not in named:
             raise UserError(f"--{option.replace('_', '-')} belongs to --{needed.replace('_', '-')}")
@@ -118,6 +120,16 @@ def other_target(options: Options, metrics: Sequence[str]) -> Target | None:
         return found if found is not None else {"source": source.name, "step": None}
 
     return Target(run, source, content, ForeignCheckpoints(options.checkpoint_dir or _NOTHING))
+
+
+def _guides_folder(base: Path | None, runs: Sequence[str]) -> Path | None:
+    """Return the folder of another trainer that keeps its status file below `status`; the file may come later.
+
+    It is `base`; or the current folder, where neither a run nor a folder is named and there are no runs of ours.
+    """
+    if base is None and not runs and not Path("outputs").exists():
+        base = Path()
+    return base if base is not None and (base / _GUIDES_STATUS.parent).is_dir() else None
 
 
 #: A pattern that nothing matches: checkpoints of another trainer are kept only where somebody says which.

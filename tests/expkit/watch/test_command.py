@@ -158,10 +158,16 @@ def test_mistakes(run: RunDir, arguments: list[str], message: str, capsys: pytes
     assert not (run.logs / "watch_events.jsonl").exists()
 
 
-def test_the_guides_folder_with_a_status_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("where", [["--base-dir", "."], []], ids=["named", "here"])
+def test_the_guides_folder_with_a_status_file(
+    tmp_path: Path, where: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "status").mkdir()
+    assert main(["watch", *where, "--once"]) == 0, "the trainer may not have written its file yet"
+    assert "0 record(s) read" in capsys.readouterr().out
     (tmp_path / "status" / "training_status.json").write_text('{"step": 5, "loss": NaN, "accuracy": 50}')
-    assert main(["watch", "--base-dir", str(tmp_path), "--once"]) == 0
+    assert main(["watch", *where, "--once"]) == 0
     assert "ALERT step 5: nonfinite: loss is nan" in capsys.readouterr().out
     assert [each["step"] for each in told(tmp_path / "logs" / "watch_events.jsonl")] == [5]
     (snapshot,) = list_snapshots(RunDir(tmp_path))
