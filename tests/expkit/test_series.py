@@ -1,4 +1,4 @@
-"""The ring buffer: every step's values, copied once per log step."""
+"""Every step's values, copied once per log step: on the CPU numbers, elsewhere a buffer, which is tried on the CPU."""
 
 from __future__ import annotations
 
@@ -8,9 +8,16 @@ import pytest
 import torch
 
 from expkit.dist import Dist
-from expkit.series import StepSeries, merge_states
+from expkit.series import DeviceRows, StepSeries, merge_states
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=["numbers", 1, 3, 64], autouse=True)
+def rows_kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As numbers, or in a buffer of so many rows at first."""
+    if request.param != "numbers":
+        monkeypatch.setattr("expkit.series.HostRows", lambda width: DeviceRows(width, CPU, request.param))
 
 
 def row(*values: float) -> list[torch.Tensor]:
@@ -28,9 +35,8 @@ def test_a_drain_returns_every_step_since_the_last_one() -> None:
     assert series.drain() == ({"loss": [1.0], "correct": [1.0]}, [1])
 
 
-@pytest.mark.parametrize("capacity", [1, 3, 64])
-def test_the_buffer_grows_with_the_interval(capacity: int) -> None:
-    series = StepSeries(["loss"], CPU, capacity=capacity)
+def test_any_number_of_steps_may_pass_between_drains() -> None:
+    series = StepSeries(["loss"], CPU)
     for step in range(200):
         series.push(row(float(step)), count=1)
     table, counts = series.drain()
@@ -65,7 +71,7 @@ def test_nan_and_infinities_are_values() -> None:
 
 
 def test_what_was_drained_does_not_change_when_the_buffer_is_used_again() -> None:
-    series = StepSeries(["loss"], CPU, capacity=2)
+    series = StepSeries(["loss"], CPU)
     series.push(row(1.0), count=1)
     table, counts = series.drain()
     series.push(row(2.0), count=5)
@@ -74,12 +80,12 @@ def test_what_was_drained_does_not_change_when_the_buffer_is_used_again() -> Non
 
 @pytest.mark.parametrize("rows", [0, 1, 5, 100])
 def test_state_goes_on_where_it_was(rows: int) -> None:
-    before = StepSeries(["loss", "correct"], CPU, capacity=4)
+    before = StepSeries(["loss", "correct"], CPU)
     for step in range(rows):
         before.push(row(float(step), 1.0), count=step)
     state = before.state_dict()
     before.push(row(99.0, 99.0), count=99)  # the state is a copy
-    after = StepSeries(["loss", "correct"], CPU, capacity=2)
+    after = StepSeries(["loss", "correct"], CPU)
     after.load_state_dict(state)
     assert len(after) == rows
     after.push(row(7.0, 1.0), count=7)
