@@ -8,7 +8,7 @@ TESTS  ?=
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(2 * (os.cpu_count() or 1))')
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slurm faults lint format bench clean
+.PHONY: help train test test-slurm faults lint format bench dist lock audit clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -39,6 +39,16 @@ format: $(VENV)/.installed-dev  ## let ruff format and fix what it can
 
 bench: $(VENV)/.installed-dev  ## measure what is claimed, and write docs/benchmarks.md
 	$(BIN)/python -m benchmarks
+
+dist: $(VENV)/.installed-dev  ## a source archive, and the wheel that it makes, in dist/
+	$(BIN)/python -m build
+
+lock: $(VENV)/.installed-dev  ## requirements*.lock: the pins of constraints.txt with the hashes of their files
+	$(BIN)/python scripts/lock.py
+
+# Exit codes of the script itself: 0 nothing is known, 1 something is, 3 nobody could be asked.
+audit: $(VENV)/.installed-dev  ## whether what is pinned has known vulnerabilities; needs a network
+	@$(BIN)/python scripts/audit.py
 
 clean:  ## remove .venv and caches; outputs stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build dist
