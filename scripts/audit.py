@@ -11,18 +11,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-LOCKS = ("requirements.lock", "requirements-cuda.lock")
+_ROOT = Path(__file__).resolve().parents[1]
+_LOCKS = ("requirements.lock", "requirements-cuda.lock")
 _NOT_ASKED = 3
 
 
 def main() -> int:
     """Ask, say what was found, and return the exit code."""
     # The pins are asked about as they are: nothing is resolved, downloaded or installed.
-    pins = [line.partition(" ")[0] for name in LOCKS for line in (ROOT / name).read_text().splitlines() if "==" in line]
+    pins = [
+        line.partition(" ")[0] for name in _LOCKS for line in (_ROOT / name).read_text().splitlines() if "==" in line
+    ]
     command = [sys.executable, "-m", "pip_audit", "--no-deps", "--disable-pip", "--progress-spinner", "off"]
     command += ["--format", "json", "--requirement", "/dev/stdin"]
-    done = subprocess.run(command, input="\n".join(pins), capture_output=True, text=True)
+    done = subprocess.run(command, input="\n".join(pins), capture_output=True, text=True)  # noqa: S603 - no shell
     try:
         found: list[dict[str, Any]] = json.loads(done.stdout)["dependencies"]
     except (ValueError, KeyError):
