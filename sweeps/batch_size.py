@@ -14,6 +14,7 @@ from expkit.printable import printable
 from sweeps.profile.report import Report, row
 from sweeps.profile.result import Profile
 from sweeps.profile.settings import KEYS, Setup, compose_setup, own_settings
+from sweeps.profile.shadow import refuse_shadow
 from sweeps.profile.sizes import ProfileSettings, measure_sizes
 from sweeps.profile.writing import write_report
 
@@ -108,6 +109,7 @@ class ProfileCommand:
             own.get("timeout_min", _TIMEOUT),
             own.get("memory_limit_gb"),
         )
+        refuse_shadow()
         if "" not in sys.path and str(Path.cwd()) not in sys.path:
             sys.path.insert(0, str(Path.cwd()))  # the user's own package, as `python -m` finds it
         setup = compose_setup(None, others, options.config_dir, settings.timeout_min)

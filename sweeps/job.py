@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import pickle
+import traceback
 from dataclasses import dataclass
 from typing import Any
 
+from expkit.errors import describe
 from expkit.importing import importing
+from expkit.secrets import mask_text
 
-__all__ = ["SweepJob"]
+__all__ = ["JobFailed", "SweepJob"]
+
+
+class JobFailed(Exception):  # noqa: N818 - it tells what has happened
+    """What has failed a job, secrets masked; its log has the traceback."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,11 @@ class SweepJob:
         with importing():
             from train.processes import lead_or_follow
 
-        code = lead_or_follow(self._run)
+        try:
+            code = lead_or_follow(self._run)
+        except Exception as error:
+            _refuse_to_tell(error)
+            raise
         if code:
             raise SystemExit(code)
 
@@ -42,7 +53,7 @@ class SweepJob:
         with importing():
             import submitit
             from hydra.core.singleton import Singleton
-            from hydra.core.utils import run_job, setup_globals
+            from hydra.core.utils import JobStatus, run_job, setup_globals
             from omegaconf import open_dict
 
             from expkit.sweep.folder import SweepDir
@@ -67,7 +78,8 @@ class SweepJob:
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",
         )
-        _ = done.return_value  # which raises what the job has raised
+        if done.status is JobStatus.FAILED:  # Hydra's own way of asking prints the overrides as they were typed
+            raise done._return_value
         return 0
 
     def checkpoint(self) -> Any:
@@ -75,3 +87,10 @@ class SweepJob:
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
+
+
+def _refuse_to_tell(error: Exception) -> None:
+    """Raise an error without its traceback in place of one that tells a secret: submitit writes it to files."""
+    told = "".join(traceback.format_exception(error))
+    if mask_text(told) != told:
+        raise JobFailed(mask_text(describe(error))) from None

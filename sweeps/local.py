@@ -60,11 +60,14 @@ def run_all(
                     if job.done():
                         slots.append(slot)
                         del running[number]
+                        _forget(folder, job)
                         _end(folder, number, progress)
             for number in sorted(set(jobs) - progress.over):
                 _end(folder, number, progress)
         except KeyboardInterrupt:
             _stop([job for job, _ in running.values()])
+            for job, _ in running.values():
+                _forget(folder, job)
             place = shlex.quote(str(folder.root))
             raise KeyboardInterrupt(
                 f"interrupted: what ran has been saved; the rest: expkit sweep {place} --resubmit unfinished"
@@ -113,6 +116,13 @@ def _start(folder: SweepDir, params: Mapping[str, Any], number: int, call: Calla
             signal.signal(signal.SIGINT, before)
     folder.note(Submission("local", {number: job.job_id}, host=platform.node(), pid=os.getpid()))
     return job
+
+
+def _forget(folder: SweepDir, job: Any) -> None:
+    """Remove what submitit has pickled for a job that is over: it holds what was typed, secrets as well."""
+    for file in (folder.root / ".submitit" / str(job.job_id)).glob("*.pkl"):
+        with contextlib.suppress(OSError):
+            file.unlink()
 
 
 def _is_cancelled(folder: SweepDir, number: int) -> bool:

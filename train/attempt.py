@@ -23,12 +23,11 @@ from expkit.experiment import RunDir
 from expkit.journal import Journal
 from expkit.recorder import Recorder
 from expkit.requeue import Stop, why_stopped
-from expkit.secrets import mask_secrets
 from expkit.status import StatusFile, read_status
 from expkit.stopping import StopSignals
 from train.alerts import alerts
 from train.blaming import blaming
-from train.config.build import plain
+from train.config.build import plain_masked
 from train.continuing import bring_back
 from train.directory import check_room, may_refuse
 from train.display import Display, file_logging
@@ -73,7 +72,7 @@ class Attempt:
     ) -> None:
         self.config, self.origin, self.parts, self.files = config, origin, parts, files
         self.resumed = None if origin is None or origin.is_fork else origin  # whose directory this is
-        self.plain: Mapping[str, Any] = mask_secrets(plain(config))
+        self.plain: Mapping[str, Any] = plain_masked(config)
         self.display = Display(console)
         self.dist = dist or Dist()
         self.control = Control(self.dist)

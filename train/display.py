@@ -18,6 +18,7 @@ from rich.text import Text
 
 from expkit.journal import Journal
 from expkit.record import Record
+from expkit.secrets import MaskingFormatter
 from train.runner import Runner
 
 __all__ = ["Display", "console_logging", "file_logging"]
@@ -50,7 +51,7 @@ def file_logging(path: Path) -> Iterator[Journal]:
     """Send the log to `path` too. What cannot be written waits in memory, as for a journal, which it gives."""
     journal = Journal(path, must_open=False)
     handler = _FileHandler(journal)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(MaskingFormatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     try:
         yield journal
@@ -187,7 +188,7 @@ class _ConsoleHandler(logging.Handler):
         self._console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
 
 
-class _Formatter(logging.Formatter):
+class _Formatter(MaskingFormatter):
     """Puts `Warning:` before warnings; information stands for itself."""
 
     def format(self, record: logging.LogRecord) -> str:

@@ -17,6 +17,7 @@ from expkit.dist import Control, Dist
 from expkit.errors import RankFailed, UserError
 from expkit.experiment import RunDir
 from expkit.recorder import Recorder
+from expkit.secrets import MaskingFormatter, mask_secrets
 from expkit.stopping import StopSignals
 from train.blaming import blaming, rank_log
 from train.config.build import extra_folders
@@ -75,6 +76,7 @@ def _attempt(plan: Plan, dist: Dist, signals: StopSignals, stack: ExitStack) -> 
     sys.path[:] = plan.path
     extra_folders[:] = map(Path, plan.folders)
     plain = OmegaConf.create(dict(plan.config))
+    mask_secrets(plan.config)  # so that this rank's log knows them
     enter_cluster(plain.cluster)
     config, _ = staged(plain)
     parts = assemble(config, dist)
@@ -136,7 +138,7 @@ def _logging(files: RunDir, rank: int) -> Iterator[None]:
     """
     handler = logging.FileHandler(rank_log(files, rank), delay=True)
     handler.setLevel(logging.WARNING)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(MaskingFormatter("%(asctime)s %(levelname)s %(message)s"))
     loggers = [log, logging.getLogger("py.warnings")]
     for logger in loggers:
         logger.addHandler(handler)

@@ -24,8 +24,11 @@ log = logging.getLogger("expkit")
 _PART, _AT_LEAST = 0.2, 5.0
 #: Seconds for which rank 0 may take to be there: Python and torch come over a network sometimes.
 _PATIENCE = 300.0
-#: What each of the other processes runs, where Python finds what it finds here.
-_FOLLOWER = "import sys; sys.path[:] = {path!r}; from train.processes import follower; sys.exit(follower())"
+#: What each of the other processes runs, where Python finds what it finds here, but for a `train` of the user's own.
+_FOLLOWER = (
+    "import sys; sys.path[:] = [{ours!r}, *{path!r}]; from train.processes import follower; "
+    "sys.path[:] = {path!r}; sys.exit(follower())"
+)
 
 
 @contextmanager
@@ -55,7 +58,7 @@ def ranks(section: DictConfig) -> Iterator[Dist]:
 
             assert trainer.processes is not None
             _check_gpus(trainer, trainer.processes)
-            command = [sys.executable, "-c", _FOLLOWER.format(path=sys.path)]
+            command = [sys.executable, "-c", _FOLLOWER.format(ours=str(Path(__file__).parents[1]), path=sys.path)]
             children = stack.enter_context(Children(trainer.processes, command))
             place, dead = children.place, children.dead
         dist = stack.enter_context(_joined(place, trainer, dead))

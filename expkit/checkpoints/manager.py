@@ -133,7 +133,7 @@ class CheckpointManager:
             model: its `state_dict` is taken, out of DataParallel, DDP and torch.compile.
             optimizer: its `state_dict` is taken.
             loss_history: the losses so far.
-            config: the configuration; stored as plain JSON types.
+            config: the configuration; stored as plain JSON types, secrets masked.
             is_best: make it the best one, which is kept until a later one is the best.
             verify: read this one back before it gets its name; None leaves that to `verify_every`.
             extra: more state, each under its own key: `scheduler_state_dict`, `scaler_state_dict`,

@@ -17,6 +17,7 @@ from torch import nn
 from expkit.checkpoints.shards import split
 from expkit.errors import ResumeError, UserError
 from expkit.record import to_plain
+from expkit.secrets import mask_secrets
 
 __all__ = ["StateError", "bare_name", "check_loadable", "collect_state", "load_model_state", "plain_config", "unwrap"]
 
@@ -47,7 +48,7 @@ def collect_state(
         "optimizer_state_dict": optimizer.state_dict(),
         "step": step,
         "loss_history": loss_history,
-        "config": plain_config(config),
+        "config": mask_secrets(plain_config(config)),
     }
     taken = state.keys() & extra.keys()
     if taken:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from expkit.record import Record
+from expkit.secrets import mask_secrets
 
 __all__ = ["Alert", "RunInfo", "Tracker"]
 
@@ -22,7 +23,7 @@ class RunInfo:
         dir: the run directory, which is there; the same for all these ids. What is written into it needs the id in its
             name.
         project, name, group, tags, notes: how the run shows up in the tool.
-        config: the resolved configuration, secrets masked, plain JSON values.
+        config: the resolved configuration, plain JSON values. Its secrets are masked here, and those of the notes.
         resumed_step: the step that the run goes on from; 0 for a fresh one.
     """
 
@@ -35,6 +36,10 @@ class RunInfo:
     notes: str | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     resumed_step: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "config", mask_secrets(self.config))
+        object.__setattr__(self, "notes", mask_secrets(self.notes))
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from expkit.importing import importing
+from expkit.secrets import mask_secrets, mask_text
 from sweeps.profile.memory import Memory, is_out_of_memory, limit_memory
 
 __all__ = ["main", "measure"]
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     if hasattr(signal, "SIGUSR1"):
         faulthandler.register(signal.SIGUSR1)  # one that hangs is asked where
+    mask_secrets(order["config"])  # so that they are known in what goes wrong
     sys.path += [path for path in order["path"] if path not in sys.path]
     try:
         measure(order, tell)
@@ -52,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
         tell({"failed": _failure(error, order["memory_limit_gb"])})
         import traceback
 
-        traceback.print_exc()
+        print(mask_text(traceback.format_exc()), end="", file=sys.stderr)
     sys.stderr.flush()
     sys.stdout.flush()
     os._exit(0)  # nothing that libraries do at the end may hang
@@ -151,7 +153,7 @@ def _failure(error: BaseException, limit_gb: float | None) -> dict[str, Any]:
     if is_out_of_memory(error):
         return {"kind": "OOM", "message": _of_allocator(error) + limited}
     refused = isinstance(error, UserError)
-    message = str(error) if refused else describe(error)
+    message = mask_text(str(error) if refused else describe(error))
     return {"kind": "ERROR", "message": message, "about_size": isinstance(error, SizeError) or not refused}
 
 

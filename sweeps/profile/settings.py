@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from expkit.errors import ConfigError, UserError
 from expkit.files import is_there
+from expkit.secrets import mask_arguments
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -198,7 +199,7 @@ def compose_setup(config: Any, typed: Sequence[str], config_dir: Path | str | No
     kind, params = _jobs(node, timeout_min)
     if kind == "slurm":
         check_executor(kind, params)
-    shown = (*named, *(each for each in typed if not re.match(r"hydra|cluster[=.]", each)))
+    shown = (*named, *(each for each in mask_arguments(typed) if not re.match(r"hydra|cluster[=.]", each)))
     if composed is not None:
         if shown:
             raise ConfigError(f"{shown[0]}: a configuration that is composed is used as it is: change it itself")

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import pytest
+import logging
+import sys
+from pathlib import Path
 
-from expkit.secrets import mask_arguments, mask_secrets, mask_text
+import pytest
+import torch
+
+from expkit.checkpoints import CheckpointManager
+from expkit.secrets import MaskingFormatter, mask_arguments, mask_secrets, mask_text
+from expkit.trackers import RunInfo
 
 
 @pytest.mark.parametrize(
     "name",
     ["api_key", "apikey", "API_KEY", "WANDB_API_KEY", "wandb.api_key", "hf_token", "token", "client-secret", "password",
-     "db_passwd", "credentials", "credential", "authorization", "AWS_SECRET_ACCESS_KEY", "key"],
+     "db_passwd", "credentials", "credential", "authorization", "AWS_SECRET_ACCESS_KEY", "key", "apiKey",
+     "clientSecret", "dbPassword", "passphrase", "DB_PASS", "basic_auth", "webhook_url"],
 )  # fmt: skip
 def test_texts_of_secret_sounding_names_are_masked(name: str) -> None:
     assert mask_secrets({"a": [{name: "hunter2"}]}) == {"a": [{name: "***"}]}
@@ -30,10 +38,74 @@ def test_texts_of_secret_sounding_names_are_masked(name: str) -> None:
         {"api_key": ""},
         {"api_key": "${oc.env:WANDB_API_KEY}"},
         {"name": "secret"},
+        {"bypass": "all", "passes": "two", "author": "me", "monKey": 1},
+        {"database": "postgres://me:${oc.env:DB_PASS}@host/x"},
+        {"password": True, "secret": None},
+        {"url": "https://host/x?page=2&tokens=3#top"},
+        {"image": "ghcr.io/me/x:1", "remote": "git@github.com:me/x.git"},
+        {"prompt": "the key to success is a secret that nobody passes on"},
     ],
 )
 def test_what_holds_no_secret_stays(harmless: dict[str, object]) -> None:
     assert mask_secrets(harmless) == harmless
+
+
+@pytest.mark.parametrize(
+    ("value", "masked"),
+    [
+        ({"password": 12345678}, {"password": "***"}),
+        ({"database": "postgres://me:hunter2@host/x"}, {"database": "postgres://me:***@host/x"}),
+        ({"dsn": f"https://{'0123456789abcdef' * 2}@host/2"}, {"dsn": "https://***@host/2"}),
+        ({"feed": "https://host/x?user=me&token=abc&page=2"}, {"feed": "https://host/x?user=me&token=***"}),
+        ({"feed": "https://host/x?sv=1&sig=abc%2F&se=2"}, {"feed": "https://host/x?sv=1&sig=***&se=2"}),
+        ({"feed": "https://host/x?X-Amz-Signature=abc"}, {"feed": "https://host/x?X-Amz-Signature=***"}),
+        ({"to": "https://hooks.slack.com/services/T/B/abc"}, {"to": "https://hooks.slack.com/***"}),
+        ({"to": "https://discord.com/api/webhooks/1/abc"}, {"to": "https://discord.com/api/webhooks/***"}),
+        ({"headers": ["Authorization: Basic abc="]}, {"headers": ["Authorization: *** ***"]}),
+        ({"hub": f"hf_{'a' * 34}"}, {"hub": "***"}),
+        ({"id": "AKIAABCDEFGHIJKLMNOP"}, {"id": "***"}),
+    ],
+)  # fmt: skip
+def test_secrets_are_known_by_their_place_and_form_too(value: dict[str, object], masked: dict[str, object]) -> None:
+    assert mask_secrets(value) == masked
+    assert mask_secrets(masked) == masked
+
+
+def test_what_was_masked_by_its_name_is_known_in_what_is_said_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("expkit.secrets._known", set())
+    mask_secrets({"api_key": "hunter2hunter2", "key": "val_loss", "pad_token": "<|endoftext|>", "password": "short"})
+    mask_arguments(["task.secret=it's mine"])
+    assert mask_text("no login for hunter2hunter2") == "no login for ***"
+    assert mask_text("refused: it's mine") == "refused: ***"
+    assert mask_text("val_loss of <|endoftext|> is short") == "val_loss of <|endoftext|> is short"
+
+
+def test_a_path_that_is_there_is_no_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PWD", str(tmp_path))
+    monkeypatch.setenv("MY_TOKEN", "/a/b/c/d/e/f")
+    assert mask_text(f"in {tmp_path}, with /a/b/c/d/e/f") == f"in {tmp_path}, with ***"
+
+
+def test_a_log_masks_tracebacks_too() -> None:
+    try:
+        raise RuntimeError("token=abc123 was refused")
+    except RuntimeError:
+        record = logging.LogRecord("x", logging.ERROR, "", 0, "password=%s", ("hunter2",), sys.exc_info())
+    said = MaskingFormatter("%(levelname)s %(message)s").format(record)
+    assert said.startswith("ERROR password=***\nTraceback")
+    assert said.endswith("RuntimeError: token=*** was refused")
+
+
+def test_what_the_parts_write_alone_is_masked(tmp_path: Path) -> None:
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), 1.0)
+    config = {"lr": 0.1, "api_key": "hunter2"}
+    file = CheckpointManager(tmp_path).save_checkpoint(1, model, optimizer, [], config)
+    assert file is not None
+    assert torch.load(file, weights_only=True)["config"] == {"lr": 0.1, "api_key": "***"}
+    info = RunInfo("x", tmp_path, notes="https://me:hunter2@host", config=config)
+    assert (info.notes, info.config) == ("https://me:***@host", {"lr": 0.1, "api_key": "***"})
+    assert config["api_key"] == "hunter2"
 
 
 def test_the_configuration_itself_is_not_changed() -> None:

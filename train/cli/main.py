@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from expkit.errors import UserError
 from expkit.importing import importing
+from expkit.secrets import mask_text
 from train.cli.completion import answer
 from train.cli.help import commented_values
 from train.cli.mode import mode_by_flags
@@ -200,9 +201,9 @@ def _say(error: BaseException, where: str, arguments: Sequence[str], typed: Sequ
     """Print a mistake as one line; anything else, and everything with HYDRA_FULL_ERROR=1, with its traceback."""
     mistake = is_mistake(error)
     if not mistake or _full_error:
-        traceback.print_exception(error)
+        print(mask_text("".join(traceback.format_exception(error))), end="", file=sys.stderr)
     if mistake:
-        print(f"error: {where}{explain(error, arguments, typed)}", file=sys.stderr)
+        print(mask_text(f"error: {where}{explain(error, arguments, typed)}"), file=sys.stderr)
 
 
 def _choice(group: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,11 +17,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from expkit.conf import CONF_DIR
 from expkit.errors import ConfigError, UserError
+from expkit.secrets import mask_secrets
 from train.config.blame import told, typed_keys, unresolved
 from train.config.signature import check_values, locate
 
 __all__ = ["CONF_DIR", "MULTI_SELECT", "build", "build_named", "call_with_known", "group_folders", "group_options"]
-__all__ += ["plain", "preset", "without_target"]
+__all__ += ["plain", "plain_masked", "preset", "without_target"]
 
 T = TypeVar("T")
 
@@ -166,11 +168,18 @@ def plain(config: DictConfig) -> dict[str, Any]:
     """Return a configuration as plain JSON values. What comes from the environment stays `${oc.env:NAME}`, however
     many interpolations lie between: it may be a secret.
     """
+    return _with_environment(config, lambda name, *_: f"${{oc.env:{name}}}")
 
-    def unresolved(name: str, *_: Any) -> str:
-        return f"${{oc.env:{name}}}"
 
-    OmegaConf.register_new_resolver("oc.env", unresolved, replace=True)
+def plain_masked(config: DictConfig) -> dict[str, Any]:
+    """Return `plain(config)`, secrets masked; what came from the environment is known as one by `mask_text`, too."""
+    mask_secrets(_with_environment(config, lambda name, *_: os.environ.get(name, "")))
+    return cast("dict[str, Any]", mask_secrets(plain(config)))
+
+
+def _with_environment(config: DictConfig, variable: Callable[..., str]) -> dict[str, Any]:
+    """Return a configuration as plain values; `variable` is asked for those of the environment."""
+    OmegaConf.register_new_resolver("oc.env", variable, replace=True)
     try:
         return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
     finally:
