@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import email
-import os
 import re
 import shutil
 import subprocess
@@ -153,4 +152,4 @@ def test_commands_that_need_no_run(installed: Installed) -> None:
     assert installed.run("expkit", "--version") == f"expkit {expkit.__version__}\n"
     assert "expkit COMMAND --help" in installed.run("expkit", "--help")
     assert "_shtab_expkit" in installed.run("expkit", "completion", "bash")
-    assert os.listdir(installed.folder) == []
+    assert list(installed.folder.iterdir()) == []
