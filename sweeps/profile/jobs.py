@@ -37,6 +37,7 @@ class Jobs:
 
     def __init__(self, kind: Kind, params: Mapping[str, Any], folder: Path) -> None:
         self._kind, self._folder = kind, folder
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what is pickled there has secrets as they were typed
         self._executor = make_executor(kind, params, folder)
         self._open: list[tuple[submitit.Job[Profile], Order]] = []
 
