@@ -36,13 +36,13 @@ _BY_PLACE = tuple(
         rf"(\bBearer\s+){_NONE}[^\s@\"',]+",
         rf"(\bAuthorization[\"']?\s*[:=]\s*[\"']?\w+[ ]+){_NONE}[^\s\"',]+",
         rf"([?&#][\w.\-]*(?:sig|signature|token|key|secret|password|credential|auth)=){_NONE}[^\s&\"'#]+",
-        rf"(://hooks\.[^\s/\"']+/|://[^\s\"']*/webhooks?/){_NONE}[^\s\"',]+",
+        rf"(://hooks\.[^\s/\"']+/|://[^\s\"']{0, 200}/webhooks?/){_NONE}[^\s\"',]+",
     )
 )
 #: By its form: tokens of services that begin with who has made them.
 _BY_FORM = re.compile(
     r"\b(?:hf_\w{16,}|gh[opsur]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|sk-[\w-]{20,}|xox[abeoprs]-[\w-]{10,}"
-    r"|(?:AKIA|ASIA)[0-9A-Z]{16}|AIza[\w-]{30,}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]+)"
+    r"|(?:AKIA|ASIA)[0-9A-Z]{16}|AIza[\w-]{30,}|eyJ[\w-]{10,4000}\.[\w-]{10,4000}\.[\w-]+)"
 )
 #: Shorter values of secret-sounding variables (`KEY=1`) are found in any text.
 _LEAST = 8

@@ -6,6 +6,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from expkit.secrets import mask_text
+
 __all__ = ["WriteTrouble"]
 
 log = logging.getLogger("expkit")
@@ -36,7 +38,8 @@ class WriteTrouble:
         first, self.error = self.error is None, error
         self.failures += 1
         self._in_a_row += 1
-        self._last = (error.strerror if isinstance(error, OSError) else None) or f"{type(error).__name__}: {error}"
+        told = (error.strerror if isinstance(error, OSError) else None) or f"{type(error).__name__}: {error}"
+        self._last = mask_text(told)
         if first:
             log.warning("%s cannot be written (%s): %s", self._path, self._last, self._meanwhile)
 

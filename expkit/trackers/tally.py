@@ -7,6 +7,8 @@ import threading
 import time
 from typing import Any
 
+from expkit.secrets import mask_text
+
 __all__ = ["Tally"]
 
 log = logging.getLogger("expkit")
@@ -48,6 +50,7 @@ class Tally:
 
     def failed(self, call: str, cause: str, again: bool = True) -> None:
         """Count a call that failed. The first one is said, and whether it is tried `again`."""
+        cause = mask_text(cause)  # a server's refusal may tell the key
         if self._count(f"{call}: {cause}") == 1 and self._training:
             goes_on = "training goes on, and it is tried again" if again else "training goes on without it"
             if call == "finish":

@@ -1,4 +1,4 @@
-"""A task that is given secrets, and tells some in what goes wrong."""
+"""A task and a tracker that are given secrets, and tell them in what goes wrong."""
 
 from __future__ import annotations
 
@@ -8,8 +8,21 @@ from typing import Any
 
 from torch import nn
 
+from expkit.record import Record
+from expkit.trackers.base import Tracker
 from tests.train.helpers import Regression
 from train.tasks.base import StepOutput
+
+
+class TellingTracker(Tracker):
+    """Fails at each record, and tells its key."""
+
+    def __init__(self, api_key: str) -> None:
+        self.api_key = api_key
+
+    def log(self, record: Record) -> None:
+        raise RuntimeError(f"{self.api_key} is not taken, nor is {os.environ['SERVICE_PASSWORD']}")
+
 
 log = logging.getLogger("expkit")
 

@@ -46,6 +46,11 @@ auth_token: null
 signed: https://bucket.internal/x?X-Amz-Signature=planted30Signature
 query: null
 """
+TRACKER = """\
+# @package tracker.telling
+_target_: tests.train.secretive_task.TellingTracker
+api_key: planted31TrackerKey
+"""
 #: Typed.
 TYPED = (
     "task.auth_token=planted40Typed",
@@ -66,6 +71,9 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     file = tmp_path / "conf" / "task" / "secretive.yaml"
     file.parent.mkdir(parents=True)
     file.write_text(TASK)
+    tracker = tmp_path / "conf" / "tracker" / "telling.yaml"
+    tracker.parent.mkdir()
+    tracker.write_text(TRACKER)
     return ["--config-dir", str(tmp_path / "conf"), "task=secretive", *TYPED, *SMALL]
 
 
@@ -110,10 +118,12 @@ def test_no_secret_is_in_what_a_run_and_its_report_leave_behind(
     train: Train, planted: list[str], outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for how in ("", "fails"):
-        arguments = [*planted, f"task.how={how!r}", "tracker=wandb,trackio,tensorboard", "detectors=best_model"]
+        arguments = [*planted, f"task.how={how!r}", "tracker=wandb,trackio,tensorboard,telling", "detectors=best_model"]
         monkeypatch.setattr("sys.orig_argv", ["python", "-m", "train", *arguments])
         done = train(*arguments, "trainer.log_interval=1", check=False)
-        print(done.stderr[:300])
+        assert done.returncode == (1 if how else 0)
+        assert not any(word in done.stderr for word in PLANTED)
+    train("--config-dir", planted[1], f"resume={next(outputs.glob('*/results.json')).parent}", *TYPED, "task.how=''")
     runs = [path for path in outputs.iterdir() if path.is_dir()]
     assert len(runs) == 2
     assert list(outputs.glob("*/snapshots/*/metadata.json"))
@@ -123,6 +133,10 @@ def test_no_secret_is_in_what_a_run_and_its_report_leave_behind(
     assert list(outputs.rglob("*.wandb"))
     found = leaks(outputs, tmp_path / "trackio", page)
     assert not found, "\n".join(found)
+    for run in runs:  # what was masked is there
+        assert "***" in (run / "config.json").read_text()
+        assert "RuntimeError: *** is not taken, nor is ***" in (run / "status.json").read_text()
+        assert "no answer for {'api_key': ***" in (run / "logs" / "training.log").read_text()
 
 
 def test_no_secret_is_in_the_folder_of_a_sweep(train: Train, planted: list[str], outputs: Path, tmp_path: Path) -> None:
@@ -130,7 +144,7 @@ def test_no_secret_is_in_the_folder_of_a_sweep(train: Train, planted: list[str],
     done = train(*planted, *sweep, check=False)
     assert done.returncode == 1
     (folder,) = (outputs / "multirun").iterdir()
-    private = folder / ".submitit"
-    print([str(p) for p in folder.rglob("*")], oct(private.stat().st_mode) if private.exists() else None)
     found = leaks(outputs)
     assert not found, "\n".join(found)
+    logs = "".join(file.read_text() for file in folder.glob(".submitit/*/*.err"))
+    assert "no answer for {'api_key': ***" in logs and "JobFailed: RuntimeError: no answer for" in logs
