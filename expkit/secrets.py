@@ -36,7 +36,7 @@ _BY_PLACE = tuple(
         rf"(\bBearer\s+){_NONE}[^\s@\"',]+",
         rf"(\bAuthorization[\"']?\s*[:=]\s*[\"']?\w+[ ]+){_NONE}[^\s\"',]+",
         rf"([?&#][\w.\-]*(?:sig|signature|token|key|secret|password|credential|auth)=){_NONE}[^\s&\"'#]+",
-        rf"(://hooks\.[^\s/\"']+/|://[^\s\"']{0, 200}/webhooks?/){_NONE}[^\s\"',]+",
+        rf"(://hooks\.[^\s/\"']+/|://[^\s\"']{{0,200}}/webhooks?/){_NONE}[^\s\"',]+",
     )
 )
 #: By its form: tokens of services that begin with who has made them.
