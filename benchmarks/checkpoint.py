@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from benchmarks.harness import Comparison, compare, per_step
-from benchmarks.loop import expkit_standard, make_batches
+from benchmarks.ours import expkit_standard
+from benchmarks.problem import Ready, make_batches
 from expkit.checkpoints import CheckpointManager, checkpoint_error, read_checkpoint
 
 __all__ = ["TEXT", "THREADS", "measure"]
@@ -121,7 +122,7 @@ def stepping(folder: Path, steps: int, rounds: int) -> Comparison:
     def run(saves: bool) -> float:
         nonlocal number
         number += 1
-        runner, close = expkit_standard(batches, folder / f"run_{number}")
+        runner, close = expkit_standard(Ready(batches), folder / f"run_{number}")
         if not saves:
             runner.save = None
         try:

@@ -1,185 +1,195 @@
-"""Microseconds per step: expkit's Runner against a bare PyTorch loop that does the same mathematics.
-
-All competitors train the same network (32-128-128-10, ReLU) from the same weights with the same optimizer (fused SGD,
-lr 0.1) on the same ready-made batches of 64, on one CPU thread. Making batches is no part of it.
-"""
+"""Microseconds per step: a bare PyTorch loop, expkit's Runner, and what people would pick instead."""
 
 from __future__ import annotations
 
 import functools
-import itertools
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.harness import Comparison, compare, per_step
-from expkit.checkpoints import CheckpointManager, save_when
-from expkit.events import EventLog
-from expkit.experiment import RunDir
-from expkit.journal import Journal
-from expkit.recorder import Recorder
-from expkit.status import StatusFile
-from expkit.trackers import Delivery
-from train.config.trainer import TrainerConfig
-from train.data import Batches
-from train.pictures import Pictures
-from train.runner import Runner
-from train.saving import Saver
-from train.tasks.base import StepOutput, Task
-from train.update import Update
+from benchmarks.everything import everything_on
+from benchmarks.harness import Comparison, compare
+from benchmarks.ours import expkit_off, expkit_standard
+from benchmarks.peers import accelerate, fabric, ignite, lightning, transformers
+from benchmarks.problem import Ready, make_batches, make_model
 
-__all__ = ["BASELINE", "TEXT", "THREADS", "Batch", "bare", "expkit_off", "expkit_standard", "make_batches", "measure"]
-
-Batch = tuple[torch.Tensor, torch.Tensor]
+__all__ = ["BASELINE", "TEXT", "THREADS", "Size", "Tables", "bare", "competitors", "measure"]
 
 THREADS = "torch on 1 thread"
 
 BASELINE = "bare PyTorch loop"
+OFF, ON = "expkit Runner, everything off", "expkit, everything on"
 
 TEXT = """\
-What the loop itself costs. All three train a 32-128-128-10 network with cross entropy on the same ready-made batches of
-64, with the same SGD (lr 0.1, `fused=True` in all), in float32 on one CPU thread; they end with the same weights, bit
-for bit. *Everything off* is `train.runner.Runner` without anything beside it; as always it keeps every step's loss.
-*Standard parts* logs every 50 steps through a recorder to a journal on disk, with status.json and its thread, the event
-log and the (empty) delivery and plot hooks, as `python -m train tracker=[]` has them; no checkpoint or evaluation falls
-into the time. Each round is one training from fresh weights; building it is not timed. The last line is another bare
-loop, which calls `loss.item()` at every step as many loops do, for scale."""
+What the loop itself costs. All train a network with cross entropy on the same ready-made batches, with the same SGD (lr
+0.1, `fused=True` in all), in float32 on one CPU thread, and end with the same weights, bit for bit. A round is one
+training of each from fresh weights. The clock runs from when a batch is drawn, after some warm-up, until the last one
+is: neither starting nor closing is in it. The first network is 32-128-128-10, with batches of 64 samples; the second
+32-512-512-10 with batches of 512, whose step takes some 10 ms.
+
+*Everything off* is `train.runner.Runner` without anything beside it; as always it keeps every step's loss. *Standard
+parts* logs every 50 steps through a recorder to a journal on disk, with status.json and its thread, the event log and
+the (empty) delivery and plot hooks, as `python -m train tracker=[]` has them; no checkpoint or evaluation falls into
+the time.
+
+*Everything on* is a whole run, as `python -m train` makes it of a configuration (`benchmarks/everything.py`): trackers
+wandb (offline) and trackio, started before the clock; `detectors=standard`; asynchronous checkpoints;
+`diagnostics=gradients,activations,sparsity,blob`; `plots=training`, drawn by another process; a look at the machine
+every second. It logs and measures gradients every 50 steps, as with `auto` from 10,000 steps on. The end of an epoch
+falls into the time, with the other diagnostics, an evaluation (of one batch) and the checkpoint of a new best. Besides,
+there is a checkpoint and a picture every 1,000 steps, as with `auto`, of the small network, and every 200 of the large
+one, whose runs are too short for that. `diagnostics=svd` is left out: by itself it takes what share of the time it may,
+5 % by default.
+
+The peers do nothing but train (`benchmarks/peers/` says with which settings, and why): Lightning's Trainer is
+`barebones`; that of Hugging Face does not log, save or clip; ignite's engine has no handler. The last line of each
+table is another bare loop, which calls `loss.item()` at every step as many loops do, for scale."""
 
 
-class Ready:
-    """An iterable of batches without indices: the Runner takes it for a data loader and passes them on."""
+@dataclass(frozen=True)
+class Size:
+    """One of the tables.
 
-    def __init__(self, batches: list[Batch]) -> None:
-        self._batches = batches
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return iter(self._batches)
-
-
-class Classify(Task):
-    """Cross entropy of the network's logits."""
-
-    def step(self, model: nn.Module, batch: Batch) -> StepOutput:
-        """Return the loss of a batch of inputs and classes."""
-        inputs, classes = batch
-        return StepOutput(F.cross_entropy(model(inputs), classes), {}, len(inputs))
-
-
-def make_batches(steps: int, distinct: int = 64, size: int = 64) -> list[Batch]:
-    """Return `steps` batches, of which `distinct` differ: more would measure the memory."""
-    generator = torch.Generator().manual_seed(0)
-    made = [
-        (torch.randn(size, 32, generator=generator), torch.randint(10, (size,), generator=generator))
-        for _ in range(distinct)
-    ]
-    return list(itertools.islice(itertools.cycle(made), steps))
-
-
-def make_model() -> tuple[nn.Module, torch.optim.Optimizer]:
-    """Return the network, the same every time, and its optimizer."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(32, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10))
-    return model, torch.optim.SGD(model.parameters(), lr=0.1, fused=True)
-
-
-def bare(batches: list[Batch], look: bool = False) -> tuple[nn.Module, Callable[[], torch.Tensor]]:
-    """Return a network, and the loop that trains it and returns the last loss. `look`: `.item()` at every step."""
-    model, optimizer = make_model()
-
-    def fit() -> torch.Tensor:
-        model.train()
-        for inputs, classes in batches:
-            loss = F.cross_entropy(model(inputs), classes)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            if look:
-                loss.item()
-        return loss
-
-    return model, fit
-
-
-def expkit_off(batches: list[Batch]) -> Runner:
-    """Return a runner with everything off: it logs once, at its end."""
-    model, optimizer = make_model()
-    config = TrainerConfig(max_epochs=1, log_interval=len(batches), device="cpu")
-    update = Update(optimizer, None, torch.device("cpu"))
-    return Runner(Classify(), model, update, config, Batches(Ready(batches), batch_size=64))
-
-
-def expkit_standard(batches: list[Batch], folder: Path) -> tuple[Runner, Callable[[], None]]:
-    """Return a runner with what `python -m train tracker=[]` puts beside it, and what closes that.
-
-    Args:
-        folder: of the run; made.
+    Attributes:
+        title: of the table.
+        width: of the network's hidden layers.
+        batch: samples of a batch.
+        steps: of a training.
+        steps_on: of one with everything on, which is longer for what comes only now and then.
+        warmup: steps before the clock starts.
+        interval: steps from checkpoint to checkpoint with everything on.
+        rounds: of all competitors.
     """
-    files = RunDir(folder)
-    files.metrics.parent.mkdir(parents=True)
-    model, optimizer = make_model()
-    config = TrainerConfig(max_epochs=1, log_interval=50, device="cpu")
-    trackers = Delivery({})
-    journal = Journal(files.metrics)
-    never = CheckpointManager(files.root, save_interval=10 * len(batches), save=save_when(at_end=False))
-    events = EventLog(files.events, {}, trackers.alert)
-    runner = Runner(
-        Classify(),
-        model,
-        Update(optimizer, None, torch.device("cpu")),
-        config,
-        Batches(Ready(batches), batch_size=64),
-        recorder=Recorder([journal.write, trackers.log]),
-        save=Saver(never, {}, journal, {}),
-        plot=Pictures({}, files, "benchmark", len(batches), trackers),
-        on_record=(events.observe,),
-    )
-    status = StatusFile(files.status, lambda: {"step": runner.progress.step, "metrics": dict(runner.recorder.latest)})
-    status.start()
 
-    def close() -> None:
-        status.stop("finished")
-        events.close()
-        journal.close()
-
-    return runner, close
+    title: str
+    width: int
+    batch: int
+    steps: int
+    steps_on: int
+    warmup: int
+    interval: int
+    rounds: int
 
 
-def measure(steps: int = 2000, rounds: int = 41) -> Comparison:
-    """Return microseconds per step of each competitor, on one thread of torch."""
-    batches = make_batches(steps)
+SMALL = Size("A small step", 128, 64, 1600, 2176, 160, 1000, 7)
+LARGE = Size("A step of 10 ms", 512, 512, 120, 512, 20, 200, 5)
 
-    def plain(look: bool) -> float:
-        _, fit = bare(batches, look)
-        return per_step(fit, steps)
 
-    def off() -> float:
-        return per_step(expkit_off(batches).fit, steps)
+def bare(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Ready, look: bool = False) -> None:
+    """Train for one epoch as one would by hand. `look`: `.item()` at every step."""
+    model.train()
+    for inputs, classes in batches:
+        loss = F.cross_entropy(model(inputs), classes)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if look:
+            loss.item()
 
-    def standard() -> float:
-        with tempfile.TemporaryDirectory() as folder:
-            runner, close = expkit_standard(batches, Path(folder) / "run")
-            try:
-                return per_step(runner.fit, steps)
-            finally:
-                close()
 
-    competitors: dict[str, Callable[[], float]] = {
-        BASELINE: functools.partial(plain, False),
-        "expkit Runner, everything off": off,
+def competitors(size: Size, folder: Path) -> dict[str, Callable[[], tuple[Ready, nn.Module]]]:
+    """Return name -> what trains once, and returns the batches, which have the time, and the trained network."""
+
+    def ready() -> Ready:
+        return Ready(make_batches(size.steps, size=size.batch), size.warmup)
+
+    def by(fit: Callable[[nn.Module, torch.optim.Optimizer, Ready], None]) -> tuple[Ready, nn.Module]:
+        batches, (model, optimizer) = ready(), make_model(size.width)
+        fit(model, optimizer, batches)
+        return batches, model
+
+    def off() -> tuple[Ready, nn.Module]:
+        batches = ready()
+        runner = expkit_off(batches, size.width)
+        runner.fit()
+        return batches, runner.model
+
+    def standard() -> tuple[Ready, nn.Module]:
+        batches = ready()
+        runner, close = expkit_standard(batches, Path(tempfile.mkdtemp(dir=folder)) / "run", size.width)
+        try:
+            runner.fit()
+        finally:
+            close()
+        return batches, runner.model
+
+    def on() -> tuple[Ready, nn.Module]:
+        task = everything_on(size.width, size.batch, size.steps_on, size.warmup, size.interval, folder)
+        return task.batches, task.model
+
+    return {
+        BASELINE: lambda: by(bare),
+        OFF: off,
         "expkit Runner, standard parts": standard,
-        "bare loop with `loss.item()`": functools.partial(plain, True),
+        ON: on,
+        "Lightning Fabric": lambda: by(fabric.fit),
+        "Hugging Face accelerate": lambda: by(accelerate.fit),
+        "ignite Engine": lambda: by(ignite.fit),
+        "Lightning Trainer": lambda: by(lightning.fit),
+        "Hugging Face Trainer": lambda: by(transformers.fit),
+        "bare loop with `loss.item()`": lambda: by(functools.partial(bare, look=True)),
     }
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of one size: by the clock, and of the training thread's CPU."""
+
+    title: str
+    wall: Comparison
+    cpu: Comparison
+
+    def markdown(self) -> str:
+        """Return a table by the clock, and a line on what expkit adds."""
+        by_name = {row.name: row for row in self.wall.rows()}
+        cpu = {row.name: row for row in self.cpu.rows()}
+        bare = by_name[BASELINE]
+        lines = [
+            f"*{name.partition(', ')[2].capitalize()}* adds {by_name[name].difference:+.1f} us to a step of "
+            f"{bare.median:.1f} us ({100 * (by_name[name].ratio - 1):+.1f} %); to the CPU time of the thread that "
+            f"trains {cpu[name].difference:+.1f} us ({100 * (cpu[name].ratio - 1):+.1f} %)."
+            for name in (OFF, ON)
+        ]
+        return f"{self.title}:\n\n{self.wall.markdown()}\n\n" + "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Both sizes, one below the other."""
+
+    sizes: Sequence[Measured]
+
+    def markdown(self) -> str:
+        """Return all tables."""
+        return "\n\n".join(each.markdown() for each in self.sizes)
+
+
+def measure(sizes: Sequence[Size] = (SMALL, LARGE)) -> Tables:
+    """Return microseconds per step of each competitor, on one thread of torch."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return compare(competitors, BASELINE, "us per step", rounds=rounds, shuffle=0)
+        with tempfile.TemporaryDirectory() as folder:
+            return Tables([_measure(size, Path(folder)) for size in sizes])
     finally:
         torch.set_num_threads(before)
+
+
+def _measure(size: Size, folder: Path) -> Measured:
+    cpu: dict[str, list[float]] = {}
+
+    def turn(name: str, train: Callable[[], tuple[Ready, nn.Module]]) -> float:
+        batches, _ = train()
+        wall, own = batches.per_step()
+        cpu.setdefault(name, []).append(own)
+        return wall
+
+    turns = {name: functools.partial(turn, name, train) for name, train in competitors(size, folder).items()}
+    wall = compare(turns, BASELINE, "us per step", rounds=size.rounds, shuffle=0)
+    kept = {name: cpu[name][-size.rounds :] for name in turns}  # without the warm-up
+    return Measured(size.title, wall, Comparison("us of CPU per step", BASELINE, kept))

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.harness import Comparison, compare, per_step
-from benchmarks.loop import Batch, Classify, Ready, make_batches
+from benchmarks.problem import Batch, Classify, Ready, make_batches
 from expkit.dist import Dist, Place
 from expkit.dist.children import Children
 from expkit.dist.group import join

@@ -1,4 +1,4 @@
-"""The harness's arithmetic, on fake clocks; and that the loop's competitors do the same mathematics, bit for bit."""
+"""The harness's arithmetic, on fake clocks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 
 from benchmarks.__main__ import insert
 from benchmarks.harness import Comparison, compare, header, per_step
-from benchmarks.loop import bare, expkit_off, expkit_standard, make_batches
 
 
 def recording(calls: list[str], samples: dict[str, list[float]]) -> dict[str, Callable[[], float]]:
@@ -95,24 +94,3 @@ def test_a_section_is_replaced_and_the_rest_of_the_page_kept() -> None:
     assert again == page.replace("old", "new \\1")
     assert again.startswith("# Title\n")
     assert insert(again, "loop", "new \\1\n") == again
-
-
-def test_bare_and_expkit_train_to_the_same_loss_and_weights(tmp_path) -> None:
-    steps = 120
-    batches = make_batches(steps)
-    model, fit = bare(batches)
-    loss = fit().item()
-    off = expkit_off(batches)
-    assert off.fit()
-    standard, close = expkit_standard(batches, tmp_path / "run")
-    records = []
-    standard._on_record = (*standard._on_record, records.append)
-    assert standard.fit()
-    close()
-    assert [record.step for record in records] == [50, 100, 120]
-    assert records[-1].series["train_loss"][-1] == loss
-    assert off.progress.step == standard.progress.step == steps
-    assert (tmp_path / "run" / "logs" / "metrics.jsonl").read_bytes().count(b"\n") == 3
-    for runner in (off, standard):
-        trained = runner.model.state_dict()
-        assert all(torch.equal(value, trained[name]) for name, value in model.state_dict().items())

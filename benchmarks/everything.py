@@ -1,0 +1,104 @@
+"""A run of expkit with everything on, made by the code of `python -m train` from a configuration."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+from typing import ClassVar
+
+from torch import nn
+
+from benchmarks.problem import Classify, Ready, make_batches, make_model
+from expkit.experiment import RunDir
+from expkit.status import read_status
+from train.api import run_experiment
+from train.config.compose import literal
+
+__all__ = ["SETTINGS", "ReadyTask", "everything_on"]
+
+#: What would be typed after `python -m train --config-dir benchmarks/conf task=ready`.
+SETTINGS = (
+    *("optimizer=sgd", "optimizer.lr=0.1", "optimizer.momentum=0", "trainer.threads=1", "trainer.device=cpu"),
+    "tracker=[wandb,trackio]",
+    "delivery.start_timeout=60",  # the clock starts when they have
+    "detectors=[standard]",
+    "diagnostics=[gradients,activations,sparsity,blob]",
+    # Only this matrix is a pair with itself: the network is no autoencoder.
+    *('diagnostics.blob.encoder="2"', 'diagnostics.blob.decoder="2"'),
+    *("checkpoint=standard", "checkpoint.async_save=true"),
+    "plots=[training]",
+    "gpu.interval=1",  # the shortest; 10 by default
+    "trainer.log_interval=50",  # that of auto in a run of 10,000 steps or more
+    "run.min_free_gb=0",
+)
+
+
+class ReadyTask(Classify):
+    """The network and the batches of all competitors, as a task.
+
+    Args:
+        width: of the network's hidden layers.
+        size: samples of a batch.
+        steps: of an epoch.
+        epochs: as many as will be trained.
+        warmup: steps before the clock starts.
+
+    Attributes:
+        last: the task that was made last.
+        batches, model: what it trains on, which has the time, and what it trains.
+    """
+
+    last: ClassVar[ReadyTask]
+
+    def __init__(self, width: int, size: int, steps: int, epochs: int, warmup: int) -> None:
+        self.batches = Ready(make_batches(steps, size=size), warmup, epochs)
+        self.width, self.size = width, size
+        ReadyTask.last = self
+
+    def build_model(self) -> nn.Module:
+        """Return the network."""
+        self.model, _ = make_model(self.width)
+        return self.model
+
+    def train_data(self) -> Ready:
+        """Return the batches."""
+        return self.batches
+
+    def val_data(self) -> Ready:
+        """Return one batch: diagnostics need one that is always the same, and a new best makes a checkpoint."""
+        return Ready(make_batches(1, size=self.size))
+
+
+def everything_on(width: int, size: int, steps: int, warmup: int, interval: int, folder: Path) -> ReadyTask:
+    """Train for two epochs of half of the `steps`.
+
+    Args:
+        width: of the network's hidden layers.
+        size: samples of a batch.
+        steps: of the run.
+        warmup: steps before the clock starts.
+        interval: steps from checkpoint to checkpoint and from picture to picture.
+        folder: of run directories and trackio's databases; the same one for all calls, as trackio wants it.
+
+    Returns:
+        The task, which has the time and the network.
+    """
+    task = {"width": width, "size": size, "steps": steps // 2, "epochs": 2, "warmup": warmup}
+    with contextlib.redirect_stderr(io.StringIO()):
+        outcome = run_experiment(
+            {"task": "ready"},
+            outputs=folder,
+            overrides=[
+                *(f"task.{key}={value}" for key, value in task.items()),
+                *SETTINGS,
+                "trainer.max_epochs=2",
+                f"tracker.trackio.dir={literal(str(folder / 'trackio'))}",
+                f"checkpoint.save_interval={interval}",
+                f"plots.training.viz_interval={interval}",
+            ],
+            config_dir=Path(__file__).parent / "conf",
+        )
+    status = read_status(RunDir(outcome.dir).status)
+    assert not status["trackers"] and not status["unwritten"], status  # all of it has worked
+    return ReadyTask.last
