@@ -1,8 +1,9 @@
-"""Seconds from starting Python to the first training step done, against a process that only imports torch."""
+"""Seconds from starting Python to a configuration and to the first training step done, beside a Lightning template."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,7 @@ import orjson
 
 from benchmarks.harness import Comparison, compare
 
-__all__ = ["BASELINE", "OVERRIDES", "TEXT", "THREADS", "bare_step", "first_step", "import_torch", "measure"]
+__all__ = ["BASELINE", "OVERRIDES", "TEXT", "THREADS", "competitors", "first_step", "measure", "template_step"]
 
 THREADS = "torch on as many threads as it takes by itself"
 
@@ -34,25 +35,35 @@ print(time.time())
 OVERRIDES = ("trainer.max_epochs=null", "trainer.max_steps=2", "trainer.log_interval=1", "run.min_free_gb=0")
 
 TEXT = """\
-How long one waits for the first step. Each sample is a fresh process, timed from just before it is started: the
-baseline until `import torch` has returned, `python -m train` (the bundled task, all defaults) until its first training
-step is in the journal, by the time that the journal's first line carries. So Python's start, every import, the
-configuration, the run directory, the data, the trackers' start and the step itself count; what comes after it does not.
-*Bare PyTorch* is a script that does one fused Adam step of one linear layer: what torch itself imports late, with its
-first optimizer, is in there. trackio writes to a fresh folder each time. Every file is in the operating system's cache,
-and byte-compiled."""
+How long one waits. Each sample is a fresh process, timed from just before it is started: the baseline until `import
+torch` has returned, a configuration until the process that prints it (`--cfg job`) has ended. A first step of
+`python -m train` (the bundled task, all defaults but the trackers) counts until it is in the journal, by the time that
+the journal's first line carries. So Python's start, every import, the configuration, the run directory, the data, the
+trackers' start and the step itself count; what comes after it does not.
+
+The template (`benchmarks/peers/template/`) is the same task, network, optimizer and batch size as one would write them
+with Lightning and Hydra: a data module that reads the digits with scikit-learn, a LightningModule, a CSVLogger and a
+ModelCheckpoint, all of it instantiated from a configuration; without progress bar, model summary and sanity check. A
+callback says when its first step is done. *Bare PyTorch* is a script that does one fused Adam step of one linear layer:
+what torch itself imports late, with its first optimizer, is in there. trackio and wandb (offline) write to a fresh
+folder each time. Every file is in the operating system's cache, and byte-compiled."""
 
 _ROOT = Path(__file__).resolve().parent.parent
+_TEMPLATE = str(_ROOT / "benchmarks" / "peers" / "template" / "train.py")
 
 
-def import_torch() -> float:
-    """Return the seconds until a fresh Python has imported torch."""
-    return _until("import torch, time; print(time.time())")
-
-
-def bare_step() -> float:
-    """Return the seconds until a fresh Python has done one step of one layer, without expkit."""
-    return _until(_BARE)
+def competitors() -> dict[str, Callable[[], float]]:
+    """Return name -> what starts a process and returns its seconds."""
+    return {
+        BASELINE: lambda: _until("import torch, time; print(time.time())"),
+        "configuration of `python -m train`": lambda: _whole(["-m", "train", "--cfg", "job"]),
+        "configuration of the template": lambda: _whole([_TEMPLATE, "--cfg", "job"]),
+        "first step of bare PyTorch": lambda: _until(_BARE),
+        "first step of `python -m train tracker=[]`": lambda: first_step("tracker=[]"),
+        "first step of `python -m train` (trackio)": first_step,
+        "first step of `python -m train tracker=wandb,trackio`": lambda: first_step("tracker=wandb,trackio"),
+        "first step of the template": template_step,
+    }
 
 
 def first_step(*overrides: str) -> float:
@@ -70,20 +81,34 @@ def first_step(*overrides: str) -> float:
     return float(first["time"]) - began
 
 
-def measure(rounds: int = 9) -> Comparison:
+def template_step() -> float:
+    """Return the seconds until the template has done its first step."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = (f"paths.log_dir={folder}/logs", "trainer.max_steps=2", "trainer.log_every_n_steps=1")
+        began = time.time()
+        said = _python([_TEMPLATE, *settings], Path(folder), {})
+        assert list(Path(folder).glob("logs/*/runs/*/csv/*/metrics.csv"))
+    [first] = re.findall(r"first step: ([\d.]+)", said)
+    return float(first) - began
+
+
+def measure(rounds: int = 5) -> Comparison:
     """Return the seconds of each competitor."""
-    competitors: dict[str, Callable[[], float]] = {
-        BASELINE: import_torch,
-        "first step of bare PyTorch": bare_step,
-        "first step of `python -m train tracker=[]`": lambda: first_step("tracker=[]"),
-        "first step of `python -m train` (trackio)": first_step,
-    }
-    return compare(competitors, BASELINE, "seconds", rounds=rounds)
+    return compare(competitors(), BASELINE, "seconds", rounds=rounds)
 
 
 def _until(program: str) -> float:
     began = time.time()
     return float(_python(["-c", program], _ROOT, {})) - began
+
+
+def _whole(arguments: Sequence[str]) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.time()
+        said = _python(arguments, Path(folder), {})
+        took = time.time() - began
+    assert "batch_size: 64" in said
+    return took
 
 
 def _python(arguments: Sequence[str], folder: Path, environment: dict[str, str]) -> str:
