@@ -13,7 +13,6 @@ from benchmarks.problem import Classify, Ready, make_batches, make_model
 from expkit.experiment import RunDir
 from expkit.status import read_status
 from train.api import run_experiment
-from train.config.compose import literal
 
 __all__ = ["SETTINGS", "ReadyTask", "everything_on"]
 
@@ -79,7 +78,7 @@ def everything_on(width: int, size: int, steps: int, warmup: int, interval: int,
         steps: of the run.
         warmup: steps before the clock starts.
         interval: steps from checkpoint to checkpoint and from picture to picture.
-        folder: of run directories and trackio's databases; the same one for all calls, as trackio wants it.
+        folder: of run directories. trackio's databases are where TRACKIO_DIR says.
 
     Returns:
         The task, which has the time and the network.
@@ -93,7 +92,6 @@ def everything_on(width: int, size: int, steps: int, warmup: int, interval: int,
                 *(f"task.{key}={value}" for key, value in task.items()),
                 *SETTINGS,
                 "trainer.max_epochs=2",
-                f"tracker.trackio.dir={literal(str(folder / 'trackio'))}",
                 f"checkpoint.save_interval={interval}",
                 f"plots.training.viz_interval={interval}",
             ],

@@ -12,6 +12,7 @@ from benchmarks.loop import BASELINE, Measured, Size, bare, competitors
 from benchmarks.ours import expkit_standard
 from benchmarks.problem import Ready, make_batches, make_model
 from expkit.experiment import RunDir
+from expkit.files import read_json
 from expkit.journal import read_journal
 
 STEPS = 128  # two epochs of the 64 batches that differ
@@ -46,8 +47,8 @@ def _check_that_everything_was_on(folder: Path) -> None:
     assert "gradients/norm" in records[0]
     assert {"activations/1.relu/dead_share", "sparsity", "blob/n_clusters_dbscan", "val_loss"} <= {*records[1]}
     assert (files.checkpoints / "checkpoint_step_128.pt").exists()
-    assert list(files.root.glob("wandb/*"))
-    assert list((folder / "trackio").glob("*.db"))
+    [delivered] = read_json(files.logs / "delivery.json").values()
+    assert {name: found["step"] for name, found in delivered.items()} == {"wandb": 128, "trackio": 128}
     assert list(files.visualizations.glob("*.png"))
 
 
