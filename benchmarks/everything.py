@@ -28,7 +28,8 @@ SETTINGS = (
     *("checkpoint=standard", "checkpoint.async_save=true"),
     "plots=[training]",
     "gpu.interval=1",  # the shortest; 10 by default
-    "trainer.log_interval=50",  # that of auto in a run of 10,000 steps or more
+    # Those of auto in a run of 10,000 steps or more.
+    *("trainer.log_interval=50", "checkpoint.save_interval=1000", "plots.training.viz_interval=1000"),
     "run.min_free_gb=0",
 )
 
@@ -69,7 +70,7 @@ class ReadyTask(Classify):
         return Ready(make_batches(1, size=self.size))
 
 
-def everything_on(width: int, size: int, steps: int, warmup: int, interval: int, folder: Path) -> ReadyTask:
+def everything_on(width: int, size: int, steps: int, warmup: int, folder: Path) -> ReadyTask:
     """Train for two epochs of half of the `steps`.
 
     Args:
@@ -77,7 +78,6 @@ def everything_on(width: int, size: int, steps: int, warmup: int, interval: int,
         size: samples of a batch.
         steps: of the run.
         warmup: steps before the clock starts.
-        interval: steps from checkpoint to checkpoint and from picture to picture.
         folder: of run directories. trackio's databases are where TRACKIO_DIR says.
 
     Returns:
@@ -92,8 +92,6 @@ def everything_on(width: int, size: int, steps: int, warmup: int, interval: int,
                 *(f"task.{key}={value}" for key, value in task.items()),
                 *SETTINGS,
                 "trainer.max_epochs=2",
-                f"checkpoint.save_interval={interval}",
-                f"plots.training.viz_interval={interval}",
             ],
             config_dir=Path(__file__).parent / "conf",
         )

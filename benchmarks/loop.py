@@ -40,11 +40,10 @@ the time.
 *Everything on* is a whole run, as `python -m train` makes it of a configuration (`benchmarks/everything.py`): trackers
 wandb (offline) and trackio, started before the clock; `detectors=standard`; asynchronous checkpoints;
 `diagnostics=gradients,activations,sparsity,blob`; `plots=training`, drawn by another process; a look at the machine
-every second. It logs and measures gradients every 50 steps, as with `auto` from 10,000 steps on. The end of an epoch
-falls into the time, with the other diagnostics, an evaluation (of one batch) and the checkpoint of a new best. Besides,
-there is a checkpoint and a picture every 1,000 steps, as with `auto`, of the small network, and every 200 of the large
-one, whose runs are too short for that. `diagnostics=svd` is left out: by itself it takes what share of the time it may,
-5 % by default.
+every second. It has the intervals that `auto` means from 10,000 steps on: it logs, and measures gradients, every 50
+steps, and makes a checkpoint and a picture every 1,000. The end of an epoch falls into the time, with the other
+diagnostics, an evaluation (of one batch) and the checkpoint of a new best. `diagnostics=svd` is left out: by itself it
+takes what share of the time it may, 5 % by default.
 
 The peers do nothing but train (`benchmarks/peers/` says with which settings, and why): Lightning's Trainer is
 `barebones`; that of Hugging Face does not log, save or clip; ignite's engine has no handler. The last line of each
@@ -62,8 +61,8 @@ class Size:
         steps: of a training.
         steps_on: of one with everything on, which is longer for what comes only now and then.
         warmup: steps before the clock starts.
-        interval: steps from checkpoint to checkpoint with everything on.
         rounds: of all competitors.
+        discarded: rounds before these.
     """
 
     title: str
@@ -72,12 +71,12 @@ class Size:
     steps: int
     steps_on: int
     warmup: int
-    interval: int
     rounds: int
+    discarded: int = 0
 
 
-SMALL = Size("A small step", 128, 64, 1600, 2176, 160, 1000, 7)
-LARGE = Size("A step of 10 ms", 512, 512, 120, 512, 20, 200, 5)
+SMALL = Size("A small step", 128, 64, steps=1600, steps_on=2176, warmup=160, rounds=6, discarded=1)
+LARGE = Size("A step of 10 ms", 512, 512, steps=120, steps_on=1024, warmup=20, rounds=4)
 
 
 def bare(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Ready, look: bool = False) -> None:
@@ -119,7 +118,7 @@ def competitors(size: Size, folder: Path) -> dict[str, Callable[[], tuple[Ready,
         return batches, runner.model
 
     def on() -> tuple[Ready, nn.Module]:
-        task = everything_on(size.width, size.batch, size.steps_on, size.warmup, size.interval, folder)
+        task = everything_on(size.width, size.batch, size.steps_on, size.warmup, folder)
         return task.batches, task.model
 
     return {
@@ -190,6 +189,6 @@ def _measure(size: Size, folder: Path) -> Measured:
         return wall
 
     turns = {name: functools.partial(turn, name, train) for name, train in competitors(size, folder).items()}
-    wall = compare(turns, BASELINE, "us per step", rounds=size.rounds, shuffle=0)
+    wall = compare(turns, BASELINE, "us per step", rounds=size.rounds, warmup=size.discarded, shuffle=0)
     kept = {name: cpu[name][-size.rounds :] for name in turns}  # without the warm-up
     return Measured(size.title, wall, Comparison("us of CPU per step", BASELINE, kept))

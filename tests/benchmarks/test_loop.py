@@ -17,7 +17,7 @@ from expkit.journal import read_journal
 
 STEPS = 128  # two epochs of the 64 batches that differ
 
-TINY = Size("Tiny", width=16, batch=8, steps=STEPS, steps_on=STEPS, warmup=8, interval=50, rounds=1)
+TINY = Size("Tiny", width=16, batch=8, steps=STEPS, steps_on=STEPS, warmup=8, rounds=1)
 
 
 def test_all_competitors_end_with_the_same_weights_and_have_a_row(tmp_path: Path) -> None:
