@@ -40,7 +40,11 @@ taken within each round; the table has their median and quartiles.
 
 # name -> title, module, packages whose versions matter besides torch
 BENCHMARKS = {
-    "loop": ("A training step", loop, ()),
+    "loop": (
+        "A training step",
+        loop,
+        ("lightning", "accelerate", "transformers", "pytorch-ignite", "wandb", "trackio"),
+    ),
     "processes": ("A step of several processes", processes, ()),
     "checkpoint": ("Checkpoints", checkpoint, ()),
     "trackers": ("A record", trackers, ("wandb", "trackio", "tensorboard")),
@@ -52,7 +56,7 @@ BENCHMARKS = {
     "runs": ("A list of runs", runs, ("orjson",)),
     "footprint": ("What runs leave on the disk", footprint, ("wandb", "trackio")),
     "sweep": ("Submitting a sweep", sweep, ("hydra-core", "submitit")),
-    "start": ("The first step", start, ("hydra-core", "trackio")),
+    "start": ("The first step", start, ("hydra-core", "lightning", "scikit-learn", "trackio", "wandb")),
     "blob": ("Blobs", diagnostics_blob, ("scikit-learn",)),
     "svd": ("Principal subspaces", diagnostics_svd, ()),
     "svd-training": ("Principal subspaces along a training", svd_training, ()),

@@ -15,7 +15,6 @@ from torch import nn
 from benchmarks.everything import everything_on
 from benchmarks.harness import Comparison, compare
 from benchmarks.ours import expkit_off, expkit_standard
-from benchmarks.peers import accelerate, fabric, ignite, lightning, transformers
 from benchmarks.problem import Ready, make_batches, make_model
 
 __all__ = ["BASELINE", "TEXT", "THREADS", "Size", "Tables", "bare", "competitors", "measure"]
@@ -93,6 +92,8 @@ def bare(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Ready, loo
 
 def competitors(size: Size, folder: Path) -> dict[str, Callable[[], tuple[Ready, nn.Module]]]:
     """Return name -> what trains once, and returns the batches, which have the time, and the trained network."""
+    # Here, as the other benchmarks do without all these libraries in their process.
+    from benchmarks.peers import accelerate, fabric, ignite, lightning, transformers
 
     def ready() -> Ready:
         return Ready(make_batches(size.steps, size=size.batch), size.warmup)
