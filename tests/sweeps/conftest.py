@@ -10,6 +10,7 @@ from typing import Any
 
 import cloudpickle
 import pytest
+from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 
 from sweeps import launching, slurm
@@ -42,8 +43,10 @@ class Executor:
             except Exception:  # noqa: BLE001
                 return
             finally:
+                # A job loads Hydra's plugins anew; those from before have classes that their modules have no more.
+                loaded = {Plugins: plugins} if (plugins := Singleton._instances.get(Plugins)) else {}
                 Singleton._instances.clear()
-                Singleton._instances.update(before)
+                Singleton._instances.update(before | loaded)
 
 
 @pytest.fixture
