@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -14,7 +15,10 @@ from train.config.trainer import TrainerConfig
 from train.data import Batches
 from train.shares import StepBatches
 
-__all__ = ["Standing", "after", "bring_to", "pass_over", "state_of", "still_to_pass"]
+__all__ = ["LOSSES_KEPT", "Standing", "after", "bring_to", "pass_over", "state_of", "still_to_pass"]
+
+#: Losses of records in memory and in each checkpoint; the journal has all. A long run must not grow by them.
+LOSSES_KEPT = 10_000
 
 
 class Standing(Protocol):
@@ -29,7 +33,7 @@ class Standing(Protocol):
     passes: Mapping[int, int]
     series: StepSeries | None
     pending_series: dict[str, Any] | None
-    loss_history: list[float]
+    loss_history: deque[float]
 
 
 def after(now: Progress, batches: StepBatches) -> Progress:
@@ -99,7 +103,7 @@ def bring_to(runner: Standing, state: Mapping[str, Any], loss_history: Sequence[
     Args:
         runner: changed.
         state: what `state_of` returned.
-        loss_history: the losses so far.
+        loss_history: the losses so far, or the last of them.
     """
     cursor = state["cursor"]
     batch = cursor["batch"]
@@ -120,6 +124,6 @@ def bring_to(runner: Standing, state: Mapping[str, Any], loss_history: Sequence[
     runner.control.go_on_from(state["elapsed"])
     runner.best.load_state_dict(state["best"])
     runner.series, runner.pending_series = None, state["series"]
-    runner.loss_history = list(loss_history)
+    runner.loss_history = deque(loss_history, maxlen=LOSSES_KEPT)
     runner.diagnostics.load_state_dict(state["diagnostics"])
     runner.diagnostics.load_multiples(state.get("diagnostics_intervals", {}))

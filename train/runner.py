@@ -16,6 +16,7 @@ Building the parts is `train.config.build`'s job, and choosing a run directory `
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -35,7 +36,7 @@ from train.best import Best
 from train.config.trainer import UNKNOWN_STEPS, TrainerConfig
 from train.data import Batches
 from train.measuring import training_metrics, validation_means
-from train.position import after, bring_to, pass_over, state_of
+from train.position import LOSSES_KEPT, after, bring_to, pass_over, state_of
 from train.probe import first_batch, probe_loss
 from train.shares import StepBatches
 from train.stopwatch import Stopwatch
@@ -107,7 +108,7 @@ class Runner:
         self.best = best or Best(higher_is_better=task.higher_is_better)
         self.passes: Mapping[int, int] = {}
         self.last_batch: Any = None
-        self.loss_history: list[float] = []
+        self.loss_history: deque[float] = deque(maxlen=LOSSES_KEPT)
         self.series: StepSeries | None = None
         self.pending_series: dict[str, Any] | None = None
         self.total_steps = config.total_steps(train.steps)

@@ -126,7 +126,7 @@ class Saver:
             step,
             runner.model,
             update.optimizer,
-            runner.loss_history,
+            list(runner.loss_history),
             self._config,
             is_best=moment.is_best,
             verify=True if moment.ended or moment.stopping else None,

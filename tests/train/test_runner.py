@@ -131,7 +131,7 @@ def test_train_loss_is_the_mean_over_the_samples_of_the_interval() -> None:
     ]
     assert [record.step for record in run.records] == [2, 3, 4, 6]
     assert run.values("train_loss") == pytest.approx(expected, rel=1e-6)
-    assert run.runner.loss_history == run.values("train_loss")
+    assert list(run.runner.loss_history) == run.values("train_loss")
     assert run.values("samples") == [8, 10, 14, 20]
 
 
