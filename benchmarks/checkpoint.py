@@ -2,47 +2,75 @@
 
 from __future__ import annotations
 
-import os
 import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from benchmarks.harness import Comparison, compare, per_step
+from benchmarks.harness import Comparison, Goal, Tables, compare, per_step
 from benchmarks.ours import expkit_standard
 from benchmarks.problem import Ready, make_batches
+from benchmarks.savers import Dcp, Lightning, Safetensors, Saver, TorchAtomic, TorchPlain, TorchSynced
 from expkit.checkpoints import CheckpointManager, checkpoint_error, read_checkpoint
 
-__all__ = ["TEXT", "THREADS", "measure"]
+__all__ = ["TEXT", "THREADS", "Result", "measure"]
 
 THREADS = "torch on 1 thread"
 
 TEXT = """\
-A state of 1.5 GB (a model of 128 million parameters and its Adam moments, float32), on this machine's disk; each
-competitor has a warm-up first, so that its buffers and the file system's are warm. All write to a file of their own and
-`fsync` it. *Asynchronous, the loop waits* is the time until `save_checkpoint` returns; *until it is on the disk* is the
-whole. A load is verified with every byte's checksum; the file is in the system's cache in both cases. The last table is
-a runner with the standard parts on a small network, with a checkpoint manager whose checkpoints are never due and
-without one; the interval is of the median of the differences within each round, by bootstrap."""
+A state of 1.5 GB (a model of 128 million parameters and its Adam moments, float32), on this machine's disk, each
+competitor over its own last one; one round before goes by unmeasured, so that buffers and the file system's cache are
+warm. *Training waits* is the time until the call returns; *until it is on the disk* is the whole, with an `fsync`, but
+for the first line. Loads are from the system's cache.
 
-_SAVE, _LOAD, _STEP = "`torch.save` and `fsync`", "`torch.load(weights_only=True)`", "without checkpoints"
+What the competitors see to is not the same:
+
+| | never half a checkpoint | on the disk | damage is noticed at load | asynchronous |
+|---|---|---|---|---|
+| `torch.save` | no: the file is written over | no | no: `torch.load` skips the checksums in the file | no |
+| Lightning | yes: another name, then a rename | no (added here) | no: it is `torch.load` | `AsyncCheckpointIO` |
+| safetensors | no: the file is written over | no (added here) | only in the header | no |
+| torch.distributed.checkpoint | only into a new folder each time | yes | no | yes |
+| expkit | yes: another name, then a rename | yes, with its folder | yes: each byte's checksum | yes |
+
+The last table is a runner with the standard parts on a small network, with a checkpoint manager whose checkpoints are
+never due and without one; the interval is of the median of the differences within each round, by bootstrap."""
+
+_STEP = "without checkpoints"
+_SYNC, _ASYNC = "expkit, synchronous", "expkit, asynchronous"
+_SAVED: tuple[type[Saver], ...] = (TorchPlain, TorchSynced, TorchAtomic, Lightning, Safetensors, Dcp)
+_LOADED: tuple[type[Saver], ...] = (TorchSynced, Safetensors, Dcp)
+_LOADS = {
+    TorchSynced.name: "`torch.load(weights_only=True)`",
+    Safetensors.name: "safetensors `load_file`",
+    Dcp.name: "torch.distributed.checkpoint `load`",
+}
+_VERIFIED = "expkit `load_checkpoint`, every byte checked"
 
 
 @dataclass(frozen=True)
-class _Tables:
-    """Several comparisons, one below the other."""
+class Result:
+    """What was measured, in seconds, and of a step in microseconds."""
 
-    tables: Sequence[tuple[str, Comparison]]
-    remark: str
+    waiting: Comparison
+    whole: Comparison
+    loading: Comparison
+    stepping: Comparison
 
     def markdown(self) -> str:
-        return "\n\n".join([*(f"{title}:\n\n{each.markdown()}" for title, each in self.tables), self.remark])
+        """Return the tables."""
+        low, high = interval(self.stepping)
+        remark = f"A step without a save: 95 % interval of the median added cost {low:+.2f} to {high:+.2f} us."
+        tables = {"Training waits": self.waiting, "Until it is on the disk": self.whole, "Loading": self.loading}
+        return Tables({**tables, "A step": self.stepping}, remark).markdown()
 
 
 def make_state(gigabytes: float) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -57,61 +85,65 @@ def make_state(gigabytes: float) -> tuple[nn.Module, torch.optim.Optimizer]:
     return model, optimizer
 
 
-def saving(folder: Path, gigabytes: float, rounds: int) -> Comparison:
-    """Return the seconds that a save takes, and that the loop waits for it."""
+def saving(folder: Path, gigabytes: float, rounds: int) -> tuple[Comparison, Comparison]:
+    """Return the seconds that the loop waits for a save, and those until it is on the disk."""
     model, optimizer = make_state(gigabytes)
-    beside = CheckpointManager(folder / "async", keep_last_n=1, verify_every=10, async_save=True)
-    waiting = CheckpointManager(folder / "sync", keep_last_n=1, verify_every=10)
-    whole = 0.0
+    savers = {kind.name: kind(folder, model, optimizer) for kind in _SAVED}
+    dcp = Dcp(folder / "beside", model, optimizer)
+    managers = {
+        name: CheckpointManager(folder / name, keep_last_n=1, verify_every=10, async_save=name == _ASYNC)
+        for name in (_SYNC, _ASYNC)
+    }
+    wholes: dict[str, list[float]] = {}
 
-    def plain() -> float:
+    def timed(name: str, begin: Callable[[], Any], end: Callable[[Any], object] = lambda _: None) -> float:
         began = time.perf_counter()
-        with (folder / "plain.pt").open("wb") as file:
-            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        return time.perf_counter() - began
-
-    def synchronous() -> float:
-        began = time.perf_counter()
-        assert waiting.save_checkpoint(1, model, optimizer, [], {})
-        return time.perf_counter() - began
-
-    def asynchronous() -> float:
-        nonlocal whole
-        began = time.perf_counter()
-        beside.save_checkpoint(1, model, optimizer, [], {})
+        begun = begin()
         waited = time.perf_counter() - began
-        assert beside.wait() == 1
-        whole = time.perf_counter() - began
+        end(begun)
+        wholes.setdefault(name, []).append(time.perf_counter() - began)
         return waited
 
+    def managed(name: str) -> float:
+        manager = managers[name]
+        return timed(name, lambda: manager.save_checkpoint(1, model, optimizer, [], {}), lambda _: _saved(manager))
+
     competitors: dict[str, Callable[[], float]] = {
-        _SAVE: plain,
-        "CheckpointManager, synchronous": synchronous,
-        "CheckpointManager, asynchronous: the loop waits": asynchronous,
-        "CheckpointManager, asynchronous: until it is on the disk": lambda: whole,
+        name: partial(timed, name, saver.save) for name, saver in savers.items()
     }
-    return compare(competitors, _SAVE, "seconds", rounds)
+    beside = "torch.distributed.checkpoint `async_save`"
+    competitors[beside] = lambda: timed(beside, dcp.begin, lambda future: future.result())
+    competitors |= {name: partial(managed, name) for name in managers}
+    waiting = compare(competitors, TorchSynced.name, "seconds", rounds, warmup=1)
+    return waiting, Comparison("seconds", TorchSynced.name, {name: each[1:] for name, each in wholes.items()})
+
+
+def _saved(manager: CheckpointManager) -> None:
+    if manager.wait() != 1:
+        raise RuntimeError("expkit has not saved")
 
 
 def loading(folder: Path, gigabytes: float, rounds: int) -> Comparison:
     """Return the seconds that a load takes, with and without checks."""
-    CheckpointManager(folder / "load").save_checkpoint(1, *make_state(gigabytes), [], {})
+    model, optimizer = make_state(gigabytes)
+    CheckpointManager(folder / "load").save_checkpoint(1, model, optimizer, [], {})
     path = folder / "load" / "checkpoints" / "checkpoint_step_1.pt"
+    savers = {kind.name: kind(folder / "load", model, optimizer) for kind in _LOADED}
+    for saver in savers.values():
+        saver.save()
 
-    def plain() -> float:
+    def timed(load: Callable[[], object]) -> float:
         began = time.perf_counter()
-        torch.load(path, weights_only=True)
+        load()
         return time.perf_counter() - began
 
-    def verified() -> float:
-        began = time.perf_counter()
-        assert checkpoint_error(path) is None
+    def verified() -> None:
+        if (error := checkpoint_error(path)) is not None:
+            raise RuntimeError(error)
         read_checkpoint(path)
-        return time.perf_counter() - began
 
-    return compare({_LOAD: plain, "`load_checkpoint`, every byte checked": verified}, _LOAD, "seconds", rounds)
+    competitors = {f"{_LOADS[name]}": partial(timed, saver.load) for name, saver in savers.items()}
+    return compare(competitors | {_VERIFIED: lambda: timed(verified)}, _LOADS[TorchSynced.name], "seconds", rounds)
 
 
 def stepping(folder: Path, steps: int, rounds: int) -> Comparison:
@@ -143,18 +175,53 @@ def interval(comparison: Comparison, draws: int = 10_000) -> tuple[float, float]
     return medians[round(0.025 * draws)], medians[round(0.975 * draws) - 1]
 
 
-def measure(gigabytes: float = 1.5, rounds: int = 7, steps: int = 2000, step_rounds: int = 41) -> _Tables:
+def measure(gigabytes: float = 1.5, rounds: int = 3, steps: int = 1000, step_rounds: int = 15) -> Result:
     """Measure everything."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
+            (folder / "beside").mkdir()
             stepped = stepping(folder, steps, step_rounds)
-            saved = saving(folder, gigabytes, rounds)
-            loaded = loading(folder, gigabytes, rounds)
+            waiting, whole = saving(folder, gigabytes, rounds)
+            return Result(waiting, whole, loading(folder, gigabytes, rounds), stepped)
     finally:
         torch.set_num_threads(threads)
-    low, high = interval(stepped)
-    remark = f"A step without a save: 95 % interval of the median added cost {low:+.2f} to {high:+.2f} us."
-    return _Tables((("Saving", saved), ("Loading", loaded), ("A step", stepped)), remark)
+
+
+def goals(result: Result) -> list[Goal]:
+    """Return the goals: to be ahead of what does the same."""
+    waiting, whole, loading = (
+        {row.name: row for row in table.rows()} for table in (result.waiting, result.whole, result.loading)
+    )
+    sync, beside, plain = waiting[_SYNC].median, waiting[_ASYNC].median, waiting[TorchSynced.name].median
+    atomic, dcp = whole[TorchAtomic.name].median, "torch.distributed.checkpoint `async_save`"
+    load, check = loading[_LOADS[TorchSynced.name]].median, loading[_VERIFIED].median
+    safe = (
+        f"it keeps the old file until the new one is on the disk; who does that with `torch.save` takes {atomic:.2f} s"
+    )
+    return [
+        Goal(
+            "1.5 GB, asynchronous: training waits least",
+            f"{beside:.2f} s; `torch.save` and `fsync` {plain:.2f} s, `async_save` {waiting[dcp].median:.2f} s",
+            beside < min(row.median for name, row in waiting.items() if name != _ASYNC),
+        ),
+        Goal(
+            "1.5 GB, asynchronous: on the disk before torch's",
+            f"{whole[_ASYNC].median:.2f} s; `async_save` {whole[dcp].median:.2f} s",
+            whole[_ASYNC].median < whole[dcp].median,
+        ),
+        Goal(
+            "1.5 GB, synchronous: as `torch.save` and `fsync`",
+            f"{sync:.2f} s; {plain:.2f} s",
+            sync <= 1.05 * plain,
+            safe,
+        ),
+        Goal(
+            "1.5 GB, verified load: as an unverified one",
+            f"{check:.2f} s; `torch.load` {load:.2f} s",
+            check <= 1.05 * load,
+            "each byte is read once more, for its checksum",
+        ),
+    ]

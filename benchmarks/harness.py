@@ -15,7 +15,7 @@ from datetime import date
 from expkit import __version__
 from expkit.environment import hardware
 
-__all__ = ["Comparison", "Row", "compare", "header", "per_step"]
+__all__ = ["Comparison", "Goal", "Row", "Tables", "compare", "header", "per_step"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,36 @@ class Comparison:
             between = f"{_digits(row.difference_q1, '+')} to {_digits(row.difference_q3, '+')}"
             lines.append(own + f"| {_digits(row.difference, '+')} | {between} | {row.ratio:.2f} |")
         return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Several comparisons, one below the other: title -> comparison, and a remark below them."""
+
+    tables: Mapping[str, Comparison]
+    remark: str = ""
+
+    def markdown(self) -> str:
+        """Return all of it as Markdown."""
+        parts = [f"{title}:\n\n{table.markdown()}" for title, table in self.tables.items()]
+        return "\n\n".join([*parts, *filter(None, [self.remark])])
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a benchmark is to show. A benchmark with goals has a function `goals(result)` that returns them.
+
+    Attributes:
+        text: the goal.
+        measured: what came out, with its unit.
+        met: whether that is it.
+        reason: if not, why.
+    """
+
+    text: str
+    measured: str
+    met: bool
+    reason: str = ""
 
 
 def compare(

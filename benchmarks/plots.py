@@ -16,7 +16,7 @@ __all__ = ["TEXT", "THREADS", "measure"]
 
 THREADS = "torch on 1 thread"
 TEXT = """\
-`python -m train task=...`, 950 steps of `denoise` and 300 of `gpt`, on the CPU, with `plots=[]` and with others, at
+`python -m train task=...`, 475 steps of `denoise` and 100 of `gpt`, on the CPU, with `plots=[]` and with others, at
 their default interval: every 100 steps, and at the end. A sample is a run: the CPU seconds of the training process (all
 its threads) from the first step to the last. The process that draws is another one; it has low priority, and is not in
 these figures. `blob` imports scikit-learn when it is drawn first, which is in them."""
@@ -24,10 +24,10 @@ these figures. `blob` imports scikit-learn when it is drawn first, which is in t
 _BASELINE = "plots=[]"
 _RUNS = {
     "denoise": (
-        ("task=denoise", "trainer.max_steps=950"),
+        ("task=denoise", "trainer.max_steps=475"),
         ("training,samples", "model", "blob", "training,model,blob"),
     ),
-    "gpt": (("task=gpt", "trainer.max_steps=300"), ("training,samples", "model")),
+    "gpt": (("task=gpt", "trainer.max_steps=100"), ("training,samples", "model")),
 }
 _CHILD = """
 import sys, time
@@ -53,7 +53,7 @@ class _Tables:
         return "\n\n".join(f"`task={task}`:\n\n{table.markdown()}" for task, table in self.tables.items())
 
 
-def measure(rounds: int = 5, steps: int | None = None) -> _Tables:
+def measure(rounds: int = 1, steps: int | None = None) -> _Tables:
     """Return what plots take from each task.
 
     Args:

@@ -41,7 +41,7 @@ _SIZE, _RANKS = 64, 2
 _OVER = ""
 
 
-def measure(steps: int = 300, rounds: int = 11) -> Comparison:
+def measure(steps: int = 120, rounds: int = 5) -> Comparison:
     """Return microseconds per step of each competitor, as rank 0 sees them."""
     command = [sys.executable, "-c", "from benchmarks.processes import follow; follow()"]
     with Children(_RANKS, command) as children, join(children.place, 600.0, dead=children.dead) as dist:

@@ -65,7 +65,7 @@ def submit(jobs: int) -> tuple[float, float]:
     return took, int(done.stdout.rsplit("memory ", 1)[1]) / 1024
 
 
-def measure(rounds: int = 5) -> Comparison:
+def measure(rounds: int = 3) -> Comparison:
     """Return the seconds of both, with the memory in their names."""
     memory: dict[int, float] = {}
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from benchmarks.__main__ import insert
 from benchmarks.harness import Comparison, compare, header, per_step
 
 
@@ -86,11 +85,3 @@ def test_the_header_names_versions_and_no_host() -> None:
     assert f"torch {torch.__version__}" in text
     assert "numpy " in text
     assert platform.node() not in text.replace(",", "").split()
-
-
-def test_a_section_is_replaced_and_the_rest_of_the_page_kept() -> None:
-    page = insert(insert("# Title\n", "loop", "old\n"), "start", "other\n")
-    again = insert(page, "loop", "new \\1\n")
-    assert again == page.replace("old", "new \\1")
-    assert again.startswith("# Title\n")
-    assert insert(again, "loop", "new \\1\n") == again

@@ -1,0 +1,211 @@
+"""A long run: what a step costs when there were a million before it, and whether memory grows."""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import psutil
+import torch
+from torch import nn
+
+from benchmarks.harness import Goal
+from expkit.experiment import RunDir
+from expkit.journal import read_journal
+from train.tasks.base import StepOutput, Task
+
+__all__ = ["TEXT", "THREADS", "Result", "Tiny", "measure", "slope"]
+
+THREADS = "torch on 1 thread"
+
+STEPS = 1_000_000
+WINDOW = 2000
+PLACES = (10, 1000, 100_000, STEPS - WINDOW)
+SEGMENTS = 20
+
+TEXT = f"""\
+`python -m train` with its standard parts (checkpoints, detectors, evaluation after each of the epochs of 1,000 steps,
+the look at the machine; no tracker, no pictures) trains one linear layer, 8 to 4, on ready-made batches of 4 for
+{STEPS:,} steps, so that nearly all of a step is what expkit does. It logs every 10 steps; the times in its journal say
+what a step costs: the median over the intervals of 10 steps within {WINDOW:,} steps, and their mean, which has
+checkpoints and evaluations in it. Right after it a fresh run of {2 * WINDOW:,} steps says how fast the machine is then.
+
+Memory is the resident size of the process, looked at twice a second. Its slope is that of a line through the means of
+{SEGMENTS} parts of the last nine tenths of the run, by least squares; the standard error follows from how far they lie
+from that line."""
+
+_CONFIG = "_target_: benchmarks.scale.Tiny\n"
+_ROOT = Path(__file__).resolve().parent.parent
+_EPOCH = 1000
+
+
+class _Ready:
+    """The same batch, again and again."""
+
+    def __init__(self, count: int) -> None:
+        self._batch = (torch.randn(4, 8), torch.randn(4, 4))
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return (self._batch for _ in range(self._count))
+
+
+class Tiny(Task):
+    """The least that can be trained."""
+
+    def build_model(self) -> nn.Module:
+        """Return one linear layer."""
+        return nn.Linear(8, 4)
+
+    def train_data(self) -> _Ready:
+        """Return an epoch of ready-made batches."""
+        return _Ready(_EPOCH)
+
+    def val_data(self) -> _Ready:
+        """Return one batch."""
+        return _Ready(1)
+
+    def step(self, model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> StepOutput:
+        """Return the mean squared error."""
+        inputs, targets = batch
+        return StepOutput((model(inputs) - targets).square().mean(), {}, len(inputs))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as seen from outside.
+
+    Attributes:
+        steps, times: of its records; seconds.
+        resident: (seconds, MB) of the process.
+    """
+
+    steps: Sequence[int]
+    times: Sequence[float]
+    resident: Sequence[tuple[float, float]]
+
+    def costs(self, after: int, window: int) -> list[float]:
+        """Return the microseconds of a step in each interval between records within a window."""
+        return [
+            (late - early) / (last - first) * 1e6
+            for (first, early), (last, late) in pairwise(zip(self.steps, self.times, strict=True))
+            if first >= after and last <= after + window
+        ]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A long run, and a short one right after it; `places` are those at which to look."""
+
+    long: Run
+    fresh: Run
+    places: Sequence[int]
+    window: int
+
+    def medians(self) -> dict[str, float]:
+        """Return where -> microseconds of a step."""
+        found = {f"after {place:,}": statistics.median(self.long.costs(place, self.window)) for place in self.places}
+        return found | {"fresh run": statistics.median(self.fresh.costs(self.window, self.window))}
+
+    def memory(self) -> tuple[float, float]:
+        """Return the growth in KB for 100,000 steps, and its standard error."""
+        began, ended = self.long.times[0], self.long.times[-1]
+        known = [point for point in self.long.resident if began + 0.1 * (ended - began) <= point[0] <= ended]
+        rate, error = slope(known, SEGMENTS)  # MB per second
+        scale = 1024 * 1e5 * (ended - began) / (self.long.steps[-1] - self.long.steps[0])
+        return rate * scale, error * scale
+
+    def markdown(self) -> str:
+        """Return the figures as Markdown tables."""
+        lines = ["| steps | us per step, median | mean |", "|---|---:|---:|"]
+        means = [statistics.fmean(self.long.costs(place, self.window)) for place in self.places]
+        means.append(statistics.fmean(self.fresh.costs(self.window, self.window)))
+        for (name, median), mean in zip(self.medians().items(), means, strict=True):
+            lines.append(f"| {name} | {median:.1f} | {mean:.1f} |")
+        growth, error = self.memory()
+        sizes = [size for _, size in self.long.resident]
+        minutes = (self.long.times[-1] - self.long.times[0]) / 60
+        remark = (
+            f"{self.long.steps[-1]:,} steps in {minutes:.1f} minutes, {len(self.long.steps):,} records. Memory: "
+            f"{statistics.median(sizes):.0f} MB in the median, {max(sizes):.0f} MB at most; slope {growth:+.1f} KB in "
+            f"100,000 steps, standard error {error:.1f} KB."
+        )
+        return "\n".join(lines) + f"\n\n{remark}"
+
+
+def measure(steps: int = STEPS, window: int = WINDOW, places: Sequence[int] = PLACES) -> Result:
+    """Train a long run and a short one."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        long = train(folder / "long", steps)
+        return Result(long, train(folder / "fresh", 2 * window), places, window)
+
+
+def train(folder: Path, steps: int) -> Run:
+    """Train the tiny task in a process of its own, and return what was seen of it."""
+    (folder / "conf" / "task").mkdir(parents=True)
+    (folder / "conf" / "task" / "tiny.yaml").write_text(_CONFIG)
+    command = [sys.executable, "-m", "train", "--config-dir", str(folder / "conf"), "task=tiny", "optimizer=sgd"]
+    command += ["tracker=[]", "plots=[]", "trainer.max_epochs=null", f"trainer.max_steps={steps}", "run.id=run"]
+    command += ["trainer.log_interval=10", "trainer.device=cpu", "trainer.threads=1", f"run.outputs={folder}"]
+    path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path}
+    resident = []
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        watched = psutil.Process(process.pid)
+        while process.poll() is None:
+            resident.append((time.time(), watched.memory_info().rss / 2**20))
+            time.sleep(0.5)
+        if process.returncode:
+            raise RuntimeError(f"the run has failed: {process.stderr.read() if process.stderr else ''}")
+    entries = [(entry["step"], entry["time"]) for entry in read_journal(RunDir(folder / "run").metrics)]
+    return Run(*zip(*entries, strict=True), resident)
+
+
+def slope(points: Sequence[tuple[float, float]], segments: int) -> tuple[float, float]:
+    """Return the slope of the line through the means of `segments` parts of `points`, and its standard error.
+
+    Means, because neighbours are alike: each point by itself would make the error too small.
+    """
+    size = len(points) / segments
+    parts = [points[round(number * size) : round((number + 1) * size)] for number in range(segments)]
+    means = [tuple(map(statistics.fmean, zip(*part, strict=True))) for part in parts if part]
+    xs, ys = zip(*means, strict=True)
+    rate, offset = statistics.linear_regression(xs, ys)
+    left = sum((y - offset - rate * x) ** 2 for x, y in means) / (len(means) - 2)
+    middle = statistics.fmean(xs)
+    return rate, math.sqrt(left / sum((x - middle) ** 2 for x in xs))
+
+
+def goals(result: Result) -> list[Goal]:
+    """Return the goals: as quick after a million steps, in as much memory."""
+    medians = result.medians()
+    *_, last, fresh = medians.values()
+    shown = ", ".join(f"{name} {cost:.0f}" for name, cost in medians.items())
+    growth, error = result.memory()
+    return [
+        Goal(
+            f"a step costs the same after {STEPS:,}: within 10 % of a fresh run's",
+            f"us: {shown}",
+            last < 1.1 * fresh,
+        ),
+        Goal(
+            "memory: the slope is zero within twice its standard error",
+            f"{growth:+.1f} KB in 100,000 steps, standard error {error:.1f} KB",
+            abs(growth) <= 2 * error,
+        ),
+    ]

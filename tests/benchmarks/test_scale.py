@@ -1,0 +1,39 @@
+"""What is made of a long run: costs within windows, and the slope of its memory."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from benchmarks.scale import Result, Run, goals, slope
+
+
+def test_costs_are_those_between_records_within_the_window() -> None:
+    run = Run(steps=[10, 20, 40, 50], times=[0.0, 0.001, 0.005, 0.009], resident=[])
+    assert run.costs(10, 30) == pytest.approx([100, 200])
+    assert run.costs(20, 30) == pytest.approx([200, 400])
+
+
+def test_a_slope_is_found_within_its_error_and_none_where_there_is_none() -> None:
+    noise = random.Random(0)
+    flat = [(float(second), 300 + noise.gauss(0, 1)) for second in range(2000)]
+    rate, error = slope(flat, 20)
+    assert abs(rate) < 3 * error < 3e-4
+    rate, error = slope([(second, size + 0.01 * second) for second, size in flat], 20)
+    assert rate == pytest.approx(0.01, abs=3 * error)
+    assert rate > 10 * error
+
+
+def test_goals_notice_steps_that_grow_dearer_and_memory_that_grows() -> None:
+    def run(cost: float, growth: float) -> Run:
+        steps = range(10, 10_001, 10)
+        times = [100.0 + cost * 1e-6 * step * (1 + growth * step / 10_000) for step in steps]
+        seconds = [100 + (times[-1] - 100) * number / 400 for number in range(401)]
+        noise = random.Random(1)
+        return Run(list(steps), times, [(at, 300 + growth * at * 50 + noise.gauss(0, 0.1)) for at in seconds])
+
+    for growth, met in ((0.0, True), (1.0, False)):
+        result = Result(run(100, growth), run(100, 0), (10, 1000, 9000), 500)
+        assert [goal.met for goal in goals(result)] == [met, met]
+    assert "| after 9,000 |" in result.markdown()
