@@ -27,6 +27,7 @@ from expkit.rng import rng_state, set_rng_state
 from tests.train.helpers import FUSED, Bad, Regression, Run, same
 from train.data import Batches
 from train.optim.sgld import SGLD
+from train.position import LOSSES_KEPT
 from train.runner import Runner
 from train.schedulers import cosine
 from train.tasks.base import StepOutput
@@ -133,6 +134,15 @@ def test_train_loss_is_the_mean_over_the_samples_of_the_interval() -> None:
     assert run.values("train_loss") == pytest.approx(expected, rel=1e-6)
     assert list(run.runner.loss_history) == run.values("train_loss")
     assert run.values("samples") == [8, 10, 14, 20]
+
+
+def test_a_long_run_keeps_the_last_losses_only() -> None:
+    run = Run(Regression(8), log_interval=1, max_steps=2).fit()
+    history = [float(number) for number in range(LOSSES_KEPT + 5)]
+    run.runner.load_state_dict(run.runner.state_dict(), history)
+    assert list(run.runner.loss_history) == history[5:]
+    run.runner.loss_history.append(-1.0)
+    assert len(run.runner.loss_history) == LOSSES_KEPT
 
 
 def test_summed_metrics_are_divided_by_the_samples_of_the_interval() -> None:
