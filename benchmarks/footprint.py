@@ -13,7 +13,7 @@ __all__ = ["TEXT", "THREADS", "Footprint", "Usage", "measure", "usage"]
 
 THREADS = "one thread"
 
-_STEPS = 1000
+_STEPS = 2000
 _JOBS = 10_000
 _ROOT = Path(__file__).resolve().parent.parent
 #: What is chosen -> the command line.
