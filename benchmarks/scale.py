@@ -163,15 +163,16 @@ def train(folder: Path, steps: int) -> Run:
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path}
     resident = []
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with (
+        (folder / "output").open("w") as output,  # not a pipe: nobody reads it meanwhile, and a full one stops the run
+        subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT) as process,
+    ):
         watched = psutil.Process(process.pid)
         while process.poll() is None:
             resident.append((time.time(), watched.memory_info().rss / 2**20))
             time.sleep(0.5)
-        if process.returncode:
-            raise RuntimeError(f"the run has failed: {process.stderr.read() if process.stderr else ''}")
+    if process.returncode:
+        raise RuntimeError(f"the run has failed: {(folder / 'output').read_text()[-2000:]}")
     entries = [(entry["step"], entry["time"]) for entry in read_journal(RunDir(folder / "run").metrics)]
     return Run(*zip(*entries, strict=True), resident)
 
