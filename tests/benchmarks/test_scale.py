@@ -10,7 +10,7 @@ from benchmarks.scale import Result, Run, goals, slope
 
 
 def test_costs_are_those_between_records_within_the_window() -> None:
-    run = Run(steps=[10, 20, 40, 50], times=[0.0, 0.001, 0.005, 0.009], resident=[])
+    run = Run(steps=[10, 20, 40, 50], times=[0.0, 0.001, 0.005, 0.009], seen=[])
     assert run.costs(10, 30) == pytest.approx([100, 200])
     assert run.costs(20, 30) == pytest.approx([200, 400])
 
@@ -30,10 +30,13 @@ def test_goals_notice_steps_that_grow_dearer_and_memory_that_grows() -> None:
         steps = range(10, 10_001, 10)
         times = [100.0 + cost * 1e-6 * step * (1 + growth * step / 10_000) for step in steps]
         seconds = [100 + (times[-1] - 100) * number / 400 for number in range(401)]
-        noise = random.Random(1)
-        return Run(list(steps), times, [(at, 300 + growth * at * 50 + noise.gauss(0, 0.1)) for at in seconds])
+        noise = random.Random(2)
+        seen = [(at, 300 + growth * at * 50 + noise.gauss(0, 0.1), at - 99) for at in seconds]
+        return Run(list(steps), times, seen)
 
     for growth, met in ((0.0, True), (1.0, False)):
         result = Result(run(100, growth), run(100, 0), (10, 1000, 9000), 500)
         assert [goal.met for goal in goals(result)] == [met, met]
     assert "| after 9,000 |" in result.markdown()
+    first, last = result.tenths()
+    assert first < 150 < 250 < last < 310  # 100 us and twice its share of the run more
