@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.everything import everything_on
-from benchmarks.harness import Comparison, compare
+from benchmarks.harness import Comparison, Goal, Row, compare
 from benchmarks.ours import expkit_off, expkit_standard
 from benchmarks.problem import Ready, make_batches, make_model
 
-__all__ = ["BASELINE", "TEXT", "THREADS", "Size", "Tables", "bare", "competitors", "measure"]
+__all__ = ["BASELINE", "TEXT", "THREADS", "Size", "Tables", "bare", "competitors", "goals", "measure"]
 
 THREADS = "torch on 1 thread"
 
@@ -178,6 +178,34 @@ def measure(sizes: Sequence[Size] = (SMALL, LARGE)) -> Tables:
             return Tables([_measure(size, Path(folder)) for size in sizes])
     finally:
         torch.set_num_threads(before)
+
+
+def goals(result: Tables) -> list[Goal]:
+    """Return the goals: little over a bare loop, and less than each peer."""
+    small, large = ({row.name: row for row in each.wall.rows()} for each in result.sizes)
+    cpu = {row.name: row for row in result.sizes[-1].cpu.rows()}[ON]
+    peers = [name for name in small if name not in (BASELINE, OFF, ON) and not name.startswith(("expkit", "bare"))]
+
+    def least(rows: dict[str, Row]) -> Row:
+        return min((rows[name] for name in peers), key=lambda row: row.difference)
+
+    added, share, least_small = small[OFF].difference, 100 * (large[ON].ratio - 1), least(small)
+    return [
+        Goal("everything off: at most 35 us over a bare loop", f"{added:+.1f} us", added <= 35),
+        Goal(
+            "everything off: less than each peer adds",
+            f"{added:+.1f} us; the least of a peer's: {least_small.name}, {least_small.difference:+.1f} us",
+            added <= least_small.difference,
+            "it has a part of what a runner does: the loop is the user's own there, without a step's loss kept, "
+            "schedules, signals or a place to resume at",
+        ),
+        Goal(
+            "everything on: at most 2 % of a step of 10 ms",
+            f"{share:+.1f} %; of the training thread's CPU time {100 * (cpu.ratio - 1):+.1f} %",
+            share <= 2,
+            "the threads and processes beside training need the machine's two cores, too",
+        ),
+    ]
 
 
 def _measure(size: Size, folder: Path) -> Measured:

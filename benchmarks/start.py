@@ -13,13 +13,15 @@ from pathlib import Path
 
 import orjson
 
-from benchmarks.harness import Comparison, compare
+from benchmarks.harness import Comparison, Goal, compare
 
-__all__ = ["BASELINE", "OVERRIDES", "TEXT", "THREADS", "competitors", "first_step", "measure", "template_step"]
+__all__ = ["BASELINE", "OVERRIDES", "TEXT", "THREADS", "competitors", "first_step", "goals", "measure", "template_step"]
 
 THREADS = "torch on as many threads as it takes by itself"
 
 BASELINE = "`import torch`"
+_FIRST, _BARE_FIRST = "first step of `python -m train` (trackio)", "first step of bare PyTorch"
+_TEMPLATES_FIRST = "first step of the template"
 
 # What any PyTorch program needs before its first step is done: torch imports more of itself with the first optimizer.
 _BARE = """
@@ -58,11 +60,11 @@ def competitors() -> dict[str, Callable[[], float]]:
         BASELINE: lambda: _until("import torch, time; print(time.time())"),
         "configuration of `python -m train`": lambda: _whole(["-m", "train", "--cfg", "job"]),
         "configuration of the template": lambda: _whole([_TEMPLATE, "--cfg", "job"]),
-        "first step of bare PyTorch": lambda: _until(_BARE),
+        _BARE_FIRST: lambda: _until(_BARE),
         "first step of `python -m train tracker=[]`": lambda: first_step("tracker=[]"),
-        "first step of `python -m train` (trackio)": first_step,
+        _FIRST: first_step,
         "first step of `python -m train tracker=wandb,trackio`": lambda: first_step("tracker=wandb,trackio"),
-        "first step of the template": template_step,
+        _TEMPLATES_FIRST: template_step,
     }
 
 
@@ -95,6 +97,20 @@ def template_step() -> float:
 def measure(rounds: int = 5) -> Comparison:
     """Return the seconds of each competitor."""
     return compare(competitors(), BASELINE, "seconds", rounds=rounds)
+
+
+def goals(result: Comparison) -> list[Goal]:
+    """Return the goals: little more than importing torch, and less than the template takes."""
+    rows = {row.name: row for row in result.rows()}
+    first, template = rows[_FIRST], rows[_TEMPLATES_FIRST]
+    return [
+        Goal(
+            "the first step: at most 1.5 s after `import torch`",
+            f"{first.difference:+.2f} s; bare PyTorch {rows[_BARE_FIRST].difference:+.2f} s, "
+            f"the template {template.difference:+.2f} s",
+            first.difference <= 1.5,
+        )
+    ]
 
 
 def _until(program: str) -> float:
