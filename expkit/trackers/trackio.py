@@ -103,6 +103,7 @@ class TrackioTracker(Tracker):
         if self._run is not None:
             with contextlib.suppress(Exception), self._inside(strict=False):
                 self._run.finish()
+            calls.forget_waiting(run.id)
         if not self._said:
             self._say_ignored()
         self._said = True
@@ -173,6 +174,8 @@ class TrackioTracker(Tracker):
         finally:
             with self._inside():
                 self._run.finish()
+            calls.write_waiting(self._run.id)
+            calls.forget_waiting(self._run.id)
             calls.times.pop(self._run.id, None)
         if self._in_database() and (missing := self._rows - self._stored_rows()) > 0:
             raise RuntimeError(f"trackio did not store {missing} rows of run {self._run.name}")

@@ -12,14 +12,19 @@ import builtins
 import contextlib
 import functools
 import logging
+import sqlite3
 import sys
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
-__all__ = ["inside", "times"]
+from expkit.errors import describe
+
+__all__ = ["forget_waiting", "inside", "times", "write_waiting"]
 
 log = logging.getLogger("expkit")
 
@@ -58,7 +63,32 @@ _OUTSIDE = _Call(False, [])
 #: Run id -> step -> when the record was made, while the row waits in trackio's queue.
 times: dict[str, dict[int, str]] = {}
 
+#: Run id -> what writes rows that the database has not taken yet, the oldest first: trackio would drop them.
+_waiting: dict[str, deque[Callable[[], None]]] = {}
+_MOST_WAITING = 7200  # two a second: an hour
+_writing = threading.Lock()
+
 _current = threading.local()  # .call: the call that this thread is in; absent outside
+
+
+def write_waiting(run_id: str) -> None:
+    """Write the rows of a run that the database has not taken yet. While it refuses (locked, full), they stay."""
+    with _writing:
+        waiting = _waiting.get(run_id, deque())
+        while waiting:
+            try:
+                waiting[0]()
+            except (sqlite3.OperationalError, OSError) as error:
+                if len(waiting) == 1:
+                    log.warning("trackio cannot write (%s): rows wait, and it is tried again", describe(error))
+                return
+            waiting.popleft()
+
+
+def forget_waiting(run_id: str) -> None:
+    """Forget the rows of a run that the database has not taken: they come again, or never."""
+    with _writing:
+        _waiting.pop(run_id, None)
 
 
 @functools.cache
@@ -99,13 +129,19 @@ def _install() -> None:
 
     def bulk_log(*args: Any, **options: Any) -> None:
         # By itself trackio gives all rows that it writes at once the time of that moment.
-        known, steps = times.get(options.get("run_id") or ""), options.get("steps")
+        run_id = options.get("run_id") or ""
+        known, steps = times.get(run_id), options.get("steps")
         if known and steps and options.get("timestamps") is None:
             now = datetime.now(UTC).isoformat()
             options["timestamps"] = [known.get(step, now) for step in steps]
             for step in [step for step in list(known) if step < min(steps)]:
                 known.pop(step, None)
-        write(*args, **options)
+        if known is None:  # somebody else's run
+            write(*args, **options)
+        else:
+            with _writing:
+                _waiting.setdefault(run_id, deque(maxlen=_MOST_WAITING)).append(partial(write, *args, **options))
+            write_waiting(run_id)
 
     storage: Any = trackio.run.SQLiteStorage  # type: ignore[attr-defined]
     write = storage.bulk_log

@@ -216,6 +216,31 @@ print(send([1, 2, 3], then=break_storage))
     assert eval(stdout)["trackio"]["last_error"] == ("finish: RuntimeError: trackio did not store 1 rows of run toy_1")
 
 
+@pytest.mark.parametrize("again", [1, 3])
+def test_rows_that_the_database_refuses_for_a_time_come_later_in_order_and_once(again, python, trackio_query, tmp_path):
+    script = f"""{SETUP}
+import sqlite3
+from trackio.sqlite_storage import SQLiteStorage
+write, refused = SQLiteStorage.bulk_log, []
+def bulk_log(*arguments, **options):
+    if 3 in options["steps"] and len(refused) < {again}:
+        refused.append(options["steps"])
+        raise sqlite3.OperationalError("database is locked")
+    write(*arguments, **options)
+SQLiteStorage.bulk_log = bulk_log
+def then(delivery):
+    for step in range(3, 7):
+        delivery.log(Record(step, 1, 1.7e9 + step, {{"a": 1.0}}))
+        time.sleep(0.7)  # longer than trackio waits before it writes
+assert send([1, 2], then=then) == {{}}
+assert len(refused) == {again}
+"""
+    _, stderr = python(script, TRACKIO_DIR="db")
+    said = "trackio cannot write (OperationalError: database is locked): rows wait, and it is tried again"
+    assert stderr.splitlines() == [said]
+    assert [step for step, _ in trackio_query(tmp_path / "db", ROWS)] == [1, 2, 3, 4, 5, 6]
+
+
 def test_what_trackio_drops_of_a_row_with_a_warning_is_said_and_the_row_comes_once(python, trackio_query, tmp_path):
     then = "lambda delivery: delivery.log(Record(4, 0, 1.0, {'fits': 1, 'does_not': 2**70}))"
     stdout, stderr = python(f"{SETUP}\nprint(send([1, 2, 3], then={then}))", TRACKIO_DIR="db")
