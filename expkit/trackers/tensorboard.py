@@ -157,8 +157,10 @@ class _EventFile:
         """Append an event.
 
         Raises:
-            OSError: there is no room for it. The file is as it was.
+            OSError: there is no room for it, and the file is as it was; or it was deleted.
         """
+        if os.fstat(self._file.fileno()).st_nlink == 0:  # the system would take it, for nobody to read
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._file.name)
         data = event.SerializeToString()
         length = struct.pack("<Q", len(data))
         frame = length + _checksum(length) + data + _checksum(data)

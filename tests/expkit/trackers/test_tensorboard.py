@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import resource
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,21 @@ tracker.log(Record(1, 0, 1.0, {"loss": 1.0}))
 tracker.finish({})
 print([name for name in ("tensorflow", "torch", "grpc", "fsspec") if name in sys.modules])
 """
+
+
+def test_a_folder_that_is_deleted_is_noticed_and_made_again(run, records, tensorboard_events):
+    tracker = TensorBoardTracker()
+    tracker.start(run)
+    first, second = records([1, 2])
+    tracker.log(first)
+    shutil.rmtree(run.dir / "tensorboard")
+    with pytest.raises(FileNotFoundError):
+        tracker.log(second)
+    assert tracker.start(run) == -1, "it has nothing: all records come again"
+    tracker.log(first)
+    tracker.log(second)
+    tracker.finish({})
+    assert [event.step for event in tensorboard_events(run.dir / "tensorboard").Scalars("train_loss")] == [1, 2]
 
 
 def test_nothing_heavy_is_imported(python, tmp_path):
