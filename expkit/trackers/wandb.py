@@ -83,6 +83,7 @@ class WandbTracker(Tracker):
         self._address: str | None = None
         self._said = False  # what has no effect
         self._images: dict[str, wandb.Image] = {}
+        self._step = 0  # of the last record, or picture
 
     def check(self) -> None:
         """Look for the key of an online run.
@@ -188,12 +189,14 @@ class WandbTracker(Tracker):
         self._images.clear()
         # One call per step, committed: else W&B holds the row back until the step changes. It drops a second.
         self._run.log(row | {"_timestamp": record.time}, step=record.step, commit=True)
+        self._step = record.step
 
     def image(self, name: str, path: Path, step: int) -> None:
         """Keep a picture for the next row, because W&B ignores what comes at an earlier step."""
         import wandb
 
         self._images[_valid_key(name)] = wandb.Image(str(path), caption=f"step {step}")
+        self._step = max(self._step, step)
 
     def alert(self, alert: Alert) -> None:
         """Send an alert; W&B mails at most one a minute of the same title."""
@@ -208,7 +211,8 @@ class WandbTracker(Tracker):
         """
         assert self._run is not None
         if self._images:
-            self._run.log(dict(self._images))
+            # By itself W&B would begin at 0, where it has seen no step: in a resumed run that stops at once.
+            self._run.log(dict(self._images), step=self._step + 1, commit=True)
         self._run.summary.update(dict(summary))
         self._run.finish(exit_code=int(failed))
 

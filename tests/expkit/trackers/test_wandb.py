@@ -102,6 +102,16 @@ def test_a_resumed_offline_run_goes_on_under_the_same_id(run, records, wandb_fil
     assert first.of_type("run")[0]["run_id"] == second.of_type("run")[0]["run_id"] == run.id
 
 
+def test_pictures_of_a_resumed_run_that_stops_at_once_are_behind_its_last_step(run, records, picture, wandb_files):
+    send(WandbTracker(), run, records([10, 20]))
+    delivery = Delivery({"wandb": WandbTracker()}, start_timeout=30)
+    delivery.start(dataclasses.replace(run, resumed_step=20))
+    delivery.image("samples", picture, 21)
+    delivery.finish()
+    _, second = wandb_files(run.dir)
+    assert {step: row["samples.caption"] for step, row in second.rows.items()} == {22: "step 21"}
+
+
 def test_the_users_own_run_is_left_alone(run, records, tmp_path, wandb_files):
     import wandb
 
