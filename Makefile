@@ -4,11 +4,13 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
 TESTS  ?=
+MINUTES ?= 60
+SEED   ?= 0
 # Two processes for each core: tests wait for processes, servers and disks much of their time.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(2 * (os.cpu_count() or 1))')
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slurm faults lint format bench dist lock audit clean
+.PHONY: help train test test-slurm faults lint format bench soak dist lock audit clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -39,6 +41,9 @@ format: $(VENV)/.installed-dev  ## let ruff format and fix what it can
 
 bench: $(VENV)/.installed-bench  ## measure expkit beside others, in under 20 minutes, and write docs/benchmarks.md
 	$(BIN)/python -m benchmarks $(ARGS)
+
+soak: $(VENV)/.installed-dev  ## train under random faults for an hour (MINUTES=10 SEED=7), and write docs/soak.md
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) --seed $(SEED)
 
 dist: $(VENV)/.installed-dev  ## a source archive, and the wheel that it makes, in dist/
 	$(BIN)/python -m build
