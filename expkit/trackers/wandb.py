@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from expkit.errors import ConfigError
 from expkit.record import Record
 from expkit.trackers.base import Alert, RunInfo, Tracker
+from expkit.trackers.wandb_file import GrowingFile
 from expkit.trackers.wandb_service import forget_service, known_settings, open_run
 from expkit.wandb_data.login import has_key, missing_login, server_trouble, without_error_reports
 from expkit.wandb_data.offline import SUPERSEDED, OfflineRun
@@ -84,6 +85,7 @@ class WandbTracker(Tracker):
         self._said = False  # what has no effect
         self._images: dict[str, wandb.Image] = {}
         self._step = 0  # of the last record, or picture
+        self._file = GrowingFile(None)
 
     def check(self) -> None:
         """Look for the key of an online run.
@@ -134,7 +136,6 @@ class WandbTracker(Tracker):
             wandb.Error: the server took the key, but not the run.
         """
         without_error_reports()
-
         if self._run is not None:
             self._let_go(self._run)
         held = max(_steps(self._files(run)), default=-1) if self.mode == "offline" else None
@@ -171,6 +172,7 @@ class WandbTracker(Tracker):
                 finish_timeout_raises=True,
             ),
         )
+        self._file = GrowingFile(None if self._run.disabled else Path(self._run.settings.sync_file))
         if trouble:
             folder = self._run.settings.sync_dir
             log.warning("wandb: %s: this run is written offline, and `wandb sync %s` uploads it", trouble, folder)
@@ -182,6 +184,7 @@ class WandbTracker(Tracker):
     def log(self, record: Record) -> None:
         """Write one row, and with it the pictures that came since the last."""
         assert self._run is not None
+        self._file.before_adding()
         row: dict[str, Any] = {_valid_key(name): value for name, value in record.metrics.items()}
         if record.epoch:
             row["epoch"] = record.epoch
@@ -208,13 +211,14 @@ class WandbTracker(Tracker):
 
         Raises:
             TimeoutError: the last data could not be uploaded in time; `wandb sync` can do it later.
+            OSError: they were not written: the disk was full.
         """
         assert self._run is not None
-        if self._images:
-            # By itself W&B would begin at 0, where it has seen no step: in a resumed run that stops at once.
+        if self._images:  # at a step, as W&B begins at 0 by itself: in a resumed run that stops at once
             self._run.log(dict(self._images), step=self._step + 1, commit=True)
         self._run.summary.update(dict(summary))
-        self._run.finish(exit_code=int(failed))
+        with self._file.closing():
+            self._run.finish(exit_code=int(failed))
 
     def abandon(self) -> None:
         """End W&B's service process: if it hangs, the interpreter would wait for it for ever."""
