@@ -59,7 +59,7 @@ def _soak(place: Place, options: argparse.Namespace, kinds: list[str]) -> int:
             time.sleep(0.02)
         if training.has_ended and training.now.code == 0:
             break
-        rows.append(strike(each.kind, each.seed, training, watcher))
+        rows.append(strike(each, training, watcher))
         row = rows[-1]
         _say(
             f"{row.seconds:7.1f} s  step {row.step:6d}  {row.what}: {row.unexpected or row.happened} ({row.away:.1f} s)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 import signal
 import sqlite3
@@ -14,14 +13,12 @@ from dataclasses import dataclass
 
 import psutil
 
-from tests.soak.sampling import role
+from tests.soak.plan import Planned
 from tests.soak.training import Training, wait_for
+from tests.soak.victim import MOMENT, UnexpectedError, Victim
 from tests.soak.watcher import Watcher
 
-__all__ = ["FAULTS", "Row", "UnexpectedError", "strike"]
-
-#: Seconds in which a training that lives does its next updates.
-_MOMENT = 5.0
+__all__ = ["FAULTS", "RESTARTING", "Row", "strike"]
 
 
 #: `expkit show` under a clock that has jumped for all: the moment at which the kernel says that a process began, too.
@@ -32,10 +29,6 @@ began, ahead = psutil.Process.create_time, float(sys.argv[1])
 psutil.Process.create_time = lambda process: began(process) + ahead
 sys.exit(main(["show", sys.argv[2], "--json"]))
 """
-
-
-class UnexpectedError(Exception):
-    """A fault had another effect than it may have."""
 
 
 @dataclass(frozen=True)
@@ -61,58 +54,6 @@ class Row:
     unexpected: str = ""
 
 
-class Victim:
-    """What a fault may strike: the training, who watches it, and chance."""
-
-    def __init__(self, training: Training, watcher: Watcher, seed: int) -> None:
-        self.training, self.watcher = training, watcher
-        self.place = training.place
-        self.rng = random.Random(seed)
-        self.away = 0.0
-
-    def restart(self, since: float, code: int, expected: int, why: str, step: int | None = None) -> str:
-        """Start the training again, and return what happened; `step` was the last one, if not of this process."""
-        training = self.training
-        step = training.step if step is None else step
-        if code != expected:
-            raise UnexpectedError(f"{why}: exit code {code}, not {expected}: {training.now.text[-300:]}")
-        attempt = training.restart()
-        self.away = time.monotonic() - since
-        again = step - attempt.resumed_at
-        return f"{why}; resumed at step {attempt.resumed_at}, {max(again, 0)} steps trained again"
-
-    def lives(self, seconds: float) -> str:
-        """Look at the training for some seconds, in which it must go on, and return what happened."""
-        training, until = self.training, time.monotonic() + seconds
-        before, moment, longest = training.step, time.monotonic(), 0.0
-        while time.monotonic() < until:
-            if training.has_ended:
-                raise UnexpectedError(f"it ended with {training.now.code}: {training.now.text[-300:]}")
-            if training.step != before:
-                before, moment = training.step, time.monotonic()
-            longest = max(longest, time.monotonic() - moment)
-            time.sleep(0.01)
-        self.away = longest
-        if time.monotonic() - moment > _MOMENT:
-            raise UnexpectedError(f"no update for {time.monotonic() - moment:.0f} s")
-        return "trained on"
-
-    def kill_one(self, wanted: str) -> None:
-        """Kill a process of the training that has this role."""
-        mine: list[psutil.Process] = wait_for(
-            lambda: [each for each in self.training.main.children(recursive=True) if role(each) == wanted],
-            f"a process that is its {wanted}",
-            20.0,
-        )
-        self.rng.choice(mine).kill()
-        self.training.now.wounded = True
-
-    def warned(self, length: int) -> str:
-        """Return the first warning that the training has said after so many characters."""
-        lines = self.training.now.text[length:].splitlines()
-        return next((line.partition("Warning: ")[2] for line in lines if "Warning: " in line), "")
-
-
 def _kill(victim: Victim) -> tuple[str, str]:
     since = time.monotonic()
     code = victim.training.signal(signal.SIGKILL)
@@ -120,7 +61,7 @@ def _kill(victim: Victim) -> tuple[str, str]:
 
 
 def _kill_at_start(victim: Victim) -> tuple[str, str]:
-    since, wait = time.monotonic(), victim.rng.uniform(0.2, 8.0)
+    since, wait = time.monotonic(), victim.lasting(8)
     victim.training.signal(signal.SIGKILL)
     step = victim.training.step
     victim.training.start()
@@ -143,13 +84,13 @@ def _preempt(victim: Victim) -> tuple[str, str]:
 
 
 def _suspend(victim: Victim) -> tuple[str, str]:
-    seconds = victim.rng.uniform(3, 25)
+    seconds = victim.lasting(25)
     since = time.monotonic()
     victim.training.main.suspend()
     time.sleep(seconds)
     victim.training.main.resume()
-    said = victim.lives(_MOMENT)
-    victim.away = max(victim.away, time.monotonic() - since - _MOMENT)
+    said = victim.lives(MOMENT)
+    victim.away = max(victim.away, time.monotonic() - since - MOMENT)
     return f"suspended (SIGSTOP) for {seconds:.0f} s", said
 
 
@@ -161,18 +102,18 @@ def _loader(victim: Victim) -> tuple[str, str]:
 
 
 def _full_disk(victim: Victim) -> tuple[str, str]:
-    seconds, length = victim.rng.uniform(5, 30), len(victim.training.now.text)
+    seconds, length = victim.lasting(30), len(victim.training.now.text)
     with victim.place.full():
         said = victim.lives(seconds)
         longest = victim.away
-    victim.lives(_MOMENT)
+    victim.lives(MOMENT)
     victim.away = max(longest, victim.away)
     warning = victim.warned(length)
     return f"the run's disk full for {seconds:.0f} s", f"{said}; {warning}" if warning else said
 
 
 def _killed_on_full_disk(victim: Victim) -> tuple[str, str]:
-    seconds = victim.rng.uniform(5, 20)
+    seconds = victim.lasting(20)
     with victim.place.full():
         victim.lives(seconds)
         since = time.monotonic()
@@ -185,13 +126,13 @@ def _killed_on_full_disk(victim: Victim) -> tuple[str, str]:
 def _wandb(victim: Victim) -> tuple[str, str]:
     length = len(victim.training.now.text)
     victim.kill_one("wandb")
-    said = victim.lives(2 * _MOMENT)
+    said = victim.lives(2 * MOMENT)
     warning = victim.warned(length)
     return "wandb's service process killed", f"{said}; {warning}" if warning else said
 
 
 def _trackio(victim: Victim) -> tuple[str, str]:
-    seconds = victim.rng.uniform(5, 40)
+    seconds = victim.lasting(40)
     (database,) = wait_for(lambda: list(victim.place.trackio.glob("*.db")), "trackio's database")
     connection = sqlite3.connect(database, isolation_level=None, timeout=30)
     try:
@@ -205,12 +146,12 @@ def _trackio(victim: Victim) -> tuple[str, str]:
 
 def _tensorboard(victim: Victim) -> tuple[str, str]:
     shutil.rmtree(victim.place.run / "tensorboard")
-    return "tensorboard's folder deleted", victim.lives(_MOMENT)
+    return "tensorboard's folder deleted", victim.lives(MOMENT)
 
 
 def _pictures(victim: Victim) -> tuple[str, str]:
     victim.kill_one("pictures")
-    return "the process that draws killed", victim.lives(_MOMENT)
+    return "the process that draws killed", victim.lives(MOMENT)
 
 
 def _clock(victim: Victim) -> tuple[str, str]:
@@ -218,11 +159,11 @@ def _clock(victim: Victim) -> tuple[str, str]:
     hours = victim.rng.choice([-1, 1]) * victim.rng.uniform(0.5, 12)
     victim.place.clock = before + 3600 * hours
     # Two heartbeats later everything that is written has the new time.
-    said = victim.lives(2 * _MOMENT + 1)
+    said = victim.lives(2 * MOMENT + 1)
     away = victim.away
     status = victim.training.status()
     ahead = status["heartbeat_time"] - time.time() - victim.place.clock
-    if abs(ahead) > 3 * _MOMENT:
+    if abs(ahead) > 3 * MOMENT:
         raise UnexpectedError(f"the heartbeat is {ahead:.0f} s off the clock")
     forecast = status.get("forecast", {})
     left, rate = forecast.get("remaining_seconds"), forecast.get("steps_per_sec")
@@ -244,7 +185,7 @@ def _clock(victim: Victim) -> tuple[str, str]:
 
 def _watcher(victim: Victim) -> tuple[str, str]:
     victim.watcher.kill()
-    said = victim.lives(victim.rng.uniform(1, 10))
+    said = victim.lives(victim.lasting(10))
     victim.watcher.start()
     return "expkit watch killed, and started again", said
 
@@ -284,9 +225,9 @@ FAULTS: dict[str, Callable[[Victim], tuple[str, str]]] = {
 RESTARTING = ("kill", "preemption", "loader", "kill at start", "kill on full disk", "damage")
 
 
-def strike(kind: str, seed: int, training: Training, watcher: Watcher) -> Row:
+def strike(planned: Planned, training: Training, watcher: Watcher) -> Row:
     """Let a fault happen, and return what came of it."""
-    victim = Victim(training, watcher, seed)
+    victim, kind = Victim(training, watcher, planned), planned.kind
     step, seconds = training.step, time.monotonic() - training.attempts[0].started
     what, happened, unexpected = kind, "", ""
     try:

@@ -18,7 +18,7 @@ import psutil
 from tests.soak.plan import PERIOD as SECONDS
 from tests.soak.task import BEAT, PERIOD
 
-__all__ = ["REPOSITORY", "Place"]
+__all__ = ["REPOSITORY", "Place", "fill"]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 #: Environment variable by which every process that the soak starts, and theirs, is known.
@@ -118,30 +118,35 @@ class Place:
     @contextlib.contextmanager
     def full(self) -> Iterator[None]:
         """The run's disk takes nothing more. Without a disk of its own: no file may grow."""
-        if not self.mounted:
-            self._limit(0)
-        else:
-            self._fill()
+        if self.mounted:
+            with fill(self.disk):
+                yield
+            return
+        self._limit(0)
         try:
             yield
         finally:
-            if self.mounted:
-                (self.disk / "ballast").unlink()
-            else:
-                self._limit(resource.RLIM_INFINITY)
+            self._limit(resource.RLIM_INFINITY)
 
     def _limit(self, size: int) -> None:
         for process in self.processes():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.rlimit(psutil.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
-    def _fill(self) -> None:
-        with (self.disk / "ballast").open("ab", buffering=0) as file:
-            size = 16 << 20
-            while size:
-                try:
-                    file.write(bytes(size))
-                except OSError as error:
-                    if error.errno != errno.ENOSPC:
-                        raise
-                    size //= 2
+
+@contextlib.contextmanager
+def fill(disk: Path) -> Iterator[None]:
+    """Leave not a byte free on a small disk, for the time of this context."""
+    ballast, size = disk / "ballast", 16 << 20
+    with ballast.open("ab", buffering=0) as file:
+        while size:
+            try:
+                file.write(bytes(size))
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                size //= 2
+    try:
+        yield
+    finally:
+        ballast.unlink()

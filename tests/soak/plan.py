@@ -25,11 +25,13 @@ class Planned:
     Attributes:
         kind: a key of `tests.soak.faults.FAULTS`.
         step: when it comes: once this step is done.
+        seconds: that it may last at most.
         seed: of what it draws itself.
     """
 
     kind: str
     step: int
+    seconds: float
     seed: int
 
 
@@ -54,4 +56,6 @@ def plan(minutes: float, seed: int, kinds: Sequence[str], restarting: Sequence[s
     # One in each of as many parts of equal length: a fault that another one hides shows nothing.
     part = (_LAST - _FIRST) * steps / len(drawn)
     at = [int(_FIRST * steps + (number + rng.uniform(0.1, 0.9)) * part) for number in range(len(drawn))]
-    return steps, [Planned(kind, step, rng.randrange(1 << 30)) for kind, step in zip(drawn, at, strict=True)]
+    return steps, [
+        Planned(kind, step, part * PERIOD, rng.randrange(1 << 30)) for kind, step in zip(drawn, at, strict=True)
+    ]

@@ -28,7 +28,7 @@ def soak(report: Path, *arguments: str) -> str:
 
 @pytest.mark.timeout(600)
 def test_a_training_under_a_few_faults_ends_as_one_without(tmp_path: Path) -> None:
-    text = soak(tmp_path / "soak.md", "--minutes", "0.7", "--faults", "kill,full disk")
+    text = soak(tmp_path / "soak.md", "--minutes", "0.7", "--faults", "full disk,kill")
     assert text.count("resumed at step") == 1 and "disk full for" in text
 
 
