@@ -46,6 +46,8 @@ def role(process: psutil.Process) -> str:
             return "pictures"
         if "expkit watch" in command:
             return "watcher"
+        if process.name() == "pt_data_worker":  # as torch calls it, whoever its parent is by now
+            return "loader"
         if "-m train" in command:
             parent = process.parent()
             return "loader" if parent is not None and "-m train" in " ".join(parent.cmdline()) else "training"
