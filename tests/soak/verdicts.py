@@ -25,12 +25,14 @@ __all__ = ["Verdict", "judge"]
 
 #: Seconds in which what a process leaves behind has to be gone.
 _GONE = 20.0
-#: Of a checkpoint, what says when, how long, why and with what it was made; all else has to be the same.
-_OF_THE_DAY = frozenset({"/config", "/time", "/reason", "/sampler_state/elapsed"})
+#: Of a checkpoint, what says when, how long, why and with what it was made; and when a snapshot was taken last, which a
+#: full disk delays, and a kill between an event and its snapshot costs. All else has to be the same.
+_OF_THE_DAY = frozenset({"/config", "/time", "/reason", "/sampler_state/elapsed", "/snapshot_state/saved"})
 #: Growth in an hour that counts as none, in MB (10^6 bytes) and in descriptors.
 FLAT = {"MB": 10.0, "descriptors": 1.0}
-#: Part of an attempt that is not looked at: the first evaluation, the first pictures.
-_WARM_UP = 0.2
+#: Part of an attempt that is not looked at: the first evaluation, the first pictures; and the minutes that the rest must
+#: have for a verdict: until then memory still settles.
+_WARM_UP, _LEAST = 0.2, 10.0
 #: torch's cache of compiled code has one name for all processes of a user, and stays for the next.
 _CACHES = ("torchinductor_*",)
 
@@ -214,12 +216,15 @@ def _flat(attempts: Sequence[Attempt], seen: Mapping[Any, Sequence[Sample]]) -> 
             line = slope(times, values)
             if line is None:
                 continue
+            minutes = (times[-1] - times[0]) / 60
             found = (
                 f"{line.per_hour:+.2f} ± {line.error:.2f} {unit} an hour, at {values[0]:.0f} to {values[-1]:.0f}, "
-                f"over {(times[-1] - times[0]) / 60:.1f} min; flat: no more than 2 standard errors or {FLAT[unit]:g}"
+                f"over {minutes:.1f} min; flat: no more than 2 standard errors or {FLAT[unit]:g}"
             )
             name = f"flat: {unit} of {role}"
             if role.startswith("wandb"):
                 yield Verdict(f"{name} (W&B's own: said, not judged)", True, found)
+            elif minutes < _LEAST:
+                yield Verdict(f"{name} (said, not judged in less than {_LEAST:g} minutes)", True, found)
             else:
                 yield Verdict(name, line.is_flat(FLAT[unit]), found)
