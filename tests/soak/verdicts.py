@@ -30,8 +30,8 @@ _GONE = 20.0
 _OF_THE_DAY = frozenset({"/config", "/time", "/reason", "/sampler_state/elapsed", "/snapshot_state/saved"})
 #: Growth in an hour that counts as none, in MB (10^6 bytes) and in descriptors.
 FLAT = {"MB": 10.0, "descriptors": 1.0}
-#: Part of an attempt that is not looked at: the first evaluation, the first pictures; and the minutes that the rest must
-#: have for a verdict: until then memory still settles.
+#: Part of an attempt that is not looked at: the first evaluation, the first pictures; and the minutes that the rest
+#: must have for a verdict: until then memory still settles.
 _WARM_UP, _LEAST = 0.2, 10.0
 #: torch's cache of compiled code has one name for all processes of a user, and stays for the next.
 _CACHES = ("torchinductor_*",)
