@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import atexit
 import multiprocessing
+import os
 import signal
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
+from multiprocessing.queues import Queue
 from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader, default_collate, get_worker_info
@@ -74,8 +77,18 @@ class IgnoreSignals:
         for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"):
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), signal.SIG_IGN)
+        Queue._on_queue_feeder_error = staticmethod(_end_with)  # type: ignore[attr-defined]
         if self.others is not None:
             self.others(worker)
+
+
+def _end_with(error: Exception, _: object) -> None:
+    """End a loading process that cannot hand over a batch: its temporary folder is full, say.
+
+    multiprocessing would drop the batch, and who waits for it would wait for ever.
+    """
+    print(f"a loading process ends, as it cannot hand over a batch: {type(error).__name__}: {error}", file=sys.stderr)
+    os._exit(1)
 
 
 def noting_loaders(batches: Iterator[_T], loader: DataLoader[Any] | None = None) -> Iterator[_T]:

@@ -103,6 +103,24 @@ def test_a_run_one_of_whose_loading_processes_is_killed_fails_and_says_so(tmp_pa
     assert not [each for each in loading if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
 
 
+class NoRoom(Dataset[torch.Tensor]):
+    """Samples whose batches a loading process cannot hand over, as where its temporary folder is full."""
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        multiprocessing.current_process()._config["tempdir"] = "/no/room"  # type: ignore[attr-defined]
+        return torch.tensor([index])
+
+
+@pytest.mark.timeout(60)
+def test_a_batch_that_cannot_be_handed_over_is_not_waited_for_for_ever(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RuntimeError, match=r"DataLoader worker \(pid"):
+        next(Batches(NoRoom(), batch_size=4, num_workers=1).epoch(0))
+    assert "cannot hand over a batch: FileNotFoundError" in capfd.readouterr().err
+
+
 class Numbers(Dataset[int]):
     def __len__(self) -> int:
         return 40
