@@ -155,11 +155,13 @@ class _Writer(FileSystemWriter):
     def write_data(self, plan: Any, planner: Any) -> Any:
         try:
             return super().write_data(plan, planner)
-        except RuntimeError:  # torch hides a full disk behind "unexpected pos"
-            errors = [stream.error for stream in self.files.streams.values() if stream.error is not None]
-            if errors:
-                raise errors[0] from None
-            raise
+        except (OSError, RuntimeError) as failure:  # torch hides a full disk behind "unexpected pos"
+            error = None
+            for stream in self.files.streams.values():  # which let go of their errors: see `expkit.checkpoints.storage`
+                error, stream.error = error or stream.error, None
+            if error is None or error is failure:
+                raise
+            raise error from None
 
     def storage_meta(self) -> StorageMeta:
         return StorageMeta(save_id=self.save_id)  # without the temporary name of the folder

@@ -150,11 +150,14 @@ def checkpoint_size(state: Mapping[str, Any]) -> int:
 def _save(state: Mapping[str, Any], output: Output) -> None:
     try:
         torch.save(state, output)  # type: ignore[arg-type]  # torch needs write and flush only
-    except RuntimeError:
+    except (OSError, RuntimeError) as failure:
+        # Kept in `output`, the error would keep its frames, those torch's writer, and that again `output`: a circle
+        # through C++, which is never collected, with the whole state in it.
+        error, output.error = output.error, None
         # torch hides a full disk behind "unexpected pos"; other RuntimeErrors (CUDA, say) are no file's.
-        if output.error is None:
+        if error is None or error is failure:
             raise
-        raise output.error from None
+        raise error from None
 
 
 @contextlib.contextmanager

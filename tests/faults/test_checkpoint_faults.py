@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import gc
 import itertools
 import logging
 import os
@@ -10,6 +12,7 @@ import random
 import shutil
 import signal
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +21,7 @@ import torch
 from torch import nn
 
 from expkit.checkpoints import CheckpointManager, checkpoint_error, read_checkpoint
+from expkit.checkpoints.storage import write_checkpoint
 from tests.faults.injector import (
     LOSE,
     SHORT,
@@ -185,6 +189,19 @@ def test_a_full_disk_keeps_the_old_checkpoints_and_the_next_save_with_room_works
     (small_disk / "checkpoints/checkpoint_step_1.pt").unlink()
     assert manager.save_checkpoint(4, *state_of(4, size=600), [4.0], {}) is not None
     assert CheckpointManager(small_disk).load_latest_checkpoint()["step"] == 4
+
+
+def test_what_a_full_disk_does_not_take_does_not_stay_in_memory(small_disk):
+    kept = []
+    for _ in range(3):
+        weight = torch.zeros(2000, 1000)
+        kept.append(weakref.ref(weight))
+        with contextlib.suppress(OSError):
+            write_checkpoint(small_disk / "checkpoint_step_1.pt", {"weight": weight})
+    assert not list(small_disk.iterdir())
+    del weight
+    gc.collect()
+    assert [each() for each in kept] == [None] * 3
 
 
 def damage(data: bytes, rng: random.Random) -> bytes:
