@@ -190,12 +190,12 @@ class Attempt:
         if self.state is not None and self.state.get("response_state"):
             self.responder.load_state_dict(self.state["response_state"])
         snapshots = parts.snapshots(files)
-        if self.state is not None and self.state.get("snapshot_state"):
-            snapshots.load_state_dict(self.state["snapshot_state"])
         self.report.troubles["snapshots"] = snapshots.trouble.summary
         self.snapshotter = stack.enter_context(
             Snapshotter(snapshots, parts.detectors, self.control, self._status_now, self.manager, events.note)
         )
+        if self.state is not None and self.state.get("snapshot_state"):
+            self.snapshotter.load_state_dict(self.state["snapshot_state"])
         if self.manager is not None:
             self.report.troubles["checkpoints"] = self.manager.trouble
         self.report.troubles |= {"logs/metrics.jsonl": journal.trouble, "logs/events.jsonl": events.trouble}
@@ -215,7 +215,7 @@ class Attempt:
             runner.looks.append(pictures.look_ahead)
         if self.manager is not None:
             self.report.manager = self.manager
-            saver = Saver(self.manager, self.plain, journal, parts.detectors, snapshots)
+            saver = Saver(self.manager, self.plain, journal, parts.detectors, self.snapshotter)
             runner.save = saver
             if self.state is not None:
                 saver.resumed(self.step)

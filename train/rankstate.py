@@ -52,10 +52,9 @@ def restore_own(runner: Runner, state: Mapping[str, Any]) -> None:
             if "loader" in others[dist.rank - 1]:
                 runner.train.load_state_dict(others[dist.rank - 1]["loader"])
         return
-    before = len(others) + 1
-    log.warning(
-        "resumed with %d process(es) instead of %d: results may differ in the last digits", dist.world_size, before
-    )
+    if dist.is_main:
+        then, now = len(others) + 1, dist.world_size
+        log.warning("resumed with %d process(es) instead of %d: results may differ in the last digits", now, then)
     if series is not None:
         merged = merge_states([series, *(each["series"] for each in others)], AVERAGED)
         runner.pending_series = merged if dist.is_main else _nothing(merged)

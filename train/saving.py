@@ -19,13 +19,13 @@ from expkit.errors import ConfigError, UserError
 from expkit.experiment import RunDir
 from expkit.journal import Journal, is_volatile
 from expkit.rng import rng_state
-from expkit.snapshots import Snapshots
 from expkit.timelimit import TimeLimit
 from train.parts import Parts
 from train.probe import make_probe
 from train.rankstate import gathered
 from train.responses import Responder
 from train.runner import Runner
+from train.snapshotting import Snapshotter
 
 __all__ = ["Saver", "make_limit", "make_manager"]
 
@@ -77,7 +77,7 @@ class Saver:
         config: the configuration, plain and masked.
         journal: made durable before each checkpoint commits, so that no checkpoint is ahead of it; None on other ranks.
         detectors: name -> detector.
-        snapshots: when the last ones were taken; a checkpoint that says so commits after them.
+        snapshotter: when the last snapshots were taken; a checkpoint that says so commits after them.
     """
 
     def __init__(
@@ -86,12 +86,12 @@ class Saver:
         config: Mapping[str, Any],
         journal: Journal | None = None,
         detectors: Mapping[str, Detector] | None = None,
-        snapshots: Snapshots | None = None,
+        snapshotter: Snapshotter | None = None,
     ) -> None:
         self.checkpoints = checkpoints
         self._config = config
         self._journal = journal
-        self._detectors, self._snapshots = detectors or {}, snapshots
+        self._detectors, self._snapshotter = detectors or {}, snapshotter
         self._saved_step = -1
         self._monitored, self._durable = False, True
         self._alike = is_bundled(checkpoints.save)
@@ -139,7 +139,7 @@ class Saver:
             sampler_state=runner.state_dict(),
             detector_state={name: detector.state_dict() for name, detector in self._detectors.items()},
             response_state=runner.respond.state_dict() if isinstance(runner.respond, Responder) else None,
-            snapshot_state=self._snapshots.state_dict() if self._snapshots is not None else None,
+            snapshot_state=self._snapshotter.state_dict() if self._snapshotter is not None else None,
             guard_state=[guard.state_dict() for guard in update.guards],
             journal_state={"step": step},
             threads=torch.get_num_threads(),
@@ -155,8 +155,8 @@ class Saver:
             self.checkpoints.wait()
 
     def _make_durable(self) -> None:
-        if self._snapshots is not None:
-            self._snapshots.wait()
+        if self._snapshotter is not None:
+            self._snapshotter.wait()
         if self._journal is None:
             return
         try:

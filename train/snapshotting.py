@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from expkit.checkpoints import CheckpointManager
 from expkit.detectors.base import Detector, Event, Severity
@@ -50,6 +50,7 @@ class Snapshotter:
         self._detectors, self._control, self._status, self._manager = detectors, control, status, manager
         self._waiting: list[Event] = []
         self._best: Event | None = None
+        self._saved_up_to = -1  # a checkpoint of this step, or of a later one, is there from before a resume
         self._record: Record | None = None
 
     def take(self, events: Sequence[Event]) -> None:
@@ -72,13 +73,30 @@ class Snapshotter:
         """Make what still waits, once the last checkpoint is there, and return when all is done."""
         if self._record is not None and self._best is not None:
             self._observe(replace(self._record, metrics={}, series={}))  # its values have been seen
+        self.wait()
+
+    def wait(self) -> None:
+        """Return once no snapshot is being made."""
         self.snapshots.wait()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what an exact resume needs, as plain types: that of the snapshots, and the best model that waits."""
+        best = None if self._best is None else {**asdict(self._best), "severity": str(self._best.severity)}
+        return {**self.snapshots.state_dict(), "waiting_best": best}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` returned, out of a checkpoint that has the weights of the best model, too."""
+        self.snapshots.load_state_dict(state)
+        best = state.get("waiting_best")
+        if best is not None:
+            self._best = Event(**{**best, "severity": Severity(best["severity"])})
+            self._saved_up_to = self._best.step
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.snapshots.abandon() if kind is KeyboardInterrupt else self.snapshots.wait()
+        self.snapshots.abandon() if kind is KeyboardInterrupt else self.wait()
 
     def _observe(self, record: Record) -> None:
         events, self._waiting = self._waiting, []
@@ -92,4 +110,4 @@ class Snapshotter:
 
     def _is_saved(self, step: int) -> bool:
         saved = self._manager.saved_step if self._manager is not None else None
-        return saved is not None and saved >= step
+        return step <= (self._saved_up_to if saved is None else max(saved, self._saved_up_to))

@@ -27,7 +27,9 @@ __all__ = ["Verdict", "judge"]
 _GONE = 20.0
 #: Of a checkpoint, what says when, how long, why and with what it was made; and when a snapshot was taken last, which a
 #: full disk delays, and a kill between an event and its snapshot costs. All else has to be the same.
-_OF_THE_DAY = frozenset({"/config", "/time", "/reason", "/sampler_state/elapsed", "/snapshot_state/saved"})
+_OF_THE_DAY = frozenset(
+    {"/config", "/time", "/reason", "/sampler_state/elapsed", "/snapshot_state/saved", "/snapshot_state/waiting_best"}
+)
 #: Growth in an hour that counts as none, in MB (10^6 bytes) and in descriptors.
 FLAT = {"MB": 10.0, "descriptors": 1.0}
 #: Part of an attempt that is not looked at: the first evaluation, the first pictures; and the minutes that the rest

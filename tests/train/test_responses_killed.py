@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 import torch
 
+from expkit.experiment import RunDir
 from expkit.journal import read_journal
+from expkit.snapshots import list_snapshots
 from tests.conftest import SMALL, Train
 from tests.train.forked import Forked
 from tests.train.helpers import same
@@ -148,3 +150,21 @@ def test_layers_switch_back_and_forth_and_a_kill_on_any_side_changes_nothing(
     train(*arguments)
     assert losses(cut) == losses(whole)
     assert same(last(cut), last(whole))
+
+
+def test_a_best_model_whose_snapshot_has_to_wait_for_its_weights_survives_a_kill(
+    train: Train, outputs: Path, conf: tuple[str, ...]
+) -> None:
+    common = (
+        *(*conf, *COMMON, "task=troubled", "task.bad_epoch=-1", "detectors=[best_model]"),
+        *("trainer.batch_size=8", "trainer.max_epochs=3", "trainer.log_interval=10", "checkpoint.save_interval=1000"),
+        "optimizer.lr=0.1",
+    )
+    train(*common, "run.id=whole")
+    (snapshot,) = list_snapshots(RunDir(outputs / "whole"))
+    assert snapshot.checkpoint_step == 21 and snapshot.step == 20
+    killed(outputs, *common, "run.id=cut", when=lambda runner: runner.progress.step == 22)
+    assert not list_snapshots(RunDir(outputs / "cut"))
+    train(*conf, "resume=cut")
+    (again,) = list_snapshots(RunDir(outputs / "cut"))
+    assert (again.reason, again.step, again.checkpoint_step) == (snapshot.reason, snapshot.step, 21)
