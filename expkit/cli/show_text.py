@@ -88,7 +88,8 @@ def _endings(before: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if len(before) > _ENDINGS:
         yield f"the last {_ENDINGS} of {len(before)} times that it stopped:"
     for each in before[-_ENDINGS:]:
-        yield f"stopped at step {each.get('step')}, {each.get('time')}: {each.get('state')} ({each.get('why')})"
+        why = f" ({each['why']})" if each.get("why") else ""
+        yield f"stopped at step {each.get('step')}, {each.get('time')}: {each.get('state')}{why}"
 
 
 def _times(count: int) -> str:

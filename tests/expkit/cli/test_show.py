@@ -314,8 +314,9 @@ def test_how_it_went(run: Path, show: Show, capsys: pytest.CaptureFixture[str]) 
     final = {"val_loss": 0.5, "best_val_loss": 0.25, "best_val_psnr": 20.0, "best_step": 20, "samples_per_second": 9.0}
     write(run / "results.json", {"final_metrics": final, "best_checkpoint": "checkpoints/checkpoint_step_20.pt"})
     stops = [
-        {"step": step, "time": "2026-01-01", "state": "preempted", "why": f"SIGTERM {step}"} for step in range(1, 5)
+        {"step": step, "time": "2026-01-01", "state": "preempted", "why": f"SIGTERM {step}"} for step in range(1, 4)
     ]
+    stops.append({"step": 4, "time": "2026-01-01", "state": "finished", "why": ""})
     update(run / "status.json", state="finished", restarts=2, ended_before=[*stops, "nonsense"])
     parent = {"run": "before", "snapshot": "anomaly_1", "step": 7}
     model, data = (
@@ -333,7 +334,7 @@ def test_how_it_went(run: Path, show: Show, capsys: pytest.CaptureFixture[str]) 
     for line in (
         "parent      before, anomaly_1, step 7",
         "before      the last 3 of 4 times that it stopped:",
-        "            stopped at step 4, 2026-01-01: preempted (SIGTERM 4)",
+        "            stopped at step 4, 2026-01-01: finished",
         "git         abc123, with changes that were not committed",
         "model       Net, 1,234,567 parameters",
         "data        Digits, 1,000 training samples, path a.txt",
