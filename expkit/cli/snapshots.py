@@ -42,6 +42,10 @@ class SnapshotsCommand:
         retention = _retention(options)
         run = find_with("snapshots", options.run, Path("outputs"))
         snapshots = list_snapshots(run)
+        for kind in options.kind:
+            if not any(each.is_of(kind) for each in snapshots):
+                there = ", ".join(sorted({of for each in snapshots for of in each.kinds})) or "none"
+                print(f"note: no snapshot is of the kind {kind}; there are: {there}", file=sys.stderr)
         going = retention.removable(snapshots) if retention is not None else []
         listing = describe(run, going if retention is not None else snapshots, options.verify)
         removed = False

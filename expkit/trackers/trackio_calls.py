@@ -82,6 +82,9 @@ def write_waiting(run_id: str) -> None:
                 if len(waiting) == 1:
                     log.warning("trackio cannot write (%s): rows wait, and it is tried again", describe(error))
                 return
+            except Exception:
+                waiting.popleft()  # no other time will do: it must not stand before those that come
+                raise
             waiting.popleft()
 
 

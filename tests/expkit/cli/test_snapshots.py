@@ -85,6 +85,13 @@ def test_clean_is_a_dry_run_first(run: RunDir, capsys: pytest.CaptureFixture[str
     assert [path.name for path in run.snapshots.iterdir()] == ["anomaly_20251113_143022_best_model_loss_0.6321"]
 
 
+def test_a_kind_that_no_snapshot_is_of_is_said(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["snapshots", str(run.root), "--clean", "--kind", "los_spike"]) == 0
+    said = capsys.readouterr()
+    assert said.err == "note: no snapshot is of the kind los_spike; there are: best_model, loss_spike\n"
+    assert "nothing to remove" in said.out
+
+
 def test_a_damaged_one_can_be_removed(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     damage(run)
     shown = listed(capsys, run.root, "--clean", "--max-size", "0", "--verify", "--yes")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import socket
 import time
+from collections import deque
 
 import pytest
 
 from expkit.errors import ConfigError
+from expkit.trackers import trackio_calls as calls
 from expkit.trackers.trackio import TrackioTracker
 
 SETUP = """
@@ -239,6 +241,19 @@ assert len(refused) == {again}
     said = "trackio cannot write (OperationalError: database is locked): rows wait, and it is tried again"
     assert stderr.splitlines() == [said]
     assert [step for step, _ in trackio_query(tmp_path / "db", ROWS)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_rows_that_the_database_will_never_take_hold_up_no_others(monkeypatch):
+    came = []
+
+    def never():
+        raise TypeError("no such column")
+
+    monkeypatch.setitem(calls._waiting, "mine", deque([never, lambda: came.append(2)]))
+    with pytest.raises(TypeError):
+        calls.write_waiting("mine")
+    calls.write_waiting("mine")
+    assert came == [2] and not calls._waiting["mine"]
 
 
 def test_what_trackio_drops_of_a_row_with_a_warning_is_said_and_the_row_comes_once(python, trackio_query, tmp_path):
