@@ -19,6 +19,9 @@ _BEGIN = r"(?:^|[_.\-/]|(?-i:(?<=[a-z0-9])(?=[A-Z])))"
 _SECRET = re.compile(rf"{_BEGIN}({_NAMES}|pass|pwd|auth|cookie)($|[_.\-/]|(?-i:(?=[A-Z])))", re.IGNORECASE)
 #: Under these names a number is no setting, and a word is no name of anything (`token: pad`, `key: val_loss`).
 _SURE = re.compile(r"api_?key|secret|password|passwd|passphrase|webhook", re.IGNORECASE)
+#: What YAML and Hydra read as a number, or as several; or as what is neither text nor number.
+_NUMBER = r"[+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:e[+-]?\d+)?|true|false|null"
+_NUMBERS = re.compile(rf"[\[(]?(?:{_NUMBER})(?:,\s*(?:{_NUMBER}))*[\])]?", re.IGNORECASE)
 #: What is not yet the secret itself: an interpolation, or what is masked already.
 _NONE = r"(?!\$\{|\*\*\*)"
 #: `{api_key: ...}` inside of a text; `KEY=VALUE` is how it is told what to type.
@@ -95,7 +98,8 @@ def _is_override(item: Any) -> bool:
 def mask_arguments(arguments: Sequence[str]) -> list[str]:
     """Return command-line arguments with the secrets among them replaced by `***`.
 
-    Known forms: `key=value`, `--key=value`, `--key value`, and those of `mask_secrets` inside of an argument.
+    Known forms: `key=value`, `--key=value`, `--key value`, and those of `mask_secrets` inside of an argument. A number
+    stays where `mask_secrets` leaves it (`model.key_dim=64`): a resume has to find it.
     """
     masked: list[str] = []
     secret_follows = False
@@ -104,12 +108,17 @@ def mask_arguments(arguments: Sequence[str]) -> list[str]:
         if secret_follows and not argument.startswith("-"):
             _remember(argument, sure=False)
             masked.append(MASK)
-        elif equals and mask_secrets(value, key.lstrip("+-~")) == MASK:
+        elif equals and not _is_number(value, key) and mask_secrets(value, key.lstrip("+-~")) == MASK:
             masked.append(f"{key}={MASK}")
         else:
             masked.append(_masked(argument))
         secret_follows = not equals and argument.startswith("-") and bool(_SECRET.search(argument.lstrip("-")))
     return masked
+
+
+def _is_number(value: str, name: str) -> bool:
+    """Whether a value that is typed is a number, or several, and its name one under which a number is a setting."""
+    return _NUMBERS.fullmatch(value) is not None and _SURE.search(name) is None
 
 
 def mask_text(text: str) -> str:
@@ -137,4 +146,4 @@ def _masked(text: str) -> str:
     text = _BY_FORM.sub(MASK, text)
     for pattern in _BY_PLACE:
         text = pattern.sub(rf"\1{MASK}", text)
-    return _INSIDE.sub(rf"\1{MASK}", text)
+    return _INSIDE.sub(lambda found: found[1] + (found[3] if _is_number(found[3], found[2]) else MASK), text)
