@@ -76,7 +76,7 @@ def _parser(summary: str) -> Parser:
     faces.add_argument("--static", action="store_true", help="as a picture, and end")
     faces.add_argument("--once", action="store_true", help="one look in this terminal, and end")
     faces.add_argument("--json", action="store_true", help="how the runs stand and last values as JSON, and end")
-    parser.add_argument("--interval", type=float, default=5.0, metavar="S", help="seconds between two looks (5)")
+    parser.add_argument("--interval", type=float, default=5.0, metavar="SECONDS", help="between two looks (5)")
     parser.add_argument(
         "--metrics",
         metavar="NAME,...",
@@ -87,7 +87,9 @@ def _parser(summary: str) -> Parser:
     parser.add_argument(
         "--theme", help="of window, picture and terminal: dark (default) or light; of window and picture: print"
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="the picture (.png, .svg, .pdf); means --static")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="the picture (.png, .svg, .pdf); means --static"
+    )
     parser.add_argument("--port", type=int, metavar="N", help="of --web (8765, or the next one that is free)")
     parser.add_argument("--host", default="127.0.0.1", help="of --web: the address to listen on (127.0.0.1)")
     return parser

@@ -29,7 +29,7 @@ _EXAMPLES = r"""examples:
   expkit svd                                    the newest run in outputs, until it ends or Ctrl-C
   expkit svd RUN --once                         how it stands now
   expkit svd RUN --layers 'block0.*' --calibrated
-  expkit svd --wandb-run ID --project P --refresh-interval 30
+  expkit svd --wandb-run ID --project P --interval 30
   expkit svd RUN/wandb/offline-run-...          what W&B has written on this machine
   expkit svd --log-file training.log --follow
   expkit svd --log-file x.log --key-pattern 'adaptive/(?P<layer>.+)/(?P<metric>\w+)'
@@ -84,7 +84,12 @@ def _parser() -> Parser:
     parser.add_argument("--log-file", metavar="FILE", type=Path, help="a text or JSONL file with the metrics in it")
     parser.add_argument("--follow", action="store_true", help="with --log-file: go on as it grows")
     parser.add_argument(
-        "--refresh-interval", type=_seconds, default=10.0, metavar="SECONDS", help="between two looks (10)"
+        *("--interval", "--refresh-interval"),
+        dest="refresh_interval",
+        type=_seconds,
+        default=10.0,
+        metavar="SECONDS",
+        help="between two looks (10)",
     )
     for name, text in (
         ("warn_margin", "warn so close to a threshold, or within half of it if that is less"),

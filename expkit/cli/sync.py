@@ -87,7 +87,9 @@ class SyncCommand:
         parser.add_argument("--dry-run", action="store_true", help="only list them; needs neither network nor account")
         parser.add_argument("--project", help="upload into another project")
         parser.add_argument("--entity", help="user or team; your default")
-        parser.add_argument("--timeout", type=float, default=30.0, help="seconds that the server has to answer (30)")
+        parser.add_argument(
+            "--timeout", type=float, default=30.0, metavar="SECONDS", help="for the server to answer (30)"
+        )
         parser.add_argument("--json", action="store_true", help="one JSON object for each run")
         return parser
 

@@ -52,7 +52,7 @@ class WatchCommand:
         words = [word for word in options.words if word.lstrip("+").startswith("detectors") and "=" in word]
         names = [word for word in options.words if word not in words]
         if not 0 < options.poll_interval <= _LONGEST:
-            raise UserError(f"--poll-interval {options.poll_interval:g}: it must be more than 0 seconds, at most a day")
+            raise UserError(f"--interval {options.poll_interval:g}: it must be more than 0 seconds, at most a day")
         if options.config_dir is not None and not options.config_dir.is_dir():
             raise UserError(
                 f"--config-dir {options.config_dir}: there is no such folder; it is the one that holds detectors/"

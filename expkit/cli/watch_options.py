@@ -77,7 +77,8 @@ def parser(summary: str) -> Parser:
         "--min-steps-between-saves", type=int, metavar="STEPS", help="between two snapshots of one kind (500)"
     )
     made.add_argument(
-        "--poll-interval",
+        *("--interval", "--poll-interval"),
+        dest="poll_interval",
         type=float,
         default=10.0,
         metavar="SECONDS",

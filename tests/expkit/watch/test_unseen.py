@@ -83,7 +83,7 @@ def test_a_log_that_calls_its_loss_something_else(tmp_path: Path, capsys: pytest
         (["--log-file", "empty.log", "--dry-run"], "empty.log: there is no record in it"),
         (["--log-file", "no.log", "--dry-run"], "--log-file no.log: there is no such file"),
         (["--status-file", "no.json", "--once"], "--status-file no.json: there is no such file"),
-        (["--poll-interval", "nan"], "--poll-interval nan: it must be more than 0 seconds"),
+        (["--poll-interval", "nan"], "--interval nan: it must be more than 0 seconds"),
         (["loss_spike"], "loss_spike is no run: did you mean detectors=loss_spike?"),
         (["detector=loss_spike"], "detector=loss_spike: there is no such setting: write detectors=NAME,..."),
     ],
