@@ -5,12 +5,13 @@ BIN    := $(VENV)/bin
 ARGS   ?=
 TESTS  ?=
 MINUTES ?= 60
+N      ?= 1000000
 SEED   ?= 0
 # Two processes for each core: tests wait for processes, servers and disks much of their time.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(2 * (os.cpu_count() or 1))')
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slurm faults lint format bench soak dist lock audit clean
+.PHONY: help train test test-slurm faults fuzz lint format bench soak dist lock audit clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -28,6 +29,9 @@ test-slurm: $(VENV)/.installed-dev  ## the tests on a real SLURM of two nodes, w
 
 faults: $(VENV)/.installed-dev  ## the long tests of crashes, full disks, kills and resumes: about an hour on 2 cores
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "slow and not slurm"
+
+fuzz: $(VENV)/.installed-dev  ## damaged files for every reader, a million of them, or N; another SEED makes others
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --inputs $(N) --seed $(SEED)
 
 lint: $(VENV)/.installed-dev  ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

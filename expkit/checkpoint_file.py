@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from expkit.checkpoint_folder import folder_error, is_sharded
+from expkit.files import open_file
 
 __all__ = ["archive_error", "damage", "step_of"]
 
@@ -49,7 +50,7 @@ def archive_error(path: Path) -> str | None:
     if is_sharded(path):
         return folder_error(path)
     try:
-        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        with open_file(path) as file, zipfile.ZipFile(file) as archive:
             broken = _broken_entry(file, archive)
     except Exception as error:  # noqa: BLE001 - damaged bytes make zipfile raise nearly anything
         return damage(error)

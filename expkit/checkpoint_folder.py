@@ -15,7 +15,7 @@ from typing import TypedDict
 
 import orjson
 
-from expkit.files import digest, write_json
+from expkit.files import digest, read_whole, write_json
 
 __all__ = ["MANIFEST", "METADATA", "STATE", "FileNote", "folder_error", "folder_size", "is_sharded", "write_manifest"]
 
@@ -72,7 +72,7 @@ def folder_error(folder: Path) -> str | None:
     if MANIFEST not in names:
         return f"it has no {MANIFEST}, which is written last: it is not whole"
     try:
-        manifest = orjson.loads((folder / MANIFEST).read_bytes())
+        manifest = orjson.loads(read_whole(folder / MANIFEST))
         files = {str(name): (int(note["bytes"]), str(note["sha256"])) for name, note in manifest["files"].items()}
         written_as = manifest["format"]
     except (AttributeError, LookupError, TypeError, ValueError):

@@ -17,6 +17,7 @@ import orjson
 from expkit.detectors.base import Detector, Event, Severity, checked_events
 from expkit.errors import describe
 from expkit.experiment import RunDir
+from expkit.files import open_file
 from expkit.journal import Journal
 from expkit.record import Record
 from expkit.trackers import Alert
@@ -38,14 +39,11 @@ BY_THE_CLOCK = ("stalled",)
 
 def read_events(path: Path) -> list[dict[str, Any]]:
     """Return the entries of an events.jsonl, as far as they are whole: torn lines are passed over."""
-    try:
-        lines = path.read_bytes().splitlines()
-    except FileNotFoundError:
-        return []
     entries = []
-    for line in lines:
-        with contextlib.suppress(ValueError):
-            entries.append(decode_event(line))
+    with contextlib.suppress(FileNotFoundError), open_file(path) as file:
+        for line in file:
+            with contextlib.suppress(ValueError):
+                entries.append(decode_event(line))
     return entries
 
 
@@ -59,6 +57,7 @@ def decode_event(line: bytes) -> dict[str, Any]:
         entry = orjson.loads(line)
         known = {"step": int(entry["step"]), "severity": Severity(entry["severity"])}
         known |= {key: str(entry[key]) for key in ("kind", "message")}
+        orjson.dumps(entry)  # TypeError: what is nested too deeply to be written again
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"not a line of an events.jsonl: {error}") from None
     return {**entry, **known}

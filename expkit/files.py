@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ import orjson
 from expkit.errors import UserError
 
 __all__ = [
+    "LARGEST_WHOLE",
     "atomic_folder",
     "atomic_writer",
     "check_disk_space",
@@ -32,8 +34,10 @@ __all__ = [
     "free_gb",
     "fsync_folder",
     "is_there",
+    "open_file",
     "process_alive",
     "read_json",
+    "read_whole",
     "remove_folder",
     "remove_stale_temporaries",
     "write_bytes",
@@ -47,6 +51,8 @@ _JSON = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLIN
 _counter = itertools.count()
 _started = time.time()
 _NOTHING = bytes(1 << 20)
+#: Bytes of a file that is read as a whole. A larger one is none of expkit's: it would fill the memory.
+LARGEST_WHOLE = 1 << 28
 
 #: How a file system says that it has no fsync for folders (some network ones). EIO is not among them:
 #: whoever deletes older files next must hear that the rename may not have reached the disk.
@@ -139,6 +145,38 @@ def write_json(path: Path, value: Any, durable: bool = True, default: Callable[[
     write_bytes(path, orjson.dumps(value, option=_JSON, default=default), durable)
 
 
+def open_file(path: Path) -> BinaryIO:
+    """Open a file to read it. What is no file, a pipe say that nobody writes to, is refused and never waited for.
+
+    Raises:
+        OSError: it cannot be read, or is no file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+            raise OSError(number, os.strerror(number) if stat.S_ISDIR(mode) else "it is no ordinary file", str(path))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_whole(path: Path) -> bytes:
+    """Return the content of a file that is read as a whole, of at most 256 MiB.
+
+    Raises:
+        OSError: it cannot be read, is no file, or is larger.
+    """
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(LARGEST_WHOLE + 1) if size <= LARGEST_WHOLE else b""
+    if max(size, len(data)) <= LARGEST_WHOLE:
+        return data
+    raise OSError(errno.EFBIG, f"it is larger than {LARGEST_WHOLE >> 20} MiB", str(path))
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in `path`.
 
@@ -146,7 +184,7 @@ def read_json(path: Path) -> dict[str, Any]:
         UserError: there is no such file, it cannot be read, or it holds something else.
     """
     try:
-        content = orjson.loads(path.read_bytes())
+        content = orjson.loads(read_whole(path))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} is not there: is {path.parent} a run directory?") from None
     except OSError as error:
@@ -241,7 +279,7 @@ def process_alive(pid: int) -> bool:
     """Whether there is a process `pid` on this machine."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # no number of a process
         return False
     except PermissionError:
         return True

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from expkit.files import open_file
 from expkit.journal import Journal, JournalReader, cut_journal, decode, read_journal
 from expkit.journal.reader import parts_of
 from expkit.record import RESERVED, make_record
@@ -136,7 +137,7 @@ def _last_step(path: Path, start: int) -> int | None:
     """Return the step of the last readable line at or after byte `start`."""
     if not path.exists():
         return None
-    with path.open("rb") as file:
+    with open_file(path) as file:
         file.seek(start, os.SEEK_SET)
         lines = file.read().splitlines()
     for line in reversed(lines[1:] if start else lines):

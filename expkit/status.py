@@ -19,6 +19,7 @@ from expkit.files import read_json, write_json
 from expkit.forecast import Forecast
 from expkit.machine.vitals import Vitals
 from expkit.secrets import mask_text
+from expkit.small_files import checked
 from expkit.stopping import received_signal
 from expkit.troubles import WriteTrouble
 
@@ -29,9 +30,12 @@ _ENDINGS = 100
 
 
 def read_status(path: Path) -> dict[str, Any]:
-    """Return what a status.json says; {} if it is not there or damaged. A run is none the worse: it is a snapshot."""
+    """Return what a status.json says; {} if it is not there or damaged. A run is none the worse: it is a snapshot.
+
+    What cannot be a step, a time, a text ... where there should be one is left out.
+    """
     try:
-        return read_json(path)
+        return checked("status.json", read_json(path))
     except UserError:
         return {}
 

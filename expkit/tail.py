@@ -10,6 +10,8 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Generic, TypeVar
 
+from expkit.files import open_file
+
 __all__ = ["FileTail"]
 
 T = TypeVar("T")
@@ -138,7 +140,7 @@ class FileTail(Generic[T]):
     def _open(self, path: Path, inode: _Inode) -> bool:
         """Open the file at `path` unless it is another one by now."""
         try:
-            file = path.open("rb")
+            file = open_file(path)
         except FileNotFoundError:
             return False
         if _inode(os.fstat(file.fileno())) != inode:

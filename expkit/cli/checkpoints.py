@@ -13,6 +13,7 @@ import orjson
 from expkit.cli.finding import find_with
 from expkit.cli.parser import Parser
 from expkit.errors import UserError
+from expkit.lenient_json import dump_json
 from expkit.listing.checkpoints import describe
 
 __all__ = ["CheckpointsCommand", "readable_size"]
@@ -37,7 +38,7 @@ class CheckpointsCommand:
             raise UserError(f"{run.root} has no folder of checkpoints")
         listing = describe(run.checkpoints, options.verify)
         if options.json:
-            sys.stdout.buffer.write(orjson.dumps(listing, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+            sys.stdout.buffer.write(dump_json(listing, orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
         else:
             print("\n".join(_lines(listing)))
         return int(any(entry["valid"] is False and entry["aside"] != "corrupt" for entry in listing["checkpoints"]))

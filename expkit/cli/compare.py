@@ -14,6 +14,7 @@ import orjson
 from expkit.cli.finding import find_runs, newest_runs
 from expkit.cli.parser import Parser
 from expkit.errors import UserError
+from expkit.lenient_json import dump_json
 from expkit.printable import printable
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def written(comparison: Comparison, form: str) -> bytes:
 def as_json(value: Any) -> bytes:
     """Return plain values as JSON that a terminal may show: in it, nothing is to be obeyed, half characters are `?`."""
     try:
-        text = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE, default=str).decode()
+        text = dump_json(value, orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
     except TypeError:  # a file's name that is no text
         text = json.dumps(value, indent=2, default=str, ensure_ascii=False) + "\n"
     return "".join(

@@ -16,6 +16,7 @@ import orjson
 from expkit.cli.parser import Parser
 from expkit.errors import UserError
 from expkit.files import is_there
+from expkit.lenient_json import dump_json
 from expkit.listing.columns import BUILT_IN, check_names, main_metric, shown, value_of
 from expkit.listing.entry import RunEntry
 from expkit.listing.filters import Filter, parse_filter
@@ -178,7 +179,7 @@ def _written(runs: Sequence[RunEntry], columns: Sequence[str], form: str, output
     rows = _rows(runs, columns, value_of)
     if form == "json":
         plain = [{name: json_value(cell) for name, cell in zip(columns, row, strict=True)} for row in rows]
-        return orjson.dumps({"runs": plain}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE, default=str)
+        return dump_json({"runs": plain}, orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     if form != "csv":
         rows = _rows(runs, columns, _cell)
     text = str(getattr(Table(f"Runs in {outputs}", columns, rows), form)())
@@ -238,7 +239,7 @@ def _cell(run: RunEntry, name: str) -> Any:
     value = shown(name, value_of(run, name))
     if value is MISSING or value is None or isinstance(value, int | float | str):
         return None if value is MISSING else value
-    return orjson.dumps(value, default=str).decode()
+    return dump_json(value).decode()
 
 
 def _nothing(outputs: Path) -> str:

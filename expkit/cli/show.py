@@ -20,9 +20,11 @@ from expkit.ending import Ending, ending
 from expkit.experiment import RunDir
 from expkit.files import read_json
 from expkit.forecast import forecast_text
+from expkit.lenient_json import dump_json
 from expkit.listing.about import about
 from expkit.listing.entry import RunEntry, entry_of
 from expkit.longer import again, longer
+from expkit.small_files import checked
 from expkit.standing import sign_of, standing
 from expkit.trackers.known import KNOWN
 
@@ -47,7 +49,7 @@ class ShowCommand:
         options = self.parser().parse_args(arguments)
         summary = describe(find_any(options.run, Path("outputs")))
         if options.json:
-            sys.stdout.buffer.write(orjson.dumps(summary, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+            sys.stdout.buffer.write(dump_json(summary, orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
         else:
             print("\n".join(lines(summary)))
         return 0
@@ -75,9 +77,9 @@ def describe(run: RunDir) -> dict[str, Any]:
     Raises:
         UserError: one of its files cannot be read.
     """
-    config = read_json(run.config) if run.config.exists() else {}
+    config = checked("config.json", read_json(run.config)) if run.config.exists() else {}
     entry = entry_of(run)
-    status: dict[str, Any] = read_json(run.status) if run.status.exists() else _without_status(entry)
+    status = checked("status.json", read_json(run.status)) if run.status.exists() else _without_status(entry)
     ended = ending(run)
     state = standing(status, sign_of(ended)) if ended is not None else entry.state
     said = _standing(status, ended)
@@ -185,8 +187,9 @@ def _again(run: RunDir, config: Mapping[str, Any]) -> str:
 
 
 def _longer(command: str, config: Mapping[str, Any], status: Mapping[str, Any]) -> str:
-    trainer = (config.get("config") or {}).get("trainer") or {}
-    return f"{command} {longer(trainer, status.get('step'), status.get('total_steps'))}".rstrip()
+    trainer = (config.get("config") or {}).get("trainer")
+    more = longer(trainer, status.get("step"), status.get("total_steps")) if isinstance(trainer, dict) else ""
+    return f"{command} {more}".rstrip()
 
 
 def _config_dirs(command: Any) -> list[str]:

@@ -15,6 +15,7 @@ from expkit.cli.finding import find_with
 from expkit.cli.parser import Parser
 from expkit.errors import UserError
 from expkit.experiment import RunDir
+from expkit.lenient_json import dump_json
 from expkit.snapshots.cleaning import Retention, freed_by, parse_age, parse_size, remove, size_on_disk
 from expkit.snapshots.reading import Snapshot, list_snapshots, quick_problem, verify
 
@@ -55,7 +56,7 @@ class SnapshotsCommand:
                 _remove(going)
                 removed = True
         if options.json:
-            sys.stdout.buffer.write(orjson.dumps(listing, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+            sys.stdout.buffer.write(dump_json(listing, orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
         else:
             print("\n".join(_lines(listing)))
         return int(not removed and any(entry["valid"] is False for entry in listing["snapshots"]))

@@ -21,6 +21,7 @@ from expkit.cli.parser import Parser
 from expkit.errors import UserError
 from expkit.experiment import RunDir
 from expkit.files import is_there, process_alive, read_json
+from expkit.lenient_json import dump_json
 from expkit.sweep.folder import Submission, SweepDir
 from expkit.sweep.jobs import UNFINISHED, Job, chosen, jobs_of
 from expkit.sweep.queue import cancel
@@ -63,9 +64,7 @@ class SweepCommand:
             return _resubmit(folder, options.resubmit, settings)
         report = SweepReport.read(folder)
         if options.json:
-            sys.stdout.buffer.write(
-                orjson.dumps(report.to_json(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE, default=str)
-            )
+            sys.stdout.buffer.write(dump_json(report.to_json(), orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
         else:
             report = _watch(report, options.all) if options.watch else report
             print(report.text(_width(), options.all))

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from expkit.lenient_json import dump_json
 from expkit.wandb_data.gpu import GpuFigures, Stats
 from expkit.wandb_data.source import SYSTEM, QueriedRun
 
@@ -68,7 +69,7 @@ class Report:
 
     def json(self) -> bytes:
         """Return one JSON object."""
-        return orjson.dumps(self.data, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        return dump_json(self.data, orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
 def keys_report(run: QueriedRun) -> Report:

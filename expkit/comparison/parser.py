@@ -15,7 +15,7 @@ from expkit.comparison.run_data import RunData, load_run
 from expkit.comparison.text_results import TextExperiment, parse_text
 from expkit.errors import UserError
 from expkit.experiment import RunDir, active_runs
-from expkit.files import read_json
+from expkit.files import read_json, read_whole
 from expkit.plots.columns import add_entries
 from expkit.plots.curve import Curve
 from expkit.reading.history import history_entries, read_results
@@ -86,7 +86,7 @@ class ResultsParser:
         try:
             if path.stat().st_size > _LONGEST:
                 raise UserError(f"{path}: it is larger than {_LONGEST >> 20} MiB, which no text of results is")
-            text = path.read_text(encoding="utf-8", errors="replace")
+            text = read_whole(path).decode("utf-8", errors="replace")
         except OSError as error:
             raise UserError(f"{path}: {error.strerror}") from None
         found, unread = parse_text(text)

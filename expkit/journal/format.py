@@ -7,13 +7,13 @@ and `"series"` are named there by their JSON Pointer (RFC 6901): `{"/series/trai
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import orjson
 
+from expkit.lenient_json import parse_json
 from expkit.record import RESERVED, Record
 
 __all__ = ["decode", "encode", "is_volatile", "stable", "to_record"]
@@ -47,7 +47,7 @@ def decode(line: bytes) -> dict[str, Any]:
     Raises:
         ValueError: the line is not a journal entry (torn, say).
     """
-    entry = _parse(line)
+    entry = parse_json(line)
     if not isinstance(entry, dict) or type(entry.get("step")) is not int or abs(entry["step"]) >= _ENDLESS:
         raise ValueError("not a journal entry: no object with an integer step")
     nonfinite = entry.pop("nonfinite", None)
@@ -105,19 +105,6 @@ def _nonfinite_leaves(value: Any, pointer: str) -> Iterator[tuple[str, str]]:
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
             yield from _nonfinite_leaves(item, f"{pointer}/{index}")
-
-
-def _parse(line: bytes) -> Any:
-    try:
-        return orjson.loads(line)
-    except orjson.JSONDecodeError:
-        try:
-            found = json.loads(line)
-            if b"\\ud" in line.lower():
-                json.dumps(found, ensure_ascii=False).encode()  # ValueError: half a character, which nobody could write
-            return found
-        except RecursionError:
-            raise ValueError("not a journal entry: nested too deeply") from None
 
 
 def _restore(entry: dict[str, Any], name: str, value: float) -> None:

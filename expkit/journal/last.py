@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from expkit.files import open_file
 from expkit.journal.format import decode
 
 __all__ = ["last_entries"]
@@ -27,7 +28,7 @@ def last_entries(path: Path, count: int = 1, after: float = -math.inf) -> list[d
     """
     found: list[dict[str, Any]] = []
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             size = file.seek(0, os.SEEK_END)
             for tail in _TAILS:
                 file.seek(max(0, size - tail))

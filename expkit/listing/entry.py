@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
+import stat
 import time
 from collections.abc import Mapping
 from datetime import datetime
@@ -15,10 +17,12 @@ import orjson
 
 from expkit.ending import life_sign
 from expkit.experiment import RunDir
+from expkit.files import LARGEST_WHOLE
 from expkit.journal.last import last_entries
 from expkit.listing.selected import selected
 from expkit.nested import MISSING, value_at
 from expkit.record import RESERVED
+from expkit.small_files import checked
 from expkit.standing import STALLED_AFTER, standing
 from expkit.telling import direction_of
 
@@ -214,7 +218,8 @@ class RunEntry:
         content: dict[str, Any]
         try:
             found = orjson.loads(_bytes(f"{self.root}/{name}"))
-            content = found if isinstance(found, dict) else self._troubled(f"{name} holds no JSON object")
+            is_object = isinstance(found, dict)
+            content = checked(name, found) if is_object else self._troubled(f"{name} holds no JSON object")
         except FileNotFoundError:  # removed meanwhile
             content = {}
         except OSError as error:
@@ -244,7 +249,11 @@ class RunEntry:
         return max(0.0, time.time() - moment) if moment is not None else None
 
     def _usual_gap(self) -> float:
-        times = [entry["time"] for entry in last_entries(self.run.metrics, _GAPS) if "time" in entry]
+        times = [
+            entry["time"]
+            for entry in last_entries(self.run.metrics, _GAPS)
+            if isinstance(entry.get("time"), int | float)
+        ]
         return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
 
 
@@ -256,9 +265,12 @@ def entry_of(run: RunDir) -> RunEntry:
 
 def _bytes(path: str) -> bytes:
     """Return what is in a file: of ten thousand small ones in half the time that `open` takes."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        size = os.fstat(descriptor).st_size
+        found = os.fstat(descriptor)
+        if stat.S_ISFIFO(found.st_mode) or not found.st_size <= LARGEST_WHOLE:
+            raise OSError(errno.EINVAL, "it is no file of a run")
+        size = found.st_size
         data = os.read(descriptor, size + 1)
         while len(data) < size and (more := os.read(descriptor, size - len(data))):
             data += more

@@ -9,9 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from expkit.errors import UserError
+from expkit.lenient_json import dump_json
 from expkit.listing.columns import AGES, TIMES, value_of
 from expkit.listing.entry import RunEntry
 from expkit.nested import MISSING
@@ -116,4 +115,4 @@ def _number(value: Any) -> float | None:
 def _text(value: Any) -> str:
     if value is MISSING:
         return ""
-    return value if isinstance(value, str) else orjson.dumps(value, default=str).decode()
+    return value if isinstance(value, str) else dump_json(value).decode()

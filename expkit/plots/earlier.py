@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from expkit.arrays import load_arrays
 from expkit.errors import describe
 from expkit.files import atomic_writer, remove_stale_temporaries
 
@@ -47,8 +48,7 @@ class Earlier:
     def load(self, step: int) -> dict[str, npt.NDArray[Any]] | None:
         """Return what was kept of a step, or None if it cannot be read."""
         try:
-            with np.load(self._path(step), allow_pickle=False) as file:
-                return {name: file[name] for name in file.files}
+            return load_arrays(self._path(step))
         except Exception:  # noqa: BLE001 - a damaged file, in one of the many ways in which NumPy says so
             return None
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from expkit.files import open_file
 from expkit.journal.format import decode
 from expkit.journal.reader import parts_of
 from expkit.plots.columns import add_entries
@@ -73,7 +74,7 @@ class Detail:
         """Return the entries from shortly before `first` to the first one after `last`; None if they are too many."""
         places: list[tuple[Path, int, int]] = []
         for path in (*parts_of(self._journal), self._journal):
-            with contextlib.suppress(OSError), path.open("rb") as file:
+            with contextlib.suppress(OSError), open_file(path) as file:
                 size = os.fstat(file.fileno()).st_size
                 start = _find(file, size, first)
                 places.append((path, start, min(size, _find(file, size, last) + 2 * _NEAR)))
@@ -104,7 +105,7 @@ def _made(entries: Iterator[dict[str, Any]], last: float, records: int, began: f
 
 def _read(places: list[tuple[Path, int, int]], last: float) -> Iterator[dict[str, Any]]:
     for path, start, end in places:
-        with contextlib.suppress(OSError), path.open("rb") as file:
+        with contextlib.suppress(OSError), open_file(path) as file:
             file.seek(start)
             while file.tell() < end and (line := file.readline()).endswith(b"\n"):
                 with contextlib.suppress(ValueError):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from expkit.errors import UserError
-from expkit.files import read_json
+from expkit.files import read_json, read_whole
+from expkit.lenient_json import parse_json
 from expkit.record import RESERVED
 
 __all__ = ["history_entries", "read_history", "read_results"]
@@ -38,8 +38,8 @@ def read_results(path: Path) -> dict[str, Any]:
         return read_json(path)
     except UserError:
         try:
-            found = json.loads(path.read_bytes())
-        except (OSError, ValueError, RecursionError):
+            found = parse_json(read_whole(path))
+        except (OSError, ValueError):
             found = None
         if not isinstance(found, dict):
             raise

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from expkit.arrays import load_arrays
 from expkit.files import atomic_writer
 from expkit.plots.curve import Curve
 
@@ -55,14 +56,14 @@ def load_index(journal: Path) -> Index | None:
 
 
 def _load(path: Path) -> Index:
-    with np.load(path, allow_pickle=False) as file:
-        plain = orjson.loads(file["plain"].tobytes())
-        if plain["version"] != _VERSION:
-            raise ValueError("of another version")
-        curves = {
-            name: Curve.from_state(state, np.array(file[str(number)], float).reshape(6, -1))
-            for number, (name, state) in enumerate(plain["curves"].items())
-        }
+    arrays = load_arrays(path)
+    plain = orjson.loads(arrays["plain"].tobytes())
+    if plain["version"] != _VERSION:
+        raise ValueError("of another version")
+    curves = {
+        name: Curve.from_state(state, np.array(arrays[str(number)], float).reshape(6, -1))
+        for number, (name, state) in enumerate(plain["curves"].items())
+    }
     place = {"offset": int(plain["place"]["offset"]), "before": str(plain["place"]["before"])}
     recent = [(int(step), float(moment)) for step, moment in plain["recent"]]
     return Index(place, int(plain["records"]), int(plain["broken"]), dict(plain["last"]), recent, curves)

@@ -6,11 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import orjson
-
 from expkit.comparison.compare import Comparison
 from expkit.comparison.configs import differences, without_identity
 from expkit.comparison.tables import tables_of
+from expkit.lenient_json import dump_json
 from expkit.report.content import Report, RunPart
 from expkit.report.privacy import private
 from expkit.snapshots.reading import quick_problem
@@ -224,6 +223,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str):
         return value
     try:
-        return orjson.dumps(value, default=str).decode()
+        return dump_json(value).decode()
     except (TypeError, ValueError):
         return str(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import stat
@@ -16,7 +17,7 @@ from expkit.checkpoint_file import step_of
 from expkit.checkpoint_folder import MANIFEST, is_sharded
 from expkit.errors import UserError
 from expkit.experiment import RunDir
-from expkit.files import digest, read_json
+from expkit.files import digest, read_json, read_whole
 from expkit.snapshots.files import METADATA, RUN_CONFIG, digest_of_metadata
 
 __all__ = [
@@ -185,7 +186,7 @@ def quick_problem(snapshot: Snapshot) -> str | None:
 def _problem(snapshot: Snapshot, read: bool) -> str | None:
     root = snapshot.path.resolve()
     try:
-        text = (root / METADATA).read_bytes()
+        text = read_whole(root / METADATA)
     except (FileNotFoundError, IsADirectoryError):
         return f"{METADATA} is missing"
     if not snapshot.metadata or (root / METADATA).is_symlink():
@@ -213,6 +214,10 @@ def _file_problem(root: Path, name: str, expected: Any, read: bool) -> str | Non
         there = file.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return f"{name} is missing"
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return f"{METADATA} is damaged"
     if not stat.S_ISREG(there.st_mode) or there.st_size != size:
         return f"{name} has {there.st_size} bytes instead of {size}"
     if read and digest(file) != expected.get("sha256"):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
-import orjson
-
+from expkit.lenient_json import parse_json
 from expkit.svd.metrics import MEASURED, KeyPattern, SVDMetrics, made, metric_named, to_value
 
 __all__ = ["LogParser"]
@@ -23,7 +21,7 @@ _STEP_KEYS = ("step", "_step", "global_step", "iteration", "iter")
 #: A progress bar's: 20/200 [00:10<01:30
 _BAR = re.compile(r"(?<![\w/.])(\d{1,15})/\d+ \[")
 _HEADER = re.compile(r"Step (\d{1,15}) \| (\S+)")
-_VALUE = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|[-+]?nan|[-+]?inf(?:inity)?|FULL|LOW[-_]RANK"
+_VALUE = r"[-+]?(?:\d++(?:\.\d*+)?|\.\d++)(?:e[-+]?\d++)?|[-+]?nan|[-+]?inf(?:inity)?|FULL|LOW[-_]RANK"
 _PAIR = re.compile(
     rf"(?<![\w./-])([\"']?)(?P<key>[A-Za-z_][\w./\[\]-]{{0,300}})\1\s{{0,30}}[:=]\s{{0,30}}(?P<value>{_VALUE})(?!\w|\.\d)",
     re.I,
@@ -97,7 +95,7 @@ class LogParser:
         """Take a line that ends in a JSON object; return whether it had anything in it, None if it is no such line."""
         try:
             entry = _parsed(text[text.index("{") :])
-        except (ValueError, RecursionError):
+        except ValueError:
             return None
         values = dict(_flat(entry))
         step = next((step for key in _STEP_KEYS if (step := _whole(values.get(key))) is not None), None)
@@ -174,10 +172,7 @@ class LogParser:
 
 
 def _parsed(text: str) -> Mapping[str, Any]:
-    try:
-        entry = orjson.loads(text)
-    except ValueError:
-        entry = json.loads(text)  # NaN and infinities, which are no JSON
+    entry = parse_json(text)
     if not isinstance(entry, dict):
         raise ValueError("no object")
     return entry

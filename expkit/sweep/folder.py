@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from expkit.errors import UserError
-from expkit.files import read_json, write_json
+from expkit.files import read_json, read_whole, write_json
 from expkit.secrets import mask_arguments
 
 __all__ = ["JobFile", "Submission", "SweepDir", "varying"]
@@ -177,7 +177,7 @@ class SweepDir:
         """Return what was submitted and cancelled, oldest first. Lines that cannot be read are passed over."""
         found = []
         with contextlib.suppress(FileNotFoundError):
-            for line in self.submissions.read_bytes().splitlines():
+            for line in read_whole(self.submissions).splitlines():
                 with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
                     said = orjson.loads(line)
                     jobs = {int(number): None if job is None else str(job) for number, job in said["jobs"].items()}

@@ -13,7 +13,7 @@ from pathlib import Path
 from expkit.ending import ending
 from expkit.errors import UserError
 from expkit.experiment import RunDir
-from expkit.files import process_alive
+from expkit.files import is_there, process_alive
 from expkit.jobstate import job_verdict
 from expkit.listing.entry import RunEntry
 from expkit.sweep.folder import JobFile, Submission, SweepDir
@@ -65,7 +65,7 @@ class Job:
         if self.run is None:
             return None
         names = ("config.json", "status.json", "results.json")
-        there = frozenset(name for name in names if (self.run / name).exists())
+        there = frozenset(name for name in names if is_there(self.run / name))
         return RunEntry(str(self.run), self.run.name, there) if there else None
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from expkit.errors import describe
-from expkit.files import write_json
+from expkit.files import read_whole, write_json
 
 __all__ = ["Ledger"]
 
@@ -145,7 +145,7 @@ class Ledger:
 
     def _read(self) -> dict[str, dict[str, Any]]:
         try:
-            content = orjson.loads(self._path.read_bytes())
+            content = orjson.loads(read_whole(self._path))
             return {run: {name: _checked(entry) for name, entry in each.items()} for run, each in content.items()}
         except FileNotFoundError:
             return {}

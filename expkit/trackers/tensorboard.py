@@ -21,6 +21,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from expkit.files import open_file
 from expkit.record import Record, to_numbers
 from expkit.trackers.base import Alert, RunInfo, Tracker
 
@@ -203,10 +204,11 @@ def _messages() -> SimpleNamespace:
 def _read(path: Path) -> Iterator[Any]:
     """Yield the events of a file up to its end, or to a frame that is cut off or damaged."""
     messages = _messages()
-    with path.open("rb") as file:
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
         while len(header := file.read(12)) == 12 and header[8:] == _checksum(header[:8]):
             (length,) = struct.unpack("<Q", header[:8])
-            data = file.read(length + 4)
+            data = file.read(min(length, size) + 4)
             if len(data) < length + 4:
                 return
             try:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from expkit.errors import UserError
+from expkit.files import open_file
 
 __all__ = ["LogFile"]
 
@@ -43,7 +44,7 @@ class LogFile:
             UserError: the file cannot be read, or is something else.
         """
         try:
-            with self.path.open("rb") as file:
+            with open_file(self.path) as file:
                 yield from self._records(file)
         except OSError as error:
             raise UserError(f"{self.path} cannot be read: {error.strerror}") from None

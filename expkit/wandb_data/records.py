@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from expkit.errors import UserError
+from expkit.lenient_json import parse_json
 from expkit.wandb_data.log_file import LogFile
 
 __all__ = ["decode", "dotted", "first_run", "parsed", "records", "seconds", "update"]
@@ -92,8 +90,8 @@ def update(target: dict[str, Any], record: Any) -> None:
 
 
 def decode(text: str) -> Any:
-    """Return a value that W&B wrote as JSON."""
+    """Return a value that W&B wrote as JSON, with NaN and infinities as JavaScript has them; else the text itself."""
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return json.loads(text)  # NaN and infinities, which W&B writes as JavaScript does
+        return parse_json(text)
+    except ValueError:
+        return text

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import orjson
 
+from expkit.files import is_there, open_file, read_whole
+from expkit.lenient_json import parse_json
 from expkit.snapshots.files import copy_from
 
 __all__ = ["ForeignCheckpoints", "problem_of"]
@@ -99,10 +101,10 @@ def problem_of(path: Path) -> str | None:
     if path.is_dir():
         for index in path.rglob("*.index.json"):
             try:
-                named = set(orjson.loads(index.read_bytes())["weight_map"].values())
+                named = {str(name) for name in orjson.loads(read_whole(index))["weight_map"].values()}
             except (ValueError, KeyError, AttributeError, TypeError):
                 return f"{index.name} is damaged or incomplete"
-            if missing := sorted(name for name in named if not (index.parent / name).is_file()):
+            if missing := sorted(name for name in named if not is_there(index.parent / name)):
                 return f"{missing[0]}, which {index.name} names, is missing"
         problems = (problem_of(each) for each in sorted(path.rglob("*")) if each.is_file())
         return next((problem for problem in problems if problem is not None), None)
@@ -112,16 +114,16 @@ def problem_of(path: Path) -> str | None:
         return _zip_problem(path)
     if path.suffix == ".json":
         try:
-            orjson.loads(path.read_bytes())
+            parse_json(read_whole(path))
         except ValueError:
-            return f"{path.name} is no JSON, or not all of it" if b"NaN" not in path.read_bytes() else None
+            return f"{path.name} is no JSON, or not all of it"
     return None
 
 
 def _safetensors_problem(path: Path) -> str | None:
     size = path.stat().st_size
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > size - 8:
                 return f"{path.name} ends before its header does"
@@ -134,11 +136,11 @@ def _safetensors_problem(path: Path) -> str | None:
 
 
 def _zip_problem(path: Path) -> str | None:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         if file.read(2) != b"PK":  # of an older torch.save: nothing to tell by
             return None if path.stat().st_size else f"{path.name} is empty"
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_file(path) as file, zipfile.ZipFile(file) as archive:
             broken = archive.testzip()
     except OSError:  # it cannot be read now, which says nothing of what is in it
         raise
@@ -183,5 +185,5 @@ def _copy(path: Path, target: Path) -> None:
 
 def copy_file(source: Path, target: Path) -> None:
     """Copy, and do not link: another trainer may write its files in place."""
-    with source.open("rb") as original:
+    with open_file(source) as original:
         copy_from(original, target)

@@ -17,6 +17,7 @@ from typing import Any
 from expkit.conf import CONF_DIR
 from expkit.detectors.base import RESPONSES, Detector
 from expkit.errors import ConfigError, describe
+from expkit.files import read_whole
 
 __all__ = ["AS_THE_RUN", "make_detectors", "option_names", "own_targets", "select_detectors", "settings_of"]
 
@@ -113,8 +114,14 @@ def _files(own: Path | None) -> dict[str, Path]:
     return {file.stem: file for folder in folders for file in folder.glob("*.yaml")}
 
 
-def _load(option: str, own: Path | None) -> dict[str, dict[str, Any]]:
-    """Return the nodes of an option: of itself, or of those that it selects, with its own values."""
+def _load(option: str, own: Path | None, selecting: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """Return the nodes of an option: of itself, or of those that it selects, with its own values.
+
+    Args:
+        option: its name.
+        own: a folder with options of somebody's own.
+        selecting: the options that have led to it.
+    """
     import yaml  # type: ignore[import-untyped]
 
     files = _files(own)
@@ -124,17 +131,26 @@ def _load(option: str, own: Path | None) -> dict[str, dict[str, Any]]:
         known = f"{', '.join(sorted(files))}; {AS_THE_RUN} for the run's own; --config-dir DIR for yours"
         raise ConfigError(f"detectors={option}: there is no such option; {meant} {known}; detectors=[] is none")
     try:
-        content: dict[str, Any] = yaml.safe_load(files[option].read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
+        content: dict[str, Any] = yaml.safe_load(read_whole(files[option]).decode("utf-8")) or {}
+    except (ValueError, yaml.YAMLError, RecursionError) as error:  # no text; a date such as 2026-99-99
         raise ConfigError(f"{files[option]} is no valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
+    except OSError as error:
+        raise ConfigError(f"{files[option]} cannot be read: {error.strerror}") from None
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ConfigError(f"{files[option]} holds no settings: it needs a _target_, and arguments")
     selected = content.pop("defaults", None)
     if selected is None:
         return {option: content}
+    if not isinstance(selected, list) or not all(isinstance(each, str) for each in selected):
+        raise ConfigError(f"{files[option]}: its defaults are no list of options")
+    if option in selecting:
+        raise ConfigError(f"{files[option]}: by its defaults it selects itself")
     nodes: dict[str, dict[str, Any]] = {}
     for each in selected:
-        _merge(nodes, content if each == "_self_" else _load(each, own))
+        inside = content if each == "_self_" else _load(each, own, (*selecting, option))
+        if wrong := [key for key, node in inside.items() if not isinstance(node, dict)]:
+            raise ConfigError(f"{files[option]}: {wrong[0]} is to be a section, beside defaults")
+        _merge(nodes, inside)
     return nodes
 
 
@@ -172,7 +188,7 @@ def _value(word: str, text: str) -> Any:
 
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (ValueError, yaml.YAMLError, RecursionError):
         raise ConfigError(f"{word}: the value cannot be read") from None
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from expkit.detectors.base import Detector
-from expkit.files import write_bytes
+from expkit.files import read_whole, write_bytes
+from expkit.lenient_json import parse_json
 
 __all__ = ["detector_states", "load_detectors", "read_state", "write_state"]
 
@@ -28,7 +29,7 @@ def write_state(path: Path, state: Mapping[str, Any]) -> None:
 def read_state(path: Path) -> dict[str, Any] | None:
     """Return what was written; None if there is nothing that can be used. Then the watcher begins at the start."""
     try:
-        state = json.loads(path.read_bytes())
+        state = parse_json(read_whole(path))
     except (OSError, ValueError):
         return None
     return state if isinstance(state, dict) and state.get("version") == _VERSION else None

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from expkit.events import BY_THE_CLOCK
-from expkit.files import write_bytes
+from expkit.files import open_file, write_bytes
 
 __all__ = ["EventFile"]
 
@@ -83,7 +83,7 @@ class EventFile:
             return
         start = self._start
         self._on_cut(start)
-        with self.path.open("rb") as file:
+        with open_file(self.path) as file:
             kept, rest = file.read(start), file.read().splitlines(keepends=True)
         stay, gone = b"", b""
         for line in rest:  # what goes by the clock has happened all the same
@@ -101,16 +101,16 @@ class EventFile:
 
     def _following(self) -> dict[str, Any] | None:
         """Return the next event behind `offset` and go behind it, past what is torn or by the clock."""
-        size = self._size()
-        while self.offset < size:
-            self._start = self.offset
-            with self.path.open("rb") as file:
-                file.seek(self.offset)
-                line = file.readline()
-            self.offset += len(line)
-            entry = _parsed(line)
-            if entry is not None and entry["kind"] not in BY_THE_CLOCK:
-                return entry
+        if self.offset >= self._size():
+            return None
+        with open_file(self.path) as file:
+            file.seek(self.offset)
+            for line in file:
+                self._start = self.offset
+                self.offset += len(line)
+                entry = _parsed(line)
+                if entry is not None and entry["kind"] not in BY_THE_CLOCK:
+                    return entry
         return None
 
     def _append(self, entry: Mapping[str, Any]) -> None:
@@ -137,7 +137,7 @@ class EventFile:
         """Return the events by the clock."""
         if not self._size():
             return []
-        with self.path.open("rb") as file:
+        with open_file(self.path) as file:
             return [entry for line in file if (entry := _parsed(line)) is not None and entry["kind"] in BY_THE_CLOCK]
 
 

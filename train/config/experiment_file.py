@@ -18,6 +18,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from expkit.errors import ConfigError
+from expkit.files import read_whole
 from train.config.build import MULTI_SELECT, extra_folders
 from train.config.compose import compose, hydra_with, literal
 from train.config.experiment_form import OPTION, TRAINER, chosen_options, differences, form, normal, section_of
@@ -36,7 +37,7 @@ def read_experiment(path: Path | str) -> Experiment:
     """
     try:
         file = Path(path).expanduser()
-        content = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=_object)
+        content = json.loads(read_whole(file).decode("utf-8-sig"), object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}: no JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
     except FileNotFoundError:

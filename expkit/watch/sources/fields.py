@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import math
 import re
 import time
@@ -11,12 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-import orjson
-
 from expkit.errors import UserError
 from expkit.record import RESERVED, Record
 
-__all__ = ["Fields", "parse_json", "parse_line"]
+__all__ = ["Fields", "parse_line"]
 
 #: Where the step is looked for if nobody says.
 _STEPS = ("step", "global_step", "current_step", "iteration", "iter", "_step", "steps")
@@ -24,8 +21,13 @@ _STEPS = ("step", "global_step", "current_step", "iteration", "iter", "_step", "
 _WATCHED = ("train_loss", "loss", "val_loss", "val_accuracy", "accuracy", "gradient_norm")
 _SHOWN, _KEPT = 20, 1000
 _TIMES = ("time", "timestamp", "_timestamp")
-_NUMBER = r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?:inity)?)\b"
-_PAIR = re.compile(rf"['\"]?(?P<name>[A-Za-z_][\w/.-]*)['\"]?\s*(?:[:=]\s*|\s)(?P<value>{_NUMBER})", re.IGNORECASE)
+#: Nothing is tried twice (`++`, a name from its first letter on): a line may be one endless word, or number.
+_NUMBER = r"[-+]?(?:\d++(?:\.\d*+)?(?:[eE][-+]?\d++)?|\.\d++(?:[eE][-+]?\d++)?|nan|inf(?:inity)?)\b"
+_PAIR = re.compile(
+    rf"(?<![A-Za-z_])(?P<name>[A-Za-z_][\w/.-]{{0,200}}+)['\"]?\s*(?:[:=]\s*|\s)(?P<value>{_NUMBER})", re.IGNORECASE
+)
+#: Of a longer line for people only the beginning is looked at.
+_LONGEST = 1 << 16
 
 
 class Fields:
@@ -111,24 +113,9 @@ class Fields:
         return f"there are {', '.join(sorted(self._seen)[:_SHOWN])}" if self._seen else "there are no numbers at all"
 
 
-def parse_json(text: bytes) -> Any:
-    """Return a JSON value; NaN and infinities may stand in it as other tools write them.
-
-    Raises:
-        ValueError: it is none, or not all of it.
-    """
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        try:
-            return json.loads(text)
-        except RecursionError:
-            raise ValueError("nested too deeply") from None
-
-
 def parse_line(text: str) -> dict[str, float]:
     """Return the numbers in a line for people: `step 10 | loss 0.5`, `step=10 loss: 0.5`, `{'loss': 0.5}`."""
-    return {match["name"]: float(match["value"]) for match in _PAIR.finditer(text)}
+    return {match["name"]: float(match["value"]) for match in _PAIR.finditer(text[:_LONGEST])}
 
 
 def _numbers(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

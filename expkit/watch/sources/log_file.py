@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from expkit.errors import UserError
+from expkit.lenient_json import parse_json
 from expkit.record import Record
 from expkit.tail import FileTail
-from expkit.watch.sources.fields import Fields, parse_json, parse_line
+from expkit.watch.sources.fields import Fields, parse_line
 from expkit.watch.sources.following import FollowedFile
 
 __all__ = ["LogFileSource"]

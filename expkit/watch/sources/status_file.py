@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from expkit.errors import UserError
+from expkit.files import open_file
+from expkit.lenient_json import parse_json
 from expkit.record import Record
 from expkit.watch.sources.base import Source
-from expkit.watch.sources.fields import Fields, parse_json
+from expkit.watch.sources.fields import Fields
 
 __all__ = ["StatusFileSource"]
 
@@ -98,7 +100,7 @@ class StatusFileSource(Source):
         """Return the object in the file, if it has changed; a file that is being written is looked at again."""
         for _ in range(_TRIES):
             try:
-                with self._path.open("rb") as file:
+                with open_file(self._path) as file:
                     stat = os.fstat(file.fileno())
                     seen = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
                     if seen == self._seen:

@@ -12,9 +12,10 @@ from typing import Any
 from urllib.parse import quote
 
 from expkit.errors import UserError
+from expkit.lenient_json import parse_json
 from expkit.record import Record
 from expkit.watch.sources.base import Source
-from expkit.watch.sources.fields import Fields, parse_json
+from expkit.watch.sources.fields import Fields
 
 __all__ = ["TrackioSource"]
 
@@ -70,9 +71,10 @@ class TrackioSource(Source):
             for row, timestamp, step, metrics in database.execute(question, (self._id, self._row)):
                 self._row = row
                 with contextlib.suppress(ValueError):
-                    text = metrics.encode() if isinstance(metrics, str) else bytes(metrics)
-                    entry = {**parse_json(text), "step": step, "time": _seconds(timestamp)}
-                    record = self._fields.record(entry, step)
+                    entry = parse_json(metrics) if isinstance(metrics, str | bytes) else None
+                    if not isinstance(entry, dict) or not isinstance(step, int):
+                        continue  # nothing that trackio writes
+                    record = self._fields.record({**entry, "step": step, "time": _seconds(timestamp)}, step)
                     if record is not None:  # None: a row with a picture
                         yield record
 
@@ -120,5 +122,5 @@ def _canonical(project: str) -> str:
 def _seconds(timestamp: Any) -> float:
     try:
         return datetime.fromisoformat(str(timestamp)).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0

@@ -17,20 +17,25 @@ BLOCK = 32 * 1024
 def write_log(path: Path, records: Iterable[Record]) -> Path:
     """Write a log as W&B does, record by record."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        file.write(struct.pack("<4sHB", b":W&B", 0xBEE1, 0))
-        for record in records:
-            rest, first = record.SerializeToString(), True
-            while first or rest:
-                room = BLOCK - file.tell() % BLOCK
-                if room < 7:
-                    file.write(bytes(room))
-                    room = BLOCK
-                chunk, rest = rest[: room - 7], rest[room - 7 :]
-                kind = bytes([(1 if first else 4) if not rest else (2 if first else 3)])
-                file.write(struct.pack("<IH", zlib.crc32(kind + chunk), len(chunk)) + kind + chunk)
-                first = False
+    path.write_bytes(framed(record.SerializeToString() for record in records))
     return path
+
+
+def framed(contents: Iterable[bytes]) -> bytes:
+    """Return the log of records that are bytes already."""
+    made = bytearray(struct.pack("<4sHB", b":W&B", 0xBEE1, 0))
+    for content in contents:
+        rest, first = content, True
+        while first or rest:
+            room = BLOCK - len(made) % BLOCK
+            if room < 7:
+                made += bytes(room)
+                room = BLOCK
+            chunk, rest = rest[: room - 7], rest[room - 7 :]
+            kind = bytes([(1 if first else 4) if not rest else (2 if first else 3)])
+            made += struct.pack("<IH", zlib.crc32(kind + chunk), len(chunk)) + kind + chunk
+            first = False
+    return bytes(made)
 
 
 def run(run_id: str, name: str = "", config: Mapping[str, Any] | None = None, started: float = 1.7e9) -> Record:

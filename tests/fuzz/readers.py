@@ -1,0 +1,325 @@
+"""The readers that are tried: each reads one file, as far as any command would."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from unittest import mock
+
+import orjson
+
+from expkit.experiment import RunDir
+from expkit.files import read_whole
+
+
+def consume(value: object) -> None:
+    """Iterate to the end, keeping nothing."""
+    deque(value, maxlen=0)  # type: ignore[arg-type]
+
+
+def journal(path: Path) -> None:
+    from expkit.journal import JournalReader, stable, to_record
+    from expkit.journal.cutting import cut_needs
+    from expkit.journal.last import last_entries
+
+    with JournalReader(path) as reader:
+        for entry in reader:
+            stable(entry), to_record(entry)
+        reader.torn()
+        place = reader.place()
+    assert place is None or JournalReader(path).go_on_from(place)
+    last_entries(path, 8), last_entries(path, 64, after=4)
+    cut_needs(path, 10)
+
+
+def lines(path: Path) -> None:
+    """One decoder of many lines: the cheapest look at the grammar of a journal."""
+    from expkit.journal import decode, to_record
+
+    for line in read_whole(path).splitlines():
+        with contextlib.suppress(ValueError):  # what it documents
+            to_record(decode(line))
+
+
+def feed(path: Path) -> None:
+    from expkit.reading.feed import RunFeed
+    from expkit.reading.figures import figures_of
+    from expkit.reading.state import StateReader
+
+    followed = RunFeed(_run(path), index=False)
+    followed.refresh()
+    orjson.dumps(StateReader(followed).read().to_json())
+    for name in followed.metrics[:20]:
+        figures_of(followed, name), followed.curves[name].line()
+        followed.detail(name, 2, 8)
+    followed.close()
+
+
+def _run(path: Path) -> RunDir:
+    return RunDir(next(each for each in path.parents if each.name == "run"))
+
+
+def metrics_logger(path: Path) -> None:
+    from expkit.metrics_logger import MetricsLogger
+
+    with MetricsLogger(path.parent) as logger:
+        logger.load_metrics()
+        logger.get_latest_step()
+        logger.get_metrics_summary()
+
+
+def config(path: Path) -> None:
+    from expkit.comparison.run_data import load_run
+    from expkit.config_tracker import ConfigTracker
+    from expkit.nested import flatten
+    from expkit.svd.metrics import KeyPattern
+    from expkit.svd.sources import JournalSource
+    from expkit.watch.sources.journal import JournalSource as Watched
+
+    run = _run(path)
+    load_run(run)
+    _ = JournalSource(run, KeyPattern()).thresholds
+    source = Watched(run)
+    consume(source.prelude())
+    source.resumed(0, 3e9)
+    flatten(ConfigTracker(run.root).load_config())
+
+
+def detectors_of_run(path: Path) -> None:
+    from expkit.config_tracker import ConfigTracker
+    from expkit.watch.selecting import select_detectors
+
+    config = ConfigTracker(_run(path).root).load_config().get("config")
+    select_detectors([], "run", config if isinstance(config, Mapping) else None)
+
+
+def status(path: Path) -> None:
+    from expkit.ending import ending
+    from expkit.endings import endings
+    from expkit.forecast import forecast_text
+    from expkit.status import read_status
+
+    status = read_status(path)
+    ended = ending(_run(path))
+    str(ended)
+    endings(status, ended)
+    forecast = status.get("forecast")
+    forecast_text(forecast if isinstance(forecast, Mapping) else {})
+    feed(path)
+
+
+def entry(path: Path) -> None:
+    from expkit.cli.show import describe
+    from expkit.lenient_json import dump_json
+    from expkit.listing.columns import BUILT_IN, shown, value_of
+    from expkit.listing.entry import entry_of
+
+    run = _run(path)
+    entry = entry_of(run)
+    for name in (*BUILT_IN, "val_loss", "optimizer", "optimizer.lr", "best_val_loss"):
+        shown(name, value_of(entry, name))
+    dump_json(describe(run))
+
+
+def results(path: Path) -> None:
+    from expkit.comparison.parser import ResultsParser
+    from expkit.reading.history import history_entries, read_results
+
+    history_entries(read_results(path))
+    ResultsParser(path).parse()
+
+
+def events(path: Path) -> None:
+    from expkit.events import read_events
+    from expkit.reading.event_feed import EventFeed
+
+    read_events(path)
+    feed = EventFeed([path])
+    feed.refresh()
+    orjson.dumps(feed.entries[-5:])
+    feed.close()
+
+
+def watch_events(path: Path) -> None:
+    from expkit.watch.written import EventFile
+
+    events = EventFile(path, replays=False)
+    events.go_on_from(10)
+    events.add({"detector": "a", "kind": "spike", "step": 1, "message": "m"})
+
+
+def svd_log(path: Path) -> None:
+    from expkit.svd.metrics import KeyPattern
+    from expkit.svd.monitor import SVDMonitor
+    from expkit.svd.sources import LogSource
+
+    monitor = SVDMonitor()
+    for each in LogSource(path, KeyPattern(), follow=False).poll():
+        monitor.add_metrics(each)
+        monitor.alerts(each.layer_name)
+
+
+def watched_log(path: Path) -> None:
+    from expkit.watch.sources.fields import Fields
+    from expkit.watch.sources.log_file import LogFileSource
+
+    source = LogFileSource(path, Fields("loss=loss"))
+    consume(source.read(last=True))
+    place = source.place()
+    assert place is None or source.go_on_from(place)
+    source.close()
+
+
+def status_file(path: Path) -> None:
+    from expkit.watch.sources import status_file
+    from expkit.watch.sources.fields import Fields
+
+    with mock.patch.multiple(status_file, _TRIES=1, _PAUSE=0):  # it waits for a trainer that is writing
+        consume(status_file.StatusFileSource(path, Fields()).read(last=True))
+
+
+def wandb(path: Path) -> None:
+    from expkit.wandb_data.following import FollowedFiles
+    from expkit.wandb_data.gpu import history_keys, read_gpus
+    from expkit.wandb_data.offline import offline_runs
+
+    for run in offline_runs(path):
+        orjson.dumps([run.created, run.state, run.notes, run.names(), run.system_names()])
+        _ = run.config, run.summary, history_keys(run)
+        read_gpus(run), read_gpus(run, system=True)
+    followed = FollowedFiles(path)
+    consume(followed.poll())
+
+
+def trackio(path: Path) -> None:
+    from expkit.watch.sources.fields import Fields
+    from expkit.watch.sources.trackio import TrackioSource
+
+    consume(TrackioSource(path.stem, None, path.parent, Fields()).read())
+
+
+def tensorboard(path: Path) -> None:
+    from expkit.trackers.tensorboard import _rows
+
+    consume(_rows([path]))
+
+
+def ledger(path: Path) -> None:
+    from expkit.trackers.ledger import Ledger
+
+    ledger = Ledger(path.parent.parent, "run")
+    for name in ("tensorboard", "wandb"):
+        ledger.missed(name), ledger.is_finished(name)
+        ledger.took(name, "log", 5)
+
+
+def watch_state(path: Path) -> None:
+    from expkit.journal import JournalReader
+    from expkit.watch.state import read_state
+
+    state = read_state(path)
+    place = state.get("source") if state is not None else None
+    if isinstance(place, Mapping) and {"offset", "before"} <= place.keys() and type(place["offset"]) is int:
+        JournalReader(path.with_name("metrics.jsonl")).go_on_from(place)
+
+
+def text_results(path: Path) -> None:
+    from expkit.comparison.parser import ResultsParser
+
+    ResultsParser(path).parse()
+
+
+def checkpoint(path: Path) -> None:
+    from expkit.checkpoints.listing import problem_of
+    from expkit.checkpoints.storage import read_checkpoint
+
+    if problem_of(path) is None:
+        read_checkpoint(path)
+
+
+def shards(path: Path) -> None:
+    from expkit.checkpoints.storage import checkpoint_error
+
+    checkpoint_error(path.parent)
+
+
+def metadata(path: Path) -> None:
+    from expkit.checkpoints.dcp import tensors_error
+
+    tensors_error(path.parent, {})
+
+
+def snapshot(path: Path) -> None:
+    from expkit.snapshots.reading import list_snapshots, quick_problem, verify
+
+    for found in list_snapshots(_run(path)):
+        quick_problem(found), verify(found), found.is_best, found.run, found.size
+
+
+def index(path: Path) -> None:
+    from expkit.reading.index import load_index
+
+    index = load_index(path.with_name("metrics.jsonl"))
+    for curve in index.curves.values() if index is not None else ():
+        curve.line(), curve.bounds()
+
+
+def earlier(path: Path) -> None:
+    from expkit.plots.earlier import Earlier
+
+    Earlier(path.parent.parent, "blob", 5).load(8)
+
+
+def foreign(path: Path) -> None:
+    from expkit.watch.foreign import problem_of
+
+    problem_of(path), problem_of(path.parent)
+
+
+def sweep(path: Path) -> None:
+    from expkit.lenient_json import dump_json
+    from expkit.sweep.folder import SweepDir
+    from expkit.sweep.report import SweepReport
+
+    root = next(each for each in path.parents if each.name == "sweep")
+    report = SweepReport.read(SweepDir(root))
+    dump_json(report.to_json())
+
+
+def experiment(path: Path) -> None:
+    from train.config.experiment_file import read_experiment
+
+    read_experiment(path)
+
+
+def experiment_used(path: Path) -> None:
+    from train.config.experiment_file import read_experiment
+
+    read_experiment(path).merge(["optimizer.lr=0.1"], ["optimizer.lr=0.1"])
+
+
+def yaml(path: Path) -> None:
+    from expkit.watch.selecting import make_detectors, own_targets, settings_of
+
+    own = path.parent.parent
+    own_targets(own)
+    make_detectors(settings_of(["detectors=mine"], "mine", None, own))
+
+
+def _words(path: Path) -> Iterator[str]:
+    yield from read_whole(path).decode(errors="surrogateescape")[: 1 << 16].split("\n")[-3:]
+
+
+def overrides(path: Path) -> None:
+    from train.cli.typed import parse_override
+
+    for word in _words(path):
+        parse_override(word)
+
+
+def values(path: Path) -> None:
+    from expkit.watch.selecting import settings_of
+
+    settings_of([f"detectors.loss_spike.x={word}" for word in _words(path)], "loss_spike")
