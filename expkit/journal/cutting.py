@@ -71,8 +71,11 @@ def _prefix_length(data: bytes, step: int) -> int:
     while position < len(data):
         newline = data.find(b"\n", position)
         end = newline + 1 if newline >= 0 else len(data)
+        if (line := data[position:end]).isspace():
+            position = end
+            continue
         try:
-            entry = decode(data[position:end])
+            entry = decode(line)
         except ValueError:
             if newline < 0:
                 return position  # a torn line at the end

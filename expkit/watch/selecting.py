@@ -18,6 +18,7 @@ from expkit.conf import CONF_DIR
 from expkit.detectors.base import RESPONSES, Detector
 from expkit.errors import ConfigError, describe
 from expkit.files import read_whole
+from expkit.yaml_text import parse_yaml
 
 __all__ = ["AS_THE_RUN", "make_detectors", "option_names", "own_targets", "select_detectors", "settings_of"]
 
@@ -122,8 +123,6 @@ def _load(option: str, own: Path | None, selecting: Sequence[str] = ()) -> dict[
         own: a folder with options of somebody's own.
         selecting: the options that have led to it.
     """
-    import yaml  # type: ignore[import-untyped]
-
     files = _files(own)
     if option not in files:
         close = difflib.get_close_matches(option, files, n=1)
@@ -131,11 +130,12 @@ def _load(option: str, own: Path | None, selecting: Sequence[str] = ()) -> dict[
         known = f"{', '.join(sorted(files))}; {AS_THE_RUN} for the run's own; --config-dir DIR for yours"
         raise ConfigError(f"detectors={option}: there is no such option; {meant} {known}; detectors=[] is none")
     try:
-        content: dict[str, Any] = yaml.safe_load(read_whole(files[option]).decode("utf-8")) or {}
-    except (ValueError, yaml.YAMLError, RecursionError) as error:  # no text; a date such as 2026-99-99
-        raise ConfigError(f"{files[option]} is no valid YAML: {' '.join(str(error).split())}") from None
+        text = read_whole(files[option]).decode("utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{files[option]} is no text in UTF-8") from None
     except OSError as error:
         raise ConfigError(f"{files[option]} cannot be read: {error.strerror}") from None
+    content: Any = parse_yaml(text, str(files[option])) or {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ConfigError(f"{files[option]} holds no settings: it needs a _target_, and arguments")
     selected = content.pop("defaults", None)
@@ -184,11 +184,9 @@ def _merge(nodes: dict[str, dict[str, Any]], more: Mapping[str, Mapping[str, Any
 
 
 def _value(word: str, text: str) -> Any:
-    import yaml
-
     try:
-        return yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError, RecursionError):
+        return parse_yaml(text, word)
+    except ConfigError:
         raise ConfigError(f"{word}: the value cannot be read") from None
 
 

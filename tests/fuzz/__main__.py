@@ -32,7 +32,7 @@ from tests.fuzz.targets import TARGETS
 
 _BATCH = 5000
 _FRONT_DOOR = 250  # of these a command reads a whole run
-_SPACE = 2 << 30  # bytes of address space that a batch may take besides what is loaded
+_SPACE = 4 << 30  # bytes of address space that a batch may take besides what is loaded
 _LONGEST = 1800.0  # seconds of a batch
 
 

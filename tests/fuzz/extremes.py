@@ -50,7 +50,7 @@ def _in_place(make: Callable[[Path], object]) -> Callable[[Path, bytes, float], 
 def _laughs(path: Path, data: bytes, size: float) -> None:
     """YAML of which each line has the one before nine times."""
     lines = ["a: &a0 [x, x]", *(f"b{n}: &a{n} [{','.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 20))]
-    path.write_text("_target_: expkit.detectors.loss_spike.LossSpike\n" + "\n".join(lines) + "\n")
+    path.write_text("_target_: expkit.detectors.loss_spike.LossSpike\n" + "\n".join(lines) + "\nthreshold: *a19\n")
 
 
 EXTREMES = (
@@ -66,7 +66,7 @@ EXTREMES = (
     Extreme("one long word", _filled(b"", b"a", b"")),
     Extreme("names and no values", _filled(b"step 1 ", b"a_b ", b"")),
     Extreme("signs", _filled(b"", b"=[:,(", b"")),
-    Extreme("empty lines", lambda path, data, size: path.write_bytes(b"\n" * int(size * 2**16))),
+    Extreme("empty lines", lambda path, data, size: path.write_bytes(b"\n" * int(size * 2**14))),
     Extreme("zeros", _filled(b"", b"\0", b"")),
     Extreme("no UTF-8", _filled(b"", b"\xff\xfe", b"\n")),
     Extreme("a hole", _sparse),

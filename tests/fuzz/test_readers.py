@@ -160,11 +160,15 @@ def test_a_metric_of_trackio_that_is_a_number_of_bytes_takes_none(place: Place) 
     assert [record.step for record in TrackioSource("project", "run", path.parent, Fields()).read()] == [1, 2, 3]
 
 
+#: Each line has the one before nine times.
+LAUGHS = "\n".join(f"a{n}: &a{n} [{f'*a{n - 1},' * 9 if n else 'x'}]" for n in range(9))
+
+
 @pytest.mark.parametrize(
     "text",
     [
         *("\x80", "a: 2026-99-99", "defaults: 5", "defaults: [mine]", "defaults: [_self_]\na: 1", "- 1", "1: 2"),
-        "a: " + "9" * 5000,
+        *("a: " + "9" * 5000, "a: &a [*a, *a]", LAUGHS),
     ],
 )
 def test_yaml_that_holds_no_detector_is_refused_in_one_line(tmp_path: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from expkit.errors import UserError
+from expkit.files import read_whole
+from expkit.yaml_text import check_aliases
 from train.config.build import CONF_DIR, MULTI_SELECT, group_folders, group_options
 from train.config.keys import meant, no_option, selected
 from train.program import shadow
@@ -60,6 +63,9 @@ def check_typed(arguments: Sequence[str]) -> None:
     for folder in config_folders(arguments):
         if not folder.is_dir():
             raise FlagError(f"--config-dir {folder}: there is no such folder; it is the one that holds task/ and so on")
+        for file in sorted(folder.rglob("*.yaml")):
+            with contextlib.suppress(OSError):  # Hydra says what is wrong with it, if it is one that counts
+                check_aliases(read_whole(file).decode(errors="replace"), str(file))
     if flags.multirun and (flags.cfg or flags.run or flags.info):
         raise FlagError("-m runs jobs, and --cfg, --info and --run do something else: give one of them")
     if flags.resolve and not flags.cfg:
