@@ -51,7 +51,7 @@ _JSON = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLIN
 _counter = itertools.count()
 _started = time.time()
 _NOTHING = bytes(1 << 20)
-#: Bytes of a file that is read as a whole. A larger one is none of expkit's: it would fill the memory.
+#: Bytes of a file that is read as a whole: a larger one would fill the memory.
 LARGEST_WHOLE = 1 << 28
 
 #: How a file system says that it has no fsync for folders (some network ones). EIO is not among them:
@@ -146,19 +146,16 @@ def write_json(path: Path, value: Any, durable: bool = True, default: Callable[[
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Open a file to read it. What is no file, a pipe say that nobody writes to, is refused and never waited for.
-
-    Raises:
-        OSError: it cannot be read, or is no file.
-    """
+    """Open a file to read it. What is none, a pipe that nobody writes to say, is refused with an OSError at once."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if not stat.S_ISREG(mode):
-            number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
-            raise OSError(number, os.strerror(number) if stat.S_ISDIR(mode) else "it is no ordinary file", str(path))
+            raise OSError(errno.ENXIO, "it is no ordinary file", str(path))
         return os.fdopen(descriptor, "rb")
-    except BaseException:
+    except OSError:
         os.close(descriptor)
         raise
 
@@ -167,13 +164,11 @@ def read_whole(path: Path) -> bytes:
     """Return the content of a file that is read as a whole, of at most 256 MiB.
 
     Raises:
-        OSError: it cannot be read, is no file, or is larger.
+        OSError: it cannot be read, or is larger.
     """
     with open_file(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        data = file.read(LARGEST_WHOLE + 1) if size <= LARGEST_WHOLE else b""
-    if max(size, len(data)) <= LARGEST_WHOLE:
-        return data
+        if os.fstat(file.fileno()).st_size <= LARGEST_WHOLE:
+            return file.read(LARGEST_WHOLE)
     raise OSError(errno.EFBIG, f"it is larger than {LARGEST_WHOLE >> 20} MiB", str(path))
 
 

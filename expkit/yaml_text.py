@@ -9,6 +9,7 @@ from expkit.errors import ConfigError
 __all__ = ["check_aliases", "parse_yaml"]
 
 _MOST = 100_000  # values
+_LONGEST = 1 << 18  # characters: PyYAML takes seconds for so many
 
 
 def parse_yaml(text: str, source: str) -> Any:
@@ -19,10 +20,12 @@ def parse_yaml(text: str, source: str) -> Any:
         source: how the error names it.
 
     Raises:
-        ConfigError: it is none; or its aliases make too much of it.
+        ConfigError: it is none; it is larger than 256 KiB, or its aliases make too much of it.
     """
     import yaml  # type: ignore[import-untyped]
 
+    if len(text) > _LONGEST:
+        raise ConfigError(f"{source}: it is larger than {_LONGEST >> 10} KiB, which no settings are")
     check_aliases(text, source)
     try:
         return yaml.safe_load(text)

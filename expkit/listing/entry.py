@@ -269,7 +269,7 @@ def _bytes(path: str) -> bytes:
     try:
         found = os.fstat(descriptor)
         if stat.S_ISFIFO(found.st_mode) or not found.st_size <= LARGEST_WHOLE:
-            raise OSError(errno.EINVAL, "it is no file of a run")
+            raise OSError(errno.ENXIO, "it is no file of a run")
         size = found.st_size
         data = os.read(descriptor, size + 1)
         while len(data) < size and (more := os.read(descriptor, size - len(data))):

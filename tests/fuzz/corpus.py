@@ -59,7 +59,7 @@ _STATUS = {"current_step": 120, "latest_metrics": {"loss": 0.5, "val_accuracy": 
 _EXPERIMENT = {
     "task": "denoise",
     "training": {"batch_size": 64, "epochs": 3, "enable_diagnostics": True, "diagnostic_sample_size": 500},
-    "optimizer": {"name": "sgd", "lr": 0.1},
+    "optimizer": {"option": "sgd", "lr": 0.1},
     "save_plots": False,
     "tracker": ["tensorboard"],
     "run": {"name": "mine", "tags": ["a", "b"]},

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from expkit.errors import UserError
-from tests.fuzz import readers
+from tests.fuzz import other_readers, readers
 from tests.fuzz.formats import DATABASE, LINES, SNAPSHOT, TENSORBOARD, WANDB, ZIPPED
 from tests.fuzz.mutations import Container
 
@@ -51,12 +51,12 @@ TARGETS = (
     Target("status.json", "run/status.json", readers.status, 30),
     Target("status.json, list of runs", "run/status.json", readers.entry, 20, (UserError,)),
     Target("results.json", "run/results.json", readers.results, 60, (UserError,)),
-    Target("log lines of SVDs", "training.log", readers.svd_log, 60, (UserError,), LINES),
-    Target("log lines of other trainers", "training.log", readers.watched_log, 60, (UserError,), LINES),
-    Target("status file of other trainers", "training_status.json", readers.status_file, 40, (UserError,)),
-    Target("text of results", "results.txt", readers.text_results, 50, (UserError,), LINES),
-    Target("W&B log", _WANDB, readers.wandb, 40, (UserError,), WANDB),
-    Target("trackio database", "trackio/project.db", readers.trackio, 20, (UserError, OSError), DATABASE),
+    Target("log lines of SVDs", "training.log", other_readers.svd_log, 60, (UserError,), LINES),
+    Target("log lines of other trainers", "training.log", other_readers.watched_log, 60, (UserError,), LINES),
+    Target("status file of other trainers", "training_status.json", other_readers.status_file, 40, (UserError,)),
+    Target("text of results", "results.txt", other_readers.text_results, 50, (UserError,), LINES),
+    Target("W&B log", _WANDB, other_readers.wandb, 40, (UserError,), WANDB),
+    Target("trackio database", "trackio/project.db", other_readers.trackio, 20, (UserError, OSError), DATABASE),
     Target("TensorBoard events", "run/tensorboard/events.*", readers.tensorboard, 15, (), TENSORBOARD),
     Target("delivery.json", f"{_LOGS}/delivery.json", readers.ledger, 20),
     Target("watch_state.json", f"{_LOGS}/watch_state.json", readers.watch_state, 20),
@@ -67,13 +67,14 @@ TARGETS = (
     Target("checkpoint of shards, state", "checkpoint_step_3/state.pt", readers.shards, 5, (), ZIPPED),
     Target("checkpoint of shards, table", "checkpoint_step_3/.metadata", readers.metadata, 10),
     Target("snapshot", "run/snapshots/*/metadata.json", readers.snapshot, 10, (), SNAPSHOT),
-    Target("weights of other trainers", "foreign/model.safetensors", readers.foreign, 10),
-    Target("index of weights", "foreign/model.safetensors.index.json", readers.foreign, 10),
+    Target("weights of other trainers", "foreign/model.safetensors", other_readers.foreign, 10),
+    Target("index of weights", "foreign/model.safetensors.index.json", other_readers.foreign, 10),
     Target("sweep.json", "sweep/sweep.json", readers.sweep, 5, (UserError,)),
     Target("job of a sweep", "sweep/jobs/0.json", readers.sweep, 5, (UserError,)),
     Target("submissions.jsonl", "sweep/submissions.jsonl", readers.sweep, 5, (UserError,), LINES),
-    Target("experiment", "experiment.json", readers.experiment, 20, (UserError,)),
-    Target("YAML of detectors", "detectors/mine.yaml", readers.yaml, 10, (UserError,)),
-    Target("overrides", "overrides.txt", readers.overrides, 10, container=LINES),
-    Target("settings of detectors", "overrides.txt", readers.values, 10, (UserError,), LINES),
+    Target("experiment", "experiment.json", other_readers.experiment, 20, (UserError,)),
+    Target("experiment, overrides", "experiment.json", other_readers.experiment_used, 1, (UserError,)),
+    Target("YAML of detectors", "detectors/mine.yaml", other_readers.yaml, 10, (UserError,)),
+    Target("overrides", "overrides.txt", other_readers.overrides, 10, container=LINES),
+    Target("settings of detectors", "overrides.txt", other_readers.values, 10, (UserError,), LINES),
 )
