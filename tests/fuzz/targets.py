@@ -75,6 +75,6 @@ TARGETS = (
     Target("experiment", "experiment.json", other_readers.experiment, 20, (UserError,)),
     Target("experiment, overrides", "experiment.json", other_readers.experiment_used, 1, (UserError,)),
     Target("YAML of detectors", "detectors/mine.yaml", other_readers.yaml, 10, (UserError,)),
-    Target("overrides", "overrides.txt", other_readers.overrides, 10, container=LINES),
+    Target("overrides", "overrides.txt", other_readers.overrides, 10, (UserError,), LINES),
     Target("settings of detectors", "overrides.txt", other_readers.values, 10, (UserError,), LINES),
 )

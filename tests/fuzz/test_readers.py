@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from expkit.checkpoints.dcp import tensors_error
-from expkit.errors import ConfigError
+from expkit.errors import ConfigError, UserError
 from expkit.events import read_events
 from expkit.files import process_alive, read_json, read_whole
 from expkit.journal import JournalReader, decode
@@ -27,6 +27,7 @@ from tests.fuzz.extremes import EXTREMES, changing, try_extreme
 from tests.fuzz.front_door import FrontDoor
 from tests.fuzz.harness import Figures, Place, TooMuchMemory, check, in_memory, limits, try_many
 from tests.fuzz.targets import TARGETS, Target
+from train.cli.typed import parse_override
 
 SOME = 200
 
@@ -177,6 +178,12 @@ def test_yaml_that_holds_no_detector_is_refused_in_one_line(tmp_path: Path, text
     with pytest.raises(ConfigError) as refused:
         make_detectors(settings_of(["detectors=mine"], "mine", None, tmp_path))
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("value", ["[" * 900 + "]" * 900, "7" * 5000], ids=["nested", "endless"])
+def test_an_override_at_which_hydra_fails_is_refused(value: str) -> None:
+    with pytest.raises(UserError, match=r"optimizer\.lr: its value cannot be read"):
+        parse_override(f"optimizer.lr={value}")
 
 
 def test_a_pipe_or_a_device_in_the_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:

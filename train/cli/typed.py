@@ -113,13 +113,20 @@ def quoted_option(argument: str) -> str:
 
 
 def parse_override(argument: str) -> Override | None:
-    """Return a KEY=VALUE as Hydra reads it, or None for what it cannot read: it says itself what is wrong."""
+    """Return a KEY=VALUE as Hydra reads it, or None for what it cannot read: it says itself what is wrong.
+
+    Raises:
+        UserError: it is what Hydra fails at: lists in lists without end, a number of thousands of digits.
+    """
     if argument.startswith("-") or "=" not in argument:
         return None
     try:
         return OverridesParser.create().parse_override(argument)
     except HydraException:
         return None
+    except (ValueError, RecursionError):
+        key = argument.partition("=")[0]
+        raise UserError(f"{key}: its value cannot be read: it is nested too deeply, or a number has no end") from None
 
 
 def _check_override(argument: str, override: Override, arguments: Sequence[str]) -> None:
