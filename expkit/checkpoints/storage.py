@@ -14,7 +14,7 @@ from expkit.checkpoint_file import archive_error, damage, step_of
 from expkit.checkpoint_folder import STATE, is_sharded
 from expkit.checkpoints.output import Output
 from expkit.checkpoints.shards import map_tensors, meta_tensors
-from expkit.files import atomic_writer
+from expkit.files import atomic_writer, open_file
 
 __all__ = [
     "REQUIRED",
@@ -100,6 +100,7 @@ def peek_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _load(path: Path, map_location: Any = "cpu", mmap: bool = False) -> dict[str, Any]:
+    open_file(path).close()  # OSError: torch would wait for a pipe
     checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
     return checkpoint
 

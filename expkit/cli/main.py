@@ -85,6 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, head say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
         return 0
+    except OSError as error:  # a folder in the place of a journal, say, or a disk that cannot be read
+        where = f"{error.filename}: " if error.filename is not None else ""
+        print(f"error: {printable(f'{where}{error.strerror or error}')}", file=sys.stderr)
+        return 1
 
 
 def _leave(code: int) -> NoReturn:

@@ -6,6 +6,7 @@ The one reader of these files. It streams: what is in memory is a run's configur
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -235,7 +236,7 @@ def offline_files(path: Path, everywhere: bool = False) -> list[Path]:
     for pattern in ("run-*.wandb", "*run-*/run-*.wandb", "wandb/*run-*/run-*.wandb", "*/wandb/*run-*/run-*.wandb"):
         # Links to runs (W&B's latest-run, one's own) lead to files that are there already.
         files = [file for file in path.glob(pattern) if not file.parent.name.startswith(SUPERSEDED)]
-        every |= {file.resolve(): file for file in sorted(files, reverse=True)}
+        every |= {Path(os.path.realpath(file)): file for file in sorted(files, reverse=True)}
         if every and not everywhere:
             break
     return sorted(every.values())

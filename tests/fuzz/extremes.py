@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.fuzz.harness import Figures, Place, check
 from tests.fuzz.targets import Target
 
-__all__ = ["EXTREMES", "Extreme", "try_extreme"]
+__all__ = ["EXTREMES", "NO_FILES", "Extreme", "changing", "try_extreme"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,18 @@ def _laughs(path: Path, data: bytes, size: float) -> None:
     path.write_text("_target_: expkit.detectors.loss_spike.LossSpike\n" + "\n".join(lines) + "\nthreshold: *a19\n")
 
 
+#: What is no file.
+NO_FILES = (
+    Extreme("a folder", _in_place(Path.mkdir)),
+    Extreme("a pipe", _in_place(os.mkfifo)),
+    Extreme("a link to itself", _in_place(lambda path: path.symlink_to(path.name))),
+    Extreme("a link to nowhere", _in_place(lambda path: path.symlink_to("nowhere"))),
+    Extreme("a link to a device", _in_place(lambda path: path.symlink_to("/dev/zero"))),
+    Extreme("no file", _in_place(lambda path: None)),
+)
+
 EXTREMES = (
+    *NO_FILES,
     Extreme("nothing", lambda path, data, size: path.write_bytes(b"")),
     Extreme("a list in a list in a list", _filled(b"", b"[", b"")),
     Extreme("an object in an object", _filled(b"", b'{"a":', b"")),
@@ -71,12 +82,6 @@ EXTREMES = (
     Extreme("no UTF-8", _filled(b"", b"\xff\xfe", b"\n")),
     Extreme("a hole", _sparse),
     Extreme("an alias of aliases", _laughs),
-    Extreme("a folder", _in_place(Path.mkdir)),
-    Extreme("a pipe", _in_place(os.mkfifo)),
-    Extreme("a link to itself", _in_place(lambda path: path.symlink_to(path.name))),
-    Extreme("a link to nowhere", _in_place(lambda path: path.symlink_to("nowhere"))),
-    Extreme("a link to a device", _in_place(lambda path: path.symlink_to("/dev/zero"))),
-    Extreme("no file", _in_place(lambda path: None)),
 )
 
 

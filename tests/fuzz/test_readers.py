@@ -23,7 +23,7 @@ from expkit.trackers.tensorboard import _checksum, _rows
 from expkit.watch.selecting import make_detectors, settings_of
 from expkit.watch.sources.fields import Fields, parse_line
 from tests.fuzz.corpus import make_corpus
-from tests.fuzz.extremes import EXTREMES, changing, try_extreme
+from tests.fuzz.extremes import EXTREMES, NO_FILES, Extreme, changing, try_extreme
 from tests.fuzz.front_door import FrontDoor
 from tests.fuzz.harness import Figures, Place, TooMuchMemory, check, in_memory, limits, try_many
 from tests.fuzz.targets import TARGETS, Target
@@ -74,6 +74,17 @@ def test_commands_end_with_an_exit_code_and_one_line(corpus: Path, tmp_path: Pat
     figures = Figures()
     FrontDoor(corpus, tmp_path / "place").try_many(60, 1, figures)
     assert figures.inputs >= 60
+
+
+@pytest.mark.parametrize("no_file", NO_FILES, ids=lambda each: each.name)
+def test_what_is_no_file_costs_a_command_one_line(corpus: Path, tmp_path: Path, no_file: Extreme) -> None:
+    door = FrontDoor(corpus, tmp_path / "place")
+    files = ("run/logs/metrics.jsonl", "run/checkpoints/checkpoint_step_24.pt", "sweep/submissions.jsonl", "run/wandb")
+    targets = [next(target for target in TARGETS if target.file.startswith(file)) for file in files]
+    for target, command in zip(
+        targets, ("compare RUN RUN2", "checkpoints RUN --verify", "sweep SWEEP", "wandb keys RUN"), strict=True
+    ):
+        door.try_command(command, target, b"", no_file, Figures())
 
 
 def test_what_fails_is_found(place: Place) -> None:
