@@ -29,7 +29,7 @@ from tests.fuzz.harness import Figures, Place, TooMuchMemory, check, in_memory, 
 from tests.fuzz.targets import TARGETS, Target
 from train.cli.typed import parse_override
 
-SOME = 200
+SOME = 120
 
 
 LOGS = [each for each in TARGETS if each.file.startswith("run/logs/")]
@@ -50,7 +50,7 @@ def place(corpus: Path) -> Iterator[Place]:
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
 def test_a_reader_reads_or_refuses_whatever_is_there(place: Place, target: Target) -> None:
-    figures, count = Figures(), min(SOME, 40 * target.share)  # those of small shares take long
+    figures, count = Figures(), min(SOME, 20 * target.share)  # those of small shares take long
     try_many(target, place, count, 1, figures)
     assert figures.inputs >= count
 
