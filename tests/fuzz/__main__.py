@@ -127,8 +127,11 @@ def _run(batch: Batch, folder: Path, keep: Path) -> Batch:
     if batch.failure:
         name = f"{batch.name.replace(' ', '_')}_{hashlib.sha256(batch.failure.encode()).hexdigest()[:8]}"
         shutil.rmtree(keep / name, ignore_errors=True)
-        shutil.copytree(place, keep / name, symlinks=True, ignore=_pipes)
-        (keep / name / "failure.txt").write_text(f"seed {batch.seed}\n{batch.failure}\n")
+        try:
+            shutil.copytree(place, keep / name, symlinks=True, ignore=_pipes)
+            (keep / name / "failure.txt").write_text(f"seed {batch.seed}\n{batch.failure}\n")
+        except OSError as error:  # a full disk: the seed makes it again
+            batch.failure += f"not kept: {error}"
     shutil.rmtree(place.parent)
     return batch
 
