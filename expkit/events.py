@@ -54,13 +54,14 @@ def decode_event(line: bytes) -> dict[str, Any]:
         ValueError: it is no such line (torn, say).
     """
     try:
-        entry = orjson.loads(line)
+        entry: dict[str, Any] = orjson.loads(line)
         known = {"step": int(entry["step"]), "severity": Severity(entry["severity"])}
         known |= {key: str(entry[key]) for key in ("kind", "message")}
-        orjson.dumps(entry)  # TypeError: what is nested too deeply to be written again
+        entry |= known
+        orjson.dumps(entry)  # TypeError: what cannot be written again: lists in lists without end, a step of 1e300
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"not a line of an events.jsonl: {error}") from None
-    return {**entry, **known}
+    return entry
 
 
 def ask(name: str, detector: Detector, record: Record, failed: set[str], meanwhile: str) -> list[Event]:

@@ -218,7 +218,8 @@ def test_a_file_that_is_too_large_to_be_read_as_a_whole_is_refused(tmp_path: Pat
 
 def test_events_that_cannot_be_written_again_are_no_events(tmp_path: Path) -> None:
     line = b'{"step": 1, "severity": "INFO", "kind": "a", "message": "m", "x": %s}\n'
-    (tmp_path / "events.jsonl").write_bytes(line % b"1" + line % (b"[" * 300 + b"]" * 300))
+    far = b'{"step": 1e300, "severity": "INFO", "kind": "a", "message": "m"}\n'
+    (tmp_path / "events.jsonl").write_bytes(line % b"1" + line % (b"[" * 300 + b"]" * 300) + far)
     assert [each["x"] for each in read_events(tmp_path / "events.jsonl")] == [1]
 
 
