@@ -23,7 +23,7 @@ from expkit.listing.checkpoints import describe
 from expkit.snapshots.creating import Observed, create
 from expkit.snapshots.reading import load_snapshot, verify
 from tests.expkit.checkpoints.ranks import make, run_ranks, train
-from tests.expkit.checkpoints.test_manager import assert_same
+from tests.expkit.checkpoints.small import assert_same
 
 EXTRA = {"metrics": {"val_loss": 0.5}, "reason": "a test", "rng_state": torch.arange(3)}
 
