@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from expkit.files import LARGEST_WHOLE, open_file
+from expkit.opening import LARGEST_WHOLE, open_file
 
 __all__ = ["load_arrays"]
 

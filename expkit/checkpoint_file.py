@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from expkit.checkpoint_folder import folder_error, is_sharded
-from expkit.files import open_file
+from expkit.opening import open_file
 
 __all__ = ["archive_error", "damage", "step_of"]
 

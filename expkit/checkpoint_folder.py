@@ -15,7 +15,8 @@ from typing import TypedDict
 
 import orjson
 
-from expkit.files import digest, read_whole, write_json
+from expkit.files import digest, write_json
+from expkit.opening import read_whole
 
 __all__ = ["MANIFEST", "METADATA", "STATE", "FileNote", "folder_error", "folder_size", "is_sharded", "write_manifest"]
 

@@ -17,8 +17,8 @@ import orjson
 from expkit.detectors.base import Detector, Event, Severity, checked_events
 from expkit.errors import describe
 from expkit.experiment import RunDir
-from expkit.files import open_file
 from expkit.journal import Journal
+from expkit.opening import lines_of, open_file
 from expkit.record import Record
 from expkit.trackers import Alert
 
@@ -41,7 +41,7 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     """Return the entries of an events.jsonl, as far as they are whole: torn lines are passed over."""
     entries = []
     with contextlib.suppress(FileNotFoundError), open_file(path) as file:
-        for line in file:
+        for line in lines_of(file):
             with contextlib.suppress(ValueError):
                 entries.append(decode_event(line))
     return entries

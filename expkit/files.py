@@ -14,7 +14,6 @@ import logging
 import os
 import re
 import shutil
-import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,9 +22,9 @@ from typing import Any, BinaryIO
 import orjson
 
 from expkit.errors import UserError
+from expkit.opening import read_whole
 
 __all__ = [
-    "LARGEST_WHOLE",
     "atomic_folder",
     "atomic_writer",
     "check_disk_space",
@@ -34,10 +33,8 @@ __all__ = [
     "free_gb",
     "fsync_folder",
     "is_there",
-    "open_file",
     "process_alive",
     "read_json",
-    "read_whole",
     "remove_folder",
     "remove_stale_temporaries",
     "write_bytes",
@@ -51,8 +48,6 @@ _JSON = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLIN
 _counter = itertools.count()
 _started = time.time()
 _NOTHING = bytes(1 << 20)
-#: Bytes of a file that is read as a whole: a larger one would fill the memory.
-LARGEST_WHOLE = 1 << 28
 
 #: How a file system says that it has no fsync for folders (some network ones). EIO is not among them:
 #: whoever deletes older files next must hear that the rename may not have reached the disk.
@@ -143,33 +138,6 @@ def write_bytes(path: Path, data: bytes, durable: bool = True) -> None:
 def write_json(path: Path, value: Any, durable: bool = True, default: Callable[[Any], Any] | None = None) -> None:
     """Replace `path` atomically by indented JSON. NaN and infinities become null."""
     write_bytes(path, orjson.dumps(value, option=_JSON, default=default), durable)
-
-
-def open_file(path: Path) -> BinaryIO:
-    """Open a file to read it. What is none, a pipe that nobody writes to say, is refused with an OSError at once."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        mode = os.fstat(descriptor).st_mode
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        if not stat.S_ISREG(mode):
-            raise OSError(errno.ENXIO, "it is no ordinary file", str(path))
-        return os.fdopen(descriptor, "rb")
-    except OSError:
-        os.close(descriptor)
-        raise
-
-
-def read_whole(path: Path) -> bytes:
-    """Return the content of a file that is read as a whole, of at most 256 MiB.
-
-    Raises:
-        OSError: it cannot be read, or is larger.
-    """
-    with open_file(path) as file:
-        if os.fstat(file.fileno()).st_size <= LARGEST_WHOLE:
-            return file.read(LARGEST_WHOLE)
-    raise OSError(errno.EFBIG, f"it is larger than {LARGEST_WHOLE >> 20} MiB", str(path))
 
 
 def read_json(path: Path) -> dict[str, Any]:

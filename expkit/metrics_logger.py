@@ -10,9 +10,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from expkit.files import open_file
 from expkit.journal import Journal, JournalReader, cut_journal, decode, read_journal
 from expkit.journal.reader import parts_of
+from expkit.opening import open_file
 from expkit.record import RESERVED, make_record
 
 __all__ = ["MetricsLogger"]

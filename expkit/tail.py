@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Generic, TypeVar
 
-from expkit.files import open_file
+from expkit.opening import open_file
 
 __all__ = ["FileTail"]
 

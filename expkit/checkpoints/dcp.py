@@ -26,7 +26,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_collectiv
 from expkit.checkpoint_folder import FileNote
 from expkit.checkpoints.output import Output
 from expkit.errors import describe
-from expkit.files import read_whole
+from expkit.opening import read_whole
 
 __all__ = ["read_metadata", "read_tensors", "tensors_error", "write_tensors"]
 

@@ -14,7 +14,8 @@ from expkit.checkpoint_file import archive_error, damage, step_of
 from expkit.checkpoint_folder import STATE, is_sharded
 from expkit.checkpoints.output import Output
 from expkit.checkpoints.shards import map_tensors, meta_tensors
-from expkit.files import atomic_writer, open_file
+from expkit.files import atomic_writer
+from expkit.opening import open_file
 
 __all__ = [
     "REQUIRED",

@@ -15,7 +15,8 @@ from expkit.comparison.run_data import RunData, load_run
 from expkit.comparison.text_results import TextExperiment, parse_text
 from expkit.errors import UserError
 from expkit.experiment import RunDir, active_runs
-from expkit.files import read_json, read_whole
+from expkit.files import read_json
+from expkit.opening import read_whole
 from expkit.plots.columns import add_entries
 from expkit.plots.curve import Curve
 from expkit.reading.history import history_entries, read_results

@@ -7,6 +7,7 @@ from pathlib import Path
 from expkit.files import atomic_writer, fsync_folder, write_bytes
 from expkit.journal.format import decode
 from expkit.journal.reader import parts_of
+from expkit.opening import open_file
 
 __all__ = ["cut_journal", "cut_needs"]
 
@@ -52,7 +53,10 @@ def _divide(path: Path, step: int) -> tuple[list[tuple[Path, int]], bytes]:
     tail = b""
     cutting = False
     for file in [*parts_of(path), path]:
-        data = file.read_bytes() if file.exists() else b""
+        data = b""
+        if file.exists():
+            with open_file(file) as there:
+                data = there.read()
         end = 0 if cutting else _prefix_length(data, step)
         cutting = cutting or end < len(data)
         if cutting and file.exists():

@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from expkit.files import open_file
 from expkit.journal.format import decode
+from expkit.opening import open_file
 
 __all__ = ["last_entries"]
 

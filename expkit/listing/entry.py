@@ -17,10 +17,10 @@ import orjson
 
 from expkit.ending import life_sign
 from expkit.experiment import RunDir
-from expkit.files import LARGEST_WHOLE
 from expkit.journal.last import last_entries
 from expkit.listing.selected import selected
 from expkit.nested import MISSING, value_at
+from expkit.opening import LARGEST_WHOLE
 from expkit.record import RESERVED
 from expkit.small_files import checked
 from expkit.standing import STALLED_AFTER, standing

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from expkit.files import open_file
 from expkit.journal.format import decode
 from expkit.journal.reader import parts_of
+from expkit.opening import open_file
 from expkit.plots.columns import add_entries
 from expkit.plots.curve import Curve
 
@@ -107,7 +107,7 @@ def _read(places: list[tuple[Path, int, int]], last: float) -> Iterator[dict[str
     for path, start, end in places:
         with contextlib.suppress(OSError), open_file(path) as file:
             file.seek(start)
-            while file.tell() < end and (line := file.readline()).endswith(b"\n"):
+            while file.tell() < end and (line := file.readline(_MOST_BYTES)).endswith(b"\n"):
                 with contextlib.suppress(ValueError):
                     entry = decode(line)
                     yield entry

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from expkit.errors import UserError
-from expkit.files import read_json, read_whole
+from expkit.files import read_json
 from expkit.lenient_json import parse_json
+from expkit.opening import read_whole
 from expkit.record import RESERVED
 
 __all__ = ["history_entries", "read_history", "read_results"]

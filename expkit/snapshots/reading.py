@@ -17,7 +17,8 @@ from expkit.checkpoint_file import step_of
 from expkit.checkpoint_folder import MANIFEST, is_sharded
 from expkit.errors import UserError
 from expkit.experiment import RunDir
-from expkit.files import digest, read_json, read_whole
+from expkit.files import digest, read_json
+from expkit.opening import read_whole
 from expkit.snapshots.files import METADATA, RUN_CONFIG, digest_of_metadata
 
 __all__ = [

@@ -17,7 +17,8 @@ from typing import Any
 import orjson
 
 from expkit.errors import UserError
-from expkit.files import read_json, read_whole, write_json
+from expkit.files import read_json, write_json
+from expkit.opening import read_whole
 from expkit.secrets import mask_arguments
 
 __all__ = ["JobFile", "Submission", "SweepDir", "varying"]

@@ -14,7 +14,8 @@ from typing import Any
 import orjson
 
 from expkit.errors import describe
-from expkit.files import read_whole, write_json
+from expkit.files import write_json
+from expkit.opening import read_whole
 
 __all__ = ["Ledger"]
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from expkit.files import open_file
+from expkit.opening import open_file
 from expkit.record import Record, to_numbers
 from expkit.trackers.base import Alert, RunInfo, Tracker
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from expkit.errors import UserError
-from expkit.files import open_file
+from expkit.opening import open_file
 
 __all__ = ["LogFile"]
 

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import orjson
 
-from expkit.files import is_there, open_file, read_whole
+from expkit.files import is_there
 from expkit.lenient_json import parse_json
+from expkit.opening import open_file, read_whole
 from expkit.snapshots.files import copy_from
 
 __all__ = ["ForeignCheckpoints", "problem_of"]

@@ -17,7 +17,7 @@ from typing import Any
 from expkit.conf import CONF_DIR
 from expkit.detectors.base import RESPONSES, Detector
 from expkit.errors import ConfigError, describe
-from expkit.files import read_whole
+from expkit.opening import read_whole
 from expkit.yaml_text import parse_yaml
 
 __all__ = ["AS_THE_RUN", "make_detectors", "option_names", "own_targets", "select_detectors", "settings_of"]

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from expkit.detectors.base import Detector
-from expkit.files import read_whole, write_bytes
+from expkit.files import write_bytes
 from expkit.lenient_json import parse_json
+from expkit.opening import read_whole
 
 __all__ = ["detector_states", "load_detectors", "read_state", "write_state"]
 

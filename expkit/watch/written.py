@@ -15,7 +15,8 @@ from typing import Any
 import orjson
 
 from expkit.events import BY_THE_CLOCK
-from expkit.files import open_file, write_bytes
+from expkit.files import write_bytes
+from expkit.opening import lines_of, open_file
 
 __all__ = ["EventFile"]
 
@@ -105,7 +106,7 @@ class EventFile:
             return None
         with open_file(self.path) as file:
             file.seek(self.offset)
-            for line in file:
+            for line in lines_of(file):
                 self._start = self.offset
                 self.offset += len(line)
                 entry = _parsed(line)
@@ -138,7 +139,11 @@ class EventFile:
         if not self._size():
             return []
         with open_file(self.path) as file:
-            return [entry for line in file if (entry := _parsed(line)) is not None and entry["kind"] in BY_THE_CLOCK]
+            return [
+                entry
+                for line in lines_of(file)
+                if (entry := _parsed(line)) is not None and entry["kind"] in BY_THE_CLOCK
+            ]
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from unittest import mock
 
 import orjson
 
-from expkit.files import read_whole
+from expkit.opening import read_whole
 from tests.fuzz.readers import consume
 
 

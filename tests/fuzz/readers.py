@@ -10,7 +10,7 @@ from pathlib import Path
 import orjson
 
 from expkit.experiment import RunDir
-from expkit.files import read_whole
+from expkit.opening import read_whole
 
 
 def consume(value: object) -> None:

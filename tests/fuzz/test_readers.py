@@ -14,10 +14,11 @@ import pytest
 from expkit.checkpoints.dcp import tensors_error
 from expkit.errors import ConfigError, UserError
 from expkit.events import read_events
-from expkit.files import process_alive, read_json, read_whole
+from expkit.files import process_alive, read_json
 from expkit.journal import JournalReader, decode
 from expkit.lenient_json import dump_json, parse_json
 from expkit.metrics_logger import MetricsLogger
+from expkit.opening import read_whole
 from expkit.svd.log_lines import LogParser
 from expkit.trackers.tensorboard import _checksum, _rows
 from expkit.watch.selecting import make_detectors, settings_of

@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from expkit.errors import UserError
-from expkit.files import read_whole
+from expkit.opening import read_whole
 from expkit.yaml_text import check_aliases
 from train.config.build import CONF_DIR, MULTI_SELECT, group_folders, group_options
 from train.config.keys import meant, no_option, selected

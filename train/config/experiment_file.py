@@ -18,7 +18,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from expkit.errors import ConfigError
-from expkit.files import read_whole
+from expkit.opening import read_whole
 from train.config.build import MULTI_SELECT, extra_folders
 from train.config.compose import compose, hydra_with, literal
 from train.config.experiment_form import OPTION, TRAINER, chosen_options, differences, form, normal, section_of

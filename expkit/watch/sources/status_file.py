@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from expkit.errors import UserError
-from expkit.files import open_file
 from expkit.lenient_json import parse_json
+from expkit.opening import open_file
 from expkit.record import Record
 from expkit.watch.sources.base import Source
 from expkit.watch.sources.fields import Fields
