@@ -24,6 +24,9 @@ LOSE = "lose"  # a write takes half of its data and claims to have taken all of 
 
 _WRITING = set("wax+")
 
+#: Flags of `os.open` that may change something.
+_CHANGING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+
 #: Functions of os that are counted, each with the position of the argument that says which file.
 _COUNTED = {
     **{"fsync": 0, "replace": 1, "rename": 1, "symlink": 1, "unlink": 0, "open": 0},
@@ -120,6 +123,8 @@ class FaultInjector:
 
     def _counting(self, name: str, real: Callable[..., Any], position: int) -> Callable[..., Any]:
         def operation(*arguments: Any, **keywords: Any) -> Any:
+            if name == "open" and not arguments[1] & _CHANGING and not Path(os.fsdecode(arguments[0])).is_dir():
+                return real(*arguments, **keywords)  # a file that is read
             source = Path(os.fsdecode(arguments[0])).absolute() if position else None
             if "dir_fd" not in keywords and self.due(name, arguments[position], source):
                 self.strike(arguments[position])

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from expkit.guards import Guard
+from expkit.series import DeviceRows
 from tests.train.helpers import CPU, FUSED, Bad, Regression, Run, same
 from train.data import Batches, to_device
 from train.tasks.base import StepOutput
@@ -327,8 +328,9 @@ class WithoutValidation(Regression):
 
 
 def reading_steps(**options: Any) -> list[int]:
-    """Return at which of 12 steps, logged every fourth, something was read on the host."""
-    with HostReads() as reads:
+    """Return at which of 12 steps, logged every fourth, something was read on the host, with rows kept as on a GPU."""
+    with pytest.MonkeyPatch.context() as patch, HostReads() as reads:
+        patch.setattr("expkit.series.HostRows", lambda width: DeviceRows(width, torch.device("cpu")))
         totals = [0]
         run = Run(
             WithoutValidation(),
