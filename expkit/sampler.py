@@ -44,7 +44,8 @@ class ResumableSampler(Sampler[int]):
         data: the data set, or how many samples it has.
         seed: of the order.
         shuffle: another order in every epoch; the data set's own without.
-        rank, world_size: this process's number, and how many share each epoch. Together they have each sample once.
+        rank: this process's number.
+        world_size: how many processes share each epoch. Together they have each sample once.
         drop_last: leave out what is left when the samples are dealt out evenly to all processes.
 
     Attributes:

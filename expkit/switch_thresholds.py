@@ -33,7 +33,8 @@ class SwitchThresholds:
         """Return (mode, rule) by the first rule that holds, or None to keep the mode; NaN holds in no rule.
 
         Args:
-            principal, minor: alignments of the gradient.
+            principal: alignment of the gradient with the principal subspace.
+            minor: alignment of the gradient with the minor one.
             angle: subspace angle in radians.
             error: reconstruction error.
         """

@@ -162,7 +162,8 @@ def analyze_experiment(
         run: as for `load_results`: what runs are called, of which the newest is taken; a run's id; the path of a run
             directory; or of a folder of checkpoints.
         outputs: where runs are.
-        encoder, decoder: names of the two weight matrices in a checkpoint, where they are not found by themselves.
+        encoder: the name of the first weight matrix in a checkpoint, where it is not found by itself.
+        decoder: the name of the second, likewise.
 
     Returns:
         `timeline`, one entry for each checkpoint; `final`, the last one in full; and more, as

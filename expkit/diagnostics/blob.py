@@ -213,7 +213,8 @@ def full_blob_analysis(model: nn.Module, *, encoder: str | None = None, decoder:
 
     Args:
         model: holds W1 (hidden x d) and W2 (d x hidden).
-        encoder, decoder: their names; without, they are found as by `BlobDiagnostic`.
+        encoder: the name of W1; without, both are found as by `BlobDiagnostic`.
+        decoder: the name of W2, likewise.
 
     Returns:
         What `BlobDiagnostic.measure` returns (None in place of NaN and infinities), and

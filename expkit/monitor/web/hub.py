@@ -71,11 +71,12 @@ class Hub:
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread, if it has begun."""
         with self._news:
             self._closed = True
             self._news.notify_all()
-        self._thread.join(5)
+        if self._thread.ident is not None:
+            self._thread.join(5)
 
     @property
     def version(self) -> str:

@@ -273,6 +273,17 @@ def test_the_next_free_port_is_taken_and_a_taken_one_refused(run: Path, monkeypa
             open_server(hub, "no.such.host.invalid", 0)
 
 
+def test_ctrl_c_before_it_has_begun_to_read_ends_it_too(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def pressed(hub: Hub) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Hub, "start", pressed)
+    assert main(["monitor", str(run), "--web", "--port", "0"]) == 0
+    assert "Traceback" not in capsys.readouterr().err
+
+
 def test_ctrl_c_ends_it_at_once_also_with_browsers_connected(run: Path) -> None:
     command = [sys.executable, "-m", "expkit", "monitor", str(run), "--web", "--port", "0"]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
