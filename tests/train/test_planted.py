@@ -134,7 +134,7 @@ def test_it_is_so_with_other_seeds_too(fault: Fault, task: str, name: str, seed:
 def test_a_rewound_run_ends_within_two_percent_of_the_clean_one(
     train: Train, outputs: Path, task: str, seed: int
 ) -> None:
-    """The whole bundled task, as docs/what-to-do-when.md has it, with the fault and without."""
+    """The whole bundled task, as docs/how-to/when-training-goes-wrong.md has it, with the fault and without."""
     final = {}
     for name, *more in (("rewound", "detectors.nonfinite.respond=[snapshot,rewind]"), ("clean", "task.fault=null")):
         common = ("debug=nan", "plots=[]", "gpu.enabled=false", f"trainer.seed={seed}", f"run.id={name}")

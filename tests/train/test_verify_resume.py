@@ -342,7 +342,7 @@ def test_the_data_set_that_the_page_shows_is_a_function_of_seed_epoch_and_index(
 def test_the_page_shows_what_the_command_says() -> None:
     page = (ROOT / "docs" / "resume.md").read_text()
     ok, different = (
-        re.search(rf"<!-- resume: {name} -->\n```\n(.*?)```", page, re.DOTALL) for name in ("ok", "different")
+        re.search(rf"<!-- resume: {name} -->\n```console\n(.*?)```", page, re.DOTALL) for name in ("ok", "different")
     )
     assert ok
     assert different
