@@ -11,7 +11,7 @@ SEED   ?= 0
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(2 * (os.cpu_count() or 1))')
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slurm faults fuzz lint format bench soak dist lock audit clean
+.PHONY: help train test test-slurm faults fuzz lint format bench soak docs docs-serve dist lock audit clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -59,8 +59,15 @@ lock: $(VENV)/.installed-dev  ## requirements*.lock: the pins of constraints.txt
 audit: $(VENV)/.installed-dev  ## whether what is pinned has known vulnerabilities; needs a network
 	@$(BIN)/python scripts/audit.py
 
+docs: $(VENV)/.installed-docs  ## the documentation as a site: site/index.html opens from disk, and needs no network
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "open site/index.html, or with a search: make docs-serve"
+
+docs-serve: $(VENV)/.installed-docs  ## the same at http://127.0.0.1:8000, following changes, until Ctrl-C
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --strict --dev-addr 127.0.0.1:8000
+
 clean:  ## remove .venv and caches; outputs stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build dist
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build dist site
 	find . -name __pycache__ -type d -not -path './outputs/*' -prune -exec rm -rf {} +
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -76,4 +83,8 @@ $(VENV)/.installed-bench: $(VENV)/.installed
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install -q --disable-pip-version-check -e '.[docs]'
 	@touch $@
