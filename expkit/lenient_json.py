@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import orjson
@@ -10,6 +11,7 @@ import orjson
 __all__ = ["dump_json", "parse_json"]
 
 _DIGITS = 19  # of a number that surely is one of 64 bits
+_FLOATS = 1023  # bits of an integer that surely is a float
 _DEEPEST = 200  # lists in lists: orjson writes 254
 
 
@@ -36,12 +38,14 @@ def parse_json(text: bytes | str) -> Any:
 
 
 def dump_json(value: Any, option: int = 0) -> bytes:
-    """Return a value as JSON; lists and objects that are nested too deeply for it, some 250 times, become texts."""
+    """Return a value as JSON; what is nested too deeply for it, some 250 times, becomes a text, a huge integer a float.
+
+    Raises:
+        TypeError: there is a text in it that is none in UTF-8, of a file's name say.
+    """
     try:
         return orjson.dumps(value, option=option, default=str)
-    except TypeError as error:
-        if "ecursion" not in str(error):
-            raise
+    except TypeError:
         return orjson.dumps(_shallow(value), option=option, default=str)
 
 
@@ -50,6 +54,9 @@ def _integer(digits: str) -> int | float:
 
 
 def _shallow(value: Any, depth: int = 0) -> Any:
+    if type(value) is int and abs(value) >= 1 << 63:
+        endless = math.inf if value > 0 else -math.inf
+        return endless if value.bit_length() > _FLOATS else float(value)
     if depth == _DEEPEST:
         return str(value) if isinstance(value, dict | list | tuple) else value
     if isinstance(value, dict):

@@ -13,6 +13,7 @@ from typing import Any
 from expkit.config_tracker import ConfigTracker
 from expkit.errors import UserError
 from expkit.experiment import RunDir
+from expkit.files import is_there
 from expkit.journal import JournalReader
 
 __all__ = ["ResultsView"]
@@ -101,7 +102,7 @@ class ResultsView:
             self._earlier = [each for each in said if isinstance(each, str)] if isinstance(said, list) else []
         steps = ((name, _PICTURE.fullmatch(name)) for name in self._earlier)
         drawn = [name for name, match in steps if match is not None and int(match["step"]) <= self._history.step]
-        return [name for name in drawn if (self._files.root / name).is_file()]
+        return [name for name in drawn if is_there(self._files.root / name)]
 
     def _clear_if_anew(self) -> None:
         if self._reader.generation != self._generation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 import statistics
 import time
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ __all__ = ["AlertLine", "Gauge", "RunState", "StateReader"]
 _ASK_AGAIN = 15.0
 _RATE_OVER = 60.0  # seconds
 _SHOWN_ALERTS = 200
+_GPU = re.compile(r"gpu/(\d{1,9})/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,9 +211,7 @@ def _moment(text: Any) -> float | None:
 def _gauges(last: Mapping[str, float]) -> list[Gauge]:
     """Return the gauges that the last values of the machine's metrics make, GPU by GPU, then the host."""
     gauges = []
-    gpus = sorted(
-        {int(name.split("/")[1]) for name in last if name.startswith("gpu/") and name.split("/")[1].isdecimal()}
-    )
+    gpus = sorted({int(match[1]) for name in last if (match := _GPU.match(name)) is not None})
     for gpu in gpus:
         used = {name.split("/", 2)[2]: value for name, value in last.items() if name.startswith(f"gpu/{gpu}/")}
         heat = f", {used['temp_c']:.0f} °C" if "temp_c" in used else ""

@@ -135,7 +135,7 @@ def analyses(step: int, values: Mapping[str, Any], pattern: KeyPattern) -> Itera
 
 def natural(name: str) -> list[tuple[int, str]]:
     """Return what to sort names of layers by: block2 comes before block10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return [(int(part), "") if part.isdecimal() and len(part) < 19 else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def made(step: int, layer: str, numbers: Mapping[str, float]) -> SVDMetrics:

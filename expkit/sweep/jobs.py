@@ -200,7 +200,7 @@ def _log(folder: SweepDir, job_id: str | None) -> Path | None:
     if job_id is None or os.sep in job_id or job_id.startswith("."):
         return None
     place = folder.root / ".submitit" / job_id
-    return next((file for end in ("err", "out") if (file := place / f"{job_id}_0_log.{end}").is_file()), None)
+    return next((file for end in ("err", "out") if is_there(file := place / f"{job_id}_0_log.{end}")), None)
 
 
 def _last_line(log: Path | None) -> str:

@@ -13,8 +13,8 @@ from expkit.wandb_data.source import QueriedRun, Row
 __all__ = ["GpuFigures", "Stats", "history_keys", "read_gpus"]
 
 _GB = 1024**3
-_METRIC = re.compile(r"gpu/(?:(?P<gpu>\d+)/)?(?P<name>\w+)")
-_SYSTEM = re.compile(r"gpu\.(?P<gpu>\d+)\.(?P<name>\w+)")
+_METRIC = re.compile(r"gpu/(?:(?P<gpu>\d{1,9})/)?(?P<name>\w+)")
+_SYSTEM = re.compile(r"gpu\.(?P<gpu>\d{1,9})\.(?P<name>\w+)")
 
 #: W&B's own names of what it samples -> ours, and by what to divide.
 _SYSTEM_NAMES = {

@@ -14,15 +14,22 @@ import pytest
 from expkit.checkpoints.dcp import tensors_error
 from expkit.errors import ConfigError, UserError
 from expkit.events import read_events
+from expkit.experiment import RunDir
 from expkit.files import process_alive, read_json
 from expkit.journal import JournalReader, decode
 from expkit.lenient_json import dump_json, parse_json
 from expkit.metrics_logger import MetricsLogger
 from expkit.opening import read_whole
+from expkit.reading.feed import RunFeed
+from expkit.reading.state import StateReader
 from expkit.svd.log_lines import LogParser
+from expkit.svd.metrics import natural
 from expkit.trackers.tensorboard import _checksum, _rows
+from expkit.wandb_data.gpu import read_gpus
+from expkit.wandb_data.offline import offline_runs
 from expkit.watch.selecting import make_detectors, settings_of
 from expkit.watch.sources.fields import Fields, parse_line
+from tests.expkit.wandb_data.log_writer import history, run, system, write_log
 from tests.fuzz.corpus import make_corpus
 from tests.fuzz.extremes import EXTREMES, NO_FILES, Extreme, changing, try_extreme
 from tests.fuzz.front_door import FrontDoor
@@ -119,6 +126,7 @@ def test_what_is_nested_too_deeply_to_be_written_becomes_a_text() -> None:
     deep = parse_json(b'{"a": %s}' % (b"[" * 500 + b"]" * 500))
     assert b"[[[" in dump_json(deep)
     assert dump_json({"a": [1]}) == b'{"a":[1]}'
+    assert dump_json([10**30, -(10**400)]) == b"[1e30,null]"
 
 
 def test_a_step_that_no_writer_takes_is_no_entry_and_metrics_stay_numbers(tmp_path: Path) -> None:
@@ -222,6 +230,19 @@ def test_events_that_cannot_be_written_again_are_no_events(tmp_path: Path) -> No
     far = b'{"step": 1e300, "severity": "INFO", "kind": "a", "message": "m"}\n'
     (tmp_path / "events.jsonl").write_bytes(line % b"1" + line % (b"[" * 300 + b"]" * 300) + far)
     assert [each["x"] for each in read_events(tmp_path / "events.jsonl")] == [1]
+
+
+def test_names_with_numbers_that_are_none(tmp_path: Path) -> None:
+    """Of digits without end Python makes no integer, and of a square none either."""
+    long = "9" * 5000
+    assert natural("a10") == [(-1, "a"), (10, ""), (-1, "")]
+    assert sorted(["a10", "²", f"a{long}", "a2"], key=natural) == [f"a{long}", "a2", "a10", "²"]
+    log = [run("abc"), history(1, {f"gpu/{long}/compute_util": 1.0}), system(1.7e9, {f"gpu.{long}.gpu": 1.0})]
+    (found,) = offline_runs(write_log(tmp_path / "run-abc.wandb", log))
+    assert not read_gpus(found) and not read_gpus(found, system=True)
+    feed = RunFeed(RunDir(tmp_path), index=False)
+    feed.last = {f"gpu/{long}/compute_util": 1.0, "gpu/0/compute_util": 50.0}
+    assert [gauge.name for gauge in StateReader(feed).read().gauges] == ["gpu 0"]
 
 
 def test_no_process_has_a_number_beyond_those_of_the_system() -> None:

@@ -104,7 +104,7 @@ class TrackioSource(Source):
                 yield connection
             finally:
                 connection.close()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise OSError(f"{self._file} cannot be read: {error}") from error
 
 
