@@ -61,14 +61,15 @@ def decode(line: bytes) -> dict[str, Any]:
 
 
 def to_record(entry: Mapping[str, Any]) -> Record:
-    """Return the record that a decoded entry was made from."""
+    """Return the record that a decoded entry was made from. Another program may have meant something else by a name."""
+    epoch, moment, details, series = (entry.get(name) for name in ("epoch", "time", "details", "series"))
     return Record(
         step=entry["step"],
-        epoch=entry.get("epoch", 0),
-        time=entry.get("time", 0.0),
+        epoch=epoch if isinstance(epoch, int) else 0,
+        time=moment if isinstance(moment, int | float) else 0.0,
         metrics={name: value for name, value in entry.items() if name not in RESERVED},
-        details=entry.get("details", {}),
-        series=entry.get("series", {}),
+        details=details if isinstance(details, dict) else {},
+        series=series if isinstance(series, dict) else {},
     )
 
 

@@ -16,7 +16,7 @@ from expkit.errors import ConfigError, UserError
 from expkit.events import read_events
 from expkit.experiment import RunDir
 from expkit.files import process_alive, read_json
-from expkit.journal import JournalReader, decode
+from expkit.journal import JournalReader, decode, to_record
 from expkit.lenient_json import dump_json, parse_json
 from expkit.metrics_logger import MetricsLogger
 from expkit.opening import read_whole
@@ -126,7 +126,7 @@ def test_what_is_nested_too_deeply_to_be_written_becomes_a_text() -> None:
     deep = parse_json(b'{"a": %s}' % (b"[" * 500 + b"]" * 500))
     assert b"[[[" in dump_json(deep)
     assert dump_json({"a": [1]}) == b'{"a":[1]}'
-    assert dump_json([10**30, -(10**400)]) == b"[1e30,null]"
+    assert dump_json([10**30, -(10**400)]) == b"[1e+30,null]"
 
 
 def test_a_step_that_no_writer_takes_is_no_entry_and_metrics_stay_numbers(tmp_path: Path) -> None:
@@ -137,6 +137,11 @@ def test_a_step_that_no_writer_takes_is_no_entry_and_metrics_stay_numbers(tmp_pa
     (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1, "loss": 1%s}\n' % (b"0" * 400))
     with MetricsLogger(tmp_path) as logger:
         assert logger.get_metrics_summary()["loss_final"] == float("inf")
+
+
+def test_a_record_of_another_program_has_a_time_that_is_a_number() -> None:
+    record = to_record(decode(b'{"step": 1, "time": "now", "epoch": null, "details": 5, "series": [1], "loss": 2}'))
+    assert (record.time, record.epoch, record.details, record.series) == (0.0, 0, {}, {})
 
 
 def test_one_endless_word_or_number_takes_no_time() -> None:
