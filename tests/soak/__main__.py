@@ -68,14 +68,14 @@ def _soak(place: Place, options: argparse.Namespace, kinds: list[str]) -> int:
     sampler.stop()
     watcher.finish()
     verdicts = list(judge(training, reference.run, rows, watcher.codes, sampler.seen))
+    for verdict in verdicts:
+        _say(f"{'ok    ' if verdict.holds else 'FAILED'}  {verdict.name}: {verdict.found}")
     command = f"python -m tests.soak --minutes {options.minutes:g} --seed {options.seed}"
     if kinds != list(FAULTS):
         command += f" --faults '{','.join(kinds)}'"
     options.report.write_text(
         page(training, reference, rows, verdicts, sampler.seen, command, PERIOD), encoding="utf-8"
     )
-    for verdict in verdicts:
-        _say(f"{'ok    ' if verdict.holds else 'FAILED'}  {verdict.name}: {verdict.found}")
     return int(not all(verdict.holds for verdict in verdicts))
 
 

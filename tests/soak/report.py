@@ -78,7 +78,7 @@ def page(
 def _processes(seen: Mapping[Any, Sequence[Sample]]) -> list[tuple[str, ...]]:
     """Return a line for each role: first and last samples of those that lived longest."""
     by_role: dict[str, list[Sequence[Sample]]] = {}
-    for (_, role, _), samples in seen.items():
+    for role, samples in ((role, samples) for (_, role, _), samples in seen.items() if samples):
         by_role.setdefault(role, []).append(samples)
     lines = []
     for role, each in sorted(by_role.items(), key=lambda item: -len(max(item[1], key=len))):
