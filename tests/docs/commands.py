@@ -33,6 +33,7 @@ NOT_RUN = {
     r"torchrun ": "two processes that load torch: tests/train/test_launched.py",
     r"^expkit verify-resume": "processes that are killed and resumed: tests/train/test_verify_resume.py",
     r"--project P\b|--wandb-run ID|wandb\.mode=online": "a login at W&B",
+    r"make fuzz|^python -m tests\.fuzz": "half an hour, or a part of it: tests/fuzz/test_readers.py",
     r"^ssh ": "another machine",
     r"^systemd-run|^systemctl": "somebody's own systemd",
     r"^curl ": "a page that is being served: tests/expkit/monitor/test_web.py",
@@ -67,7 +68,7 @@ APPENDED = {
 }
 
 #: What goes on until Ctrl-C, which is pressed once it has said something: a pattern of commands.
-ENDED = r"^expkit (monitor .*--(web|terminal)|watch(?!.*--dry-run)|dashboard|svd(?!.*--once))"
+ENDED = r"^expkit (monitor .*--(web|terminal)|watch(?!.*--dry-run)|dashboard|svd .*--follow)"
 
 #: A pattern of commands -> the exit code that stands for what the page says, where it is not 0.
 EXIT_CODES = {r"optimizer\.learning_rate=0\.01": 1}
