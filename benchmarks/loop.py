@@ -203,7 +203,6 @@ def goals(result: Tables) -> list[Goal]:
             "everything on: at most 2 % of a step of 10 ms",
             f"{share:+.1f} %; of the training thread's CPU time {100 * (cpu.ratio - 1):+.1f} %",
             share <= 2,
-            "the threads and processes beside training need the machine's two cores, too",
         ),
     ]
 
