@@ -43,7 +43,7 @@ class SweepJob:
 
         try:
             code = lead_or_follow(self._run)
-        except Exception as error:
+        except Exception as error:  # submitit would pickle it for the launcher, whatever it is
             _refuse_to_tell(error)
             raise
         if code:
@@ -65,7 +65,7 @@ class SweepJob:
         setup_globals()
         try:
             config = context.config_loader.load_sweep_config(whole, list(self.overrides))
-        except Exception as error:
+        except Exception as error:  # a resolver of the user's own may raise anything; the table is to say why
             note_failed(SweepDir(whole.hydra.sweep.dir), self.number, self.overrides, error)
             raise
         with open_dict(config.hydra.job):

@@ -84,7 +84,7 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], numbers: Seque
     _write_queued(folder, config, job_overrides, numbers)
     try:
         _run(launcher, kind, settings, folder, params, job_overrides, numbers)
-    except BaseException:
+    except BaseException:  # a Ctrl-C too: jobs that were not submitted are not to be waited for
         there = {number for each in folder.submitted()[known:] for number in each.jobs}
         if left := [number for number in numbers if number not in there]:
             folder.note(Submission("cancelled", dict.fromkeys(left)))

@@ -94,7 +94,7 @@ def _begun(config: DictConfig, jobs: int) -> Iterator[SweepDir]:
         )
     try:
         yield folder
-    except Exception:
+    except Exception:  # whatever kept all jobs from beginning: no sweep is left behind
         if not folder.numbers():
             folder.about.unlink(missing_ok=True)
             (folder.root / "multirun.yaml").unlink(missing_ok=True)

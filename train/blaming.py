@@ -29,7 +29,7 @@ def blaming(dist: Dist, files: RunDir | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # a rank that is gone shows as any error of torch's or of the system's
         blamed = dist.watch.blame(error) if dist.watch is not None else None
         if blamed is None:
             raise

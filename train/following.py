@@ -150,7 +150,7 @@ def _logging(files: RunDir, rank: int) -> Iterator[None]:
         raise
     except UserError:
         raise
-    except Exception:
+    except Exception:  # a bug, or the user's own code: rank 0 tells the one line, this log has the traceback
         log.exception("rank %d cannot go on", rank)
         raise
     finally:

@@ -56,7 +56,7 @@ class Children:
                 self._processes[rank] = subprocess.Popen(  # noqa: S603 - no shell
                     self._command, env=self._environment(rank), stdin=subprocess.DEVNULL
                 )
-        except BaseException:
+        except BaseException:  # whatever it is, a Ctrl-C too: those that have started must not stay behind
             self._end(0.0)
             raise
         return self

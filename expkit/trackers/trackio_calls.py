@@ -82,8 +82,8 @@ def write_waiting(run_id: str) -> None:
                 if len(waiting) == 1:
                     log.warning("trackio cannot write (%s): rows wait, and it is tried again", describe(error))
                 return
-            except Exception:
-                waiting.popleft()  # no other time will do: it must not stand before those that come
+            except Exception:  # of any kind: no other time will do for this row, which must not hold up those that come
+                waiting.popleft()
                 raise
             waiting.popleft()
 

@@ -55,7 +55,7 @@ class Jobs:
             for order in orders:  # one at a time: they would slow each other down
                 self._submit([order])
                 self._wait(done)
-        except BaseException:
+        except BaseException:  # a Ctrl-C too: no job is left behind
             self._cancel()
             raise
 
