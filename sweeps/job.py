@@ -43,7 +43,7 @@ class SweepJob:
 
         try:
             code = lead_or_follow(self._run)
-        except Exception as error:  # submitit would pickle it for the launcher, whatever it is
+        except Exception as error:  # whatever it is, submitit writes it to files: it may tell a secret
             _refuse_to_tell(error)
             raise
         if code:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -156,3 +157,18 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(same, one, other))
     return bool(one == other)
+
+
+#: An option of `detectors`: it asks for a switch again and again.
+BACK_AND_FORTH = (
+    "# @package detectors.switch\n_target_: tests.train.troubled.BackAndForth\nrespond: [switch]\ncooldown: 6\n"
+)
+
+
+def own_options(folder: Path, options: Mapping[str, str]) -> tuple[str, str]:
+    """Write options (`task/mine` -> YAML) into a folder; return what selects it on the command line."""
+    for name, content in options.items():
+        file = folder / f"{name}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+    return "--config-dir", str(folder)

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from expkit.checkpoints import CheckpointManager
 from expkit.checkpoints.storage import read_checkpoint
 from expkit.errors import ConfigError
+from tests.train.helpers import BACK_AND_FORTH, own_options
 from tests.train.test_launched import SMALL, launched
 from tests.train.uneven import UnevenTask
 from train.processes import ranks
@@ -23,14 +24,9 @@ COMMON = (*SMALL[1:3], *SMALL[4:], "trainer.max_steps=null", "run.id=one")
 def conf(tmp_path: Path) -> tuple[str, str]:
     options = {
         "task/uneven": "_target_: tests.train.uneven.UnevenTask\nknown: false\nval: false\n",
-        "detectors/back_and_forth": "# @package detectors.switch\n_target_: tests.train.troubled.BackAndForth\n"
-        "respond: [switch]\ncooldown: 6\n",
+        "detectors/back_and_forth": BACK_AND_FORTH,
     }
-    for name, content in options.items():
-        file = tmp_path / "conf" / f"{name}.yaml"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(content)
-    return "--config-dir", str(tmp_path / "conf")
+    return own_options(tmp_path / "conf", options)
 
 
 @pytest.mark.parametrize("how", [("ddp", "true"), ("fsdp", "false")])

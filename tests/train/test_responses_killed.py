@@ -18,7 +18,7 @@ from expkit.journal import read_journal
 from expkit.snapshots import list_snapshots
 from tests.conftest import SMALL, Train
 from tests.train.forked import Forked
-from tests.train.helpers import same
+from tests.train.helpers import BACK_AND_FORTH, own_options, same
 from train import continuing
 from train.runner import Runner
 from train.saving import Saver
@@ -27,20 +27,15 @@ COMMON = ("tracker=[]", "plots=[]", "trainer.deterministic=true", "trainer.threa
 
 
 @pytest.fixture
-def conf(tmp_path: Path) -> tuple[str, ...]:
+def conf(tmp_path: Path) -> tuple[str, str]:
     """Where the task and the detectors of `tests.train.troubled` are options."""
     options = {
         "task/troubled": "_target_: tests.train.troubled.TroubledTask\nbad_epoch: 3\n",
         "task/spared": "_target_: tests.train.troubled.SparedTask\nbad_epoch: 3\n",
         "detectors/spoilt": "# @package detectors.spoilt\n_target_: tests.train.troubled.LossNan\nrespond: [skip]\n",
-        "detectors/back_and_forth": "# @package detectors.switch\n_target_: tests.train.troubled.BackAndForth\n"
-        "respond: [switch]\ncooldown: 6\n",
+        "detectors/back_and_forth": BACK_AND_FORTH,
     }
-    for name, content in options.items():
-        file = tmp_path / "conf" / f"{name}.yaml"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(content)
-    return "--config-dir", str(tmp_path / "conf")
+    return own_options(tmp_path / "conf", options)
 
 
 def killed(outputs: Path, *arguments: str, when: Callable[[Runner], bool]) -> None:
