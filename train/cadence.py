@@ -34,7 +34,10 @@ class Cadence:
 
     def __init__(self, plots: Mapping[str, Plot], total_steps: int) -> None:
         auto = auto_intervals(total_steps)["plot"]
-        self._steps = {name: auto if plot.viz_interval == "auto" else plot.viz_interval for name, plot in plots.items()}
+        self._every = {
+            name: Every(steps=auto if plot.viz_interval == "auto" else plot.viz_interval)
+            for name, plot in plots.items()
+        }
         self._growing = {name: Cost() for name, plot in plots.items() if plot.viz_interval == "auto"}
         self._took = dict.fromkeys(plots, 0.0)
         self._pending = dict.fromkeys(plots, 0.0)
@@ -44,7 +47,7 @@ class Cadence:
 
     def due(self, progress: Progress) -> list[str]:
         """Return the plots that are due."""
-        return [name for name, steps in self._steps.items() if Every(steps=steps).due(progress)]
+        return [name for name, every in self._every.items() if every.due(progress)]
 
     def quick(self, names: Sequence[str], seconds: float) -> list[str]:
         """Return those of `names` that took no longer than `seconds` when they were last due."""
@@ -77,11 +80,12 @@ class Cadence:
         if budget is None or self._spent < _GRACE:
             return
         for name, factor in stretches(ratios, budget).items():
-            before = self._steps[name]
-            self._steps[name] = before * math.ceil(min(factor, _MOST))
+            before = self._every[name].steps
+            assert before is not None  # a plot's interval is one of steps
+            self._every[name] = Every(steps=before * math.ceil(min(factor, _MOST)))
             self._growing[name].clear()
             log.warning(
                 "plots.%s: drawn every %d steps from here on, not every %d: what it needs took more than its part of "
                 "trainer.diagnostics_budget=%g of the time; a plots.%s.viz_interval that is typed stays",
-                name, self._steps[name], before, budget, name,
+                name, self._every[name].steps, before, budget, name,
             )  # fmt: skip
