@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 
-from benchmarks.scale import Result, Run, goals, slope
+from benchmarks.memory import malloc_bytes, slope
+from benchmarks.scale import Result, Run, goals, train
 
 
 def test_costs_are_those_between_records_within_the_window() -> None:
@@ -32,11 +34,32 @@ def test_goals_notice_steps_that_grow_dearer_and_memory_that_grows() -> None:
         seconds = [100 + (times[-1] - 100) * number / 400 for number in range(401)]
         noise = random.Random(2)
         seen = [(at, 300 + growth * at * 50 + noise.gauss(0, 0.1), at - 99) for at in seconds]
-        return Run(list(steps), times, seen)
+        return Run(list(steps), times, seen, [(1000, 0, 0), (3000, 1024, 5), (10_000, 1024 * (1 + int(growth)), 5)])
 
     for growth, met in ((0.0, True), (1.0, False)):
         result = Result(run(100, growth), run(100, 0), (10, 1000, 9000), 500)
         assert [goal.met for goal in goals(result)] == [met, met]
+        assert result.in_use() == f"{growth * 1e5 / 7000:+.1f} KB of the C allocator's, +0 blocks of Python's"
     assert "| after 9,000 |" in result.markdown()
     first, last = result.tenths()
     assert first < 150 < 250 < last < 310  # 100 us and twice its share of the run more
+
+
+def test_a_run_says_what_memory_is_in_use(tmp_path: Path) -> None:
+    run = train(tmp_path, 30_000)
+    assert run.steps[-1] == 30_000
+    if malloc_bytes() is None:
+        assert not run.in_use
+        return
+    assert [step for step, _, _ in run.in_use] == [10_000, 20_000]
+    assert all(size > 2**20 and blocks > 10_000 for _, size, blocks in run.in_use)
+
+
+def test_what_is_in_use_has_what_was_just_made() -> None:
+    before = malloc_bytes()
+    if before is None:
+        pytest.skip("the C library has no mallinfo2")
+    kept = bytearray(3 * 2**20)
+    after = malloc_bytes()
+    assert after is not None
+    assert len(kept) <= after - before < len(kept) + 2**20
