@@ -103,7 +103,8 @@ def restore(
         if name in state["detector_state"]:
             _restore_detector(name, detector, state["detector_state"][name])
     restore_guards(update, state["guard_state"], before, config)
-    _warn_if_inexact(state, differences(before, config))
+    if runner.dist.is_main:
+        _warn_if_inexact(state, differences(before, config))
     restore_own(runner, state)
 
 

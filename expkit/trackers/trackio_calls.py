@@ -71,6 +71,19 @@ _writing = threading.Lock()
 _current = threading.local()  # .call: the call that this thread is in; absent outside
 
 
+def wait(run_id: str, row: Callable[[], None]) -> None:
+    """Let `row`, which writes rows of a run, wait for the database: for an hour's, then the oldest are dropped."""
+    with _writing:
+        waiting = _waiting.setdefault(run_id, deque(maxlen=_MOST_WAITING))
+        if len(waiting) == _MOST_WAITING - 1:
+            log.warning(
+                "trackio's database has taken nothing for %d writes: from here on the oldest are dropped; "
+                "`expkit replay` brings them later",
+                _MOST_WAITING,
+            )
+        waiting.append(row)
+
+
 def write_waiting(run_id: str) -> None:
     """Write the rows of a run that the database has not taken yet. While it refuses (locked, full), they stay."""
     with _writing:
@@ -142,8 +155,7 @@ def _install() -> None:
         if known is None:  # somebody else's run
             write(*args, **options)
         else:
-            with _writing:
-                _waiting.setdefault(run_id, deque(maxlen=_MOST_WAITING)).append(partial(write, *args, **options))
+            wait(run_id, partial(write, *args, **options))
             write_waiting(run_id)
 
     storage: Any = trackio.run.SQLiteStorage  # type: ignore[attr-defined]

@@ -256,6 +256,20 @@ def test_rows_that_the_database_will_never_take_hold_up_no_others(monkeypatch):
     assert came == [2] and not calls._waiting["mine"]
 
 
+def test_it_is_said_once_that_rows_are_dropped_which_wait_for_too_long(monkeypatch, caplog):
+    monkeypatch.setattr(calls, "_waiting", {})
+    monkeypatch.setattr(calls, "_MOST_WAITING", 3)
+    came = []
+    for number in range(5):
+        calls.wait("mine", lambda number=number: came.append(number))
+    assert [record.getMessage() for record in caplog.records] == [
+        "trackio's database has taken nothing for 3 writes: from here on the oldest are dropped; "
+        "`expkit replay` brings them later"
+    ]
+    calls.write_waiting("mine")
+    assert came == [2, 3, 4]
+
+
 def test_what_trackio_drops_of_a_row_with_a_warning_is_said_and_the_row_comes_once(python, trackio_query, tmp_path):
     then = "lambda delivery: delivery.log(Record(4, 0, 1.0, {'fits': 1, 'does_not': 2**70}))"
     stdout, stderr = python(f"{SETUP}\nprint(send([1, 2, 3], then={then}))", TRACKIO_DIR="db")
