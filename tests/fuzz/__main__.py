@@ -66,6 +66,8 @@ def main() -> int:
     with in_memory() as folder:
         corpus = make_corpus(folder / "corpus")
         batches = [each for each in _batches(corpus, options) if options.only in each.name]
+        if not batches:
+            parser.error(f"--only {options.only}: no target has this in its name")
         with ThreadPoolExecutor(options.jobs) as pool:
             for done, each in enumerate(pool.map(lambda batch: _run(batch, folder, options.keep), batches), 1):
                 print(f"{done}/{len(batches)} {each.name}, seed {each.seed} {each.failure}", flush=True)

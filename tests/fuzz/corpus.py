@@ -101,6 +101,7 @@ def _others(folder: Path) -> None:
 
     from expkit.checkpoint_folder import METADATA, STATE, write_manifest
     from expkit.checkpoints.dcp import write_tensors
+    from expkit.checkpoints.storage import REQUIRED
     from expkit.files import digest
     from expkit.journal import read_journal
     from expkit.plots.curve import Curve
@@ -123,7 +124,8 @@ def _others(folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of one process that is no group
         notes = write_tensors(shards, {"model_state_dict.a": torch.arange(6.0)}, None, lambda: False)
-    torch.save({"step": 3}, shards / STATE)
+    state = {**dict.fromkeys(REQUIRED), "step": 3, "model_state_dict": {"a": torch.empty(6, device="meta")}}
+    torch.save(state, shards / STATE)
     for name in (STATE, METADATA):
         notes[name] = {"bytes": (shards / name).stat().st_size, "sha256": digest(shards / name)}
     write_manifest(shards, 3, 1, notes)

@@ -27,7 +27,9 @@ def _zip(parts: Sequence[bytes]) -> bytes:
     with zipfile.ZipFile(made, "w") as archive:
         for part in parts:
             name, _, content = part.partition(b"\n")
-            archive.writestr(zipfile.ZipInfo(name.decode(errors="replace").replace("\0", "")[:60] or "x"), content)
+            info = zipfile.ZipInfo(name.decode(errors="replace").replace("\0", "")[:60] or "x")
+            archive.writestr(info, content)
+            info.external_attr = 0  # as torch writes it: a checkpoint with another is not looked into
     return made.getvalue()
 
 

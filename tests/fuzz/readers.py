@@ -175,24 +175,38 @@ def watch_state(path: Path) -> None:
         JournalReader(path.with_name("metrics.jsonl")).go_on_from(place)
 
 
-def checkpoint(path: Path) -> None:
+def checkpoint(path: Path) -> str | None:
     from expkit.checkpoints.listing import problem_of
+    from expkit.checkpoints.shards import map_tensors
     from expkit.checkpoints.storage import read_checkpoint
 
-    if problem_of(path) is None:
-        read_checkpoint(path)
+    problem = problem_of(path)
+    if problem is None:
+        map_tensors(read_checkpoint(path, mmap=True), lambda _, tensor: tensor.clone())
+    return problem
 
 
-def shards(path: Path) -> None:
+def shards(path: Path) -> str | None:
     from expkit.checkpoints.storage import checkpoint_error
 
-    checkpoint_error(path.parent)
+    return checkpoint_error(path.parent)
 
 
-def metadata(path: Path) -> None:
-    from expkit.checkpoints.dcp import tensors_error
+def noted_shards(path: Path) -> str | None:
+    """A file of shards whose size and digest are those in the manifest: without, nothing looks into it."""
+    from expkit.checkpoint_folder import MANIFEST
+    from expkit.files import digest
 
-    tensors_error(path.parent, {})
+    manifest = path.with_name(MANIFEST)
+    before = manifest.read_bytes()
+    content = orjson.loads(before)
+    if path.is_file():
+        content["files"][path.name] = {"bytes": path.stat().st_size, "sha256": digest(path)}
+    manifest.write_bytes(orjson.dumps(content))
+    try:
+        return shards(path)
+    finally:
+        manifest.write_bytes(before)
 
 
 def snapshot(path: Path) -> None:

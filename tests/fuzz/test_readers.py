@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import shutil
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,10 +32,11 @@ from expkit.wandb_data.offline import offline_runs
 from expkit.watch.selecting import make_detectors, settings_of
 from expkit.watch.sources.fields import Fields, parse_line
 from tests.expkit.wandb_data.log_writer import history, run, system, write_log
+from tests.fuzz import harness
 from tests.fuzz.corpus import make_corpus
 from tests.fuzz.extremes import EXTREMES, NO_FILES, Extreme, changing, try_extreme
 from tests.fuzz.front_door import FrontDoor
-from tests.fuzz.harness import Figures, Place, TooMuchMemory, check, in_memory, limits, try_many
+from tests.fuzz.harness import Figures, Hang, Place, TooMuchMemory, check, in_memory, limits, try_many
 from tests.fuzz.targets import TARGETS, Target
 from train.cli.typed import parse_override
 
@@ -111,6 +114,33 @@ def test_what_fails_is_found(place: Place) -> None:
     for read, error in ((raises, KeyError), (greedy, TooMuchMemory), (talks, AssertionError)):
         with pytest.raises(error):
             check(Target("bad", config.file, read, 0, config.refuses), place.path(config), 100, Figures())
+
+
+@pytest.mark.parametrize("busy", [True, False], ids=["computes", "waits"])
+def test_what_does_not_end_is_found(monkeypatch: pytest.MonkeyPatch, busy: bool) -> None:
+    monkeypatch.setattr(harness, "_SECONDS", 0.2 if busy else 600.0)
+    monkeypatch.setattr(harness, "_BLOCKED", 600.0 if busy else 0.2)
+
+    def hangs(path: Path) -> None:
+        while True:
+            with contextlib.suppress(Exception):
+                time.sleep(0 if busy else 60)
+
+    with pytest.raises(Hang):
+        check(Target("bad", "", hangs, 0), Path(), 100, Figures())
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "checkpoint of shards, state", "checkpoint of shards, table"])
+def test_a_checkpoint_that_is_put_together_again_is_looked_into(place: Place, name: str) -> None:
+    """What its reader refuses at the door, no change inside of it would try."""
+    (target,) = (each for each in TARGETS if each.name == name)
+    for data in place.seeds(target):
+        packed = target.container.pack(target.container.unpack(data)) if target.container is not None else data
+        with place.holding(target, packed) as path:
+            assert target.read(path) is None
+        with place.holding(target, packed[: len(packed) // 2]) as path:
+            assert target.read(path) is not None
+    place.restore(target)
 
 
 def test_integers_are_floats_beyond_64_bits_and_halves_of_characters_are_refused() -> None:
