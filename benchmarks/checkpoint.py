@@ -30,7 +30,8 @@ A state of 1.5 GB (a model of 128 million parameters and its Adam moments, float
 competitor over its own last one; one round before goes by unmeasured, so that buffers and the file system's cache are
 warm. *Training waits* is the time until the call returns; *until it is on the disk* is the whole, with an `fsync`, but
 for the first line. Loads are from the system's cache; torch.distributed.checkpoint fills tensors that are there
-already, the others make new ones.
+already, the others make new ones. expkit reads every tenth checkpoint back before it counts (`verify_every=10`, as the
+runner does): the one of the round before, none of those measured.
 
 What the competitors see to is not the same:
 

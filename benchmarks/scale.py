@@ -92,10 +92,11 @@ class Tiny(Task):
 
     def _look(self) -> None:
         step, self._begun = self._begun * _EPOCH, self._begun + 1
-        if step >= self._from and step % self._every < _EPOCH and (size := malloc_bytes()) is not None:
+        if step >= self._from and step % self._every < _EPOCH:
             gc.collect()
-            with self._file.open("a") as file:
-                file.write(f"{step} {size} {sys.getallocatedblocks()}\n")
+            if (size := malloc_bytes()) is not None:
+                with self._file.open("a") as file:
+                    file.write(f"{step} {size} {sys.getallocatedblocks()}\n")
 
     def val_data(self) -> _Ready:
         """Return one batch."""

@@ -16,7 +16,10 @@ MASK = "***"
 _NAMES = r"(api_?key|key|secret|token|password|passwd|passphrase|credentials?|authorization|webhook)"
 #: Where a word of a name begins: after a sign, or with a capital (`clientSecret`).
 _BEGIN = r"(?:^|[_.\-/]|(?-i:(?<=[a-z0-9])(?=[A-Z])))"
-_SECRET = re.compile(rf"{_BEGIN}({_NAMES}|pass|pwd|auth|cookie)($|[_.\-/]|(?-i:(?=[A-Z])))", re.IGNORECASE)
+_SECRET = re.compile(
+    rf"(?:{_BEGIN}({_NAMES}|pass|pwd|auth|cookie)|passw(?:or)?d)($|[_.\-/]|(?-i:(?=[A-Z])))",  # PGPASSWORD, too
+    re.IGNORECASE,
+)
 #: Under these names a number is no setting, and a word is no name of anything (`token: pad`, `key: val_loss`).
 _SURE = re.compile(r"api_?key|secret|password|passwd|passphrase|webhook", re.IGNORECASE)
 #: What YAML and Hydra read as a number, or as several; or as what is neither text nor number.
@@ -24,10 +27,12 @@ _NUMBER = r"[+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:e[+-]?\d+)?|true|false|null"
 _NUMBERS = re.compile(rf"[\[(]?(?:{_NUMBER})(?:,\s*(?:{_NUMBER}))*[\])]?", re.IGNORECASE)
 #: What is not yet the secret itself: an interpolation, or what is masked already.
 _NONE = r"(?!\$\{|\*\*\*)"
+#: `DB_PASS=...` inside of a text, of which other words than a variable's mean something else.
+_VARIABLE = r"\b[A-Z0-9_]*_(?:PASS|PWD|AUTH|COOKIE)="
 #: `{api_key: ...}` inside of a text; `KEY=VALUE` is how it is told what to type.
 _INSIDE = re.compile(
-    rf"""((?:\b|_|(?-i:(?<=[a-z0-9])(?=[A-Z]))){_NAMES}["']?\s*[:=]\s*)"""
-    r"""(?!["']?\$\{|VALUE\b)("[^"]*"|'[^']*'|[^\s,}\]]+)""",
+    rf"""((?:(?:\b|_|(?-i:(?<=[a-z0-9])(?=[A-Z]))|(?=passw)){_NAMES}["']?\s*[:=]|(?-i:{_VARIABLE}))\s*)"""
+    r"""(?!["']?\$\{|VALUE\b)("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\s,}\]]+)""",
     re.IGNORECASE,
 )
 #: By its place: a password in an address, what follows `Bearer`, what signs an address, the address of a webhook.
@@ -146,4 +151,4 @@ def _masked(text: str) -> str:
     text = _BY_FORM.sub(MASK, text)
     for pattern in _BY_PLACE:
         text = pattern.sub(rf"\1{MASK}", text)
-    return _INSIDE.sub(lambda found: found[1] + (found[3] if _is_number(found[3], found[2]) else MASK), text)
+    return _INSIDE.sub(lambda found: found[1] + (found[3] if _is_number(found[3], found[2] or "") else MASK), text)

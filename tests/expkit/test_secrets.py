@@ -18,7 +18,8 @@ from expkit.trackers import RunInfo
     "name",
     ["api_key", "apikey", "API_KEY", "WANDB_API_KEY", "wandb.api_key", "hf_token", "token", "client-secret", "password",
      "db_passwd", "credentials", "credential", "authorization", "AWS_SECRET_ACCESS_KEY", "key", "apiKey",
-     "clientSecret", "dbPassword", "passphrase", "DB_PASS", "basic_auth", "webhook_url"],
+     "clientSecret", "dbPassword", "passphrase", "DB_PASS", "PGPASSWORD", "dbpasswd",
+     "basic_auth", "webhook_url"],
 )  # fmt: skip
 def test_texts_of_secret_sounding_names_are_masked(name: str) -> None:
     assert mask_secrets({"a": [{name: "hunter2"}]}) == {"a": [{name: "***"}]}
@@ -147,6 +148,9 @@ def test_secrets_on_the_command_line_are_masked(arguments: list[str], masked: li
         ("Authorization: Bearer abc.def", "Authorization: *** ***"),
         ("401 for 'Bearer abc.def'", "401 for 'Bearer ***'"),
         ("login failed for 0123456789abcdef", "login failed for ***"),
+        ("login with DB_PASS=hunter2 MYSQL_PWD=a PGPASSWORD=b", "login with DB_PASS=*** MYSQL_PWD=*** PGPASSWORD=***"),
+        ("OLDPWD=/a PWD=/b forward_pass=fast, 3 of 4 pass: 5 s",) * 2,
+        (r'{"api_key": "hun\"ter2", "lr": 1}', '{"api_key": ***, "lr": 1}'),
         ("no server at http://localhost:8080/x", "no server at http://localhost:8080/x"),
         ("KeyError: 'train_loss'", "KeyError: 'train_loss'"),
         ("RuntimeError: mat1 and mat2 shapes cannot be multiplied (4x3 and 5x2)",) * 2,
