@@ -67,7 +67,7 @@ def _soak(place: Place, options: argparse.Namespace, kinds: list[str]) -> int:
     wait_for(lambda: training.has_ended, "the end", 4 * PERIOD * steps + 120)
     sampler.stop()
     watcher.finish()
-    verdicts = list(judge(training, reference.run, rows, watcher.codes, sampler.seen))
+    verdicts = list(judge(training, reference.run, rows, len(planned), watcher.codes, sampler.seen))
     for verdict in verdicts:
         _say(f"{'ok    ' if verdict.holds else 'FAILED'}  {verdict.name}: {verdict.found}")
     command = f"python -m tests.soak --minutes {options.minutes:g} --seed {options.seed}"

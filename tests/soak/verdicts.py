@@ -49,7 +49,12 @@ class Verdict:
 
 
 def judge(
-    training: Training, reference: Path, rows: Sequence[Row], codes: Sequence[int], seen: Mapping[Any, Sequence[Sample]]
+    training: Training,
+    reference: Path,
+    rows: Sequence[Row],
+    planned: int,
+    codes: Sequence[int],
+    seen: Mapping[Any, Sequence[Sample]],
 ) -> Iterator[Verdict]:
     """Yield a verdict on each thing that must hold.
 
@@ -57,11 +62,14 @@ def judge(
         training: which has ended.
         reference: the run directory of the training without faults.
         rows: the faults.
+        planned: how many there were to be.
         codes: exit codes of watchers.
         seen: what a `Sampler` has seen.
     """
     place, last = training.place, training.now
     strange = [f"{row.kind} at step {row.step}: {row.unexpected}" for row in rows if row.unexpected]
+    if len(rows) != planned:
+        strange.append(f"{len(rows)} faults of {planned} have come")
     yield Verdict("each fault had the effect that docs/faults.md and docs/preemption.md say", not strange, _or(strange))
     state = training.status().get("state")
     yield Verdict(
@@ -206,6 +214,7 @@ def _flat(attempts: Sequence[Attempt], seen: Mapping[Any, Sequence[Sample]]) -> 
     assert calm.began is not None and calm.ended is not None
     length = calm.ended - calm.began
     warm = calm.began + _WARM_UP * length
+    judged = set[str]()
     for (number, role, _), samples in sorted(seen.items()):
         rest = [sample for sample in samples if warm <= sample.time <= calm.ended - 2]
         if number != calm.number or role == "watcher" or not rest or rest[-1].time - rest[0].time < 0.6 * length:
@@ -229,4 +238,7 @@ def _flat(attempts: Sequence[Attempt], seen: Mapping[Any, Sequence[Sample]]) -> 
             elif minutes < _LEAST:
                 yield Verdict(f"{name} (said, not judged in less than {_LEAST:g} minutes)", True, found)
             else:
+                judged.add(role)
                 yield Verdict(name, line.is_flat(FLAT[unit]), found)
+    if (1 - _WARM_UP) * length / 60 > _LEAST + 1 and "training" not in judged:
+        yield Verdict("flat: MB and descriptors of training", False, "nobody has looked at them")
