@@ -58,7 +58,14 @@ def _shallow(value: Any, depth: int = 0) -> Any:
         endless = math.inf if value > 0 else -math.inf
         return endless if value.bit_length() > _FLOATS else float(value)
     if depth == _DEEPEST:
-        return str(value) if isinstance(value, dict | list | tuple) else value
+        return _text_of(value) if isinstance(value, dict | list | tuple) else value
     if isinstance(value, dict):
         return {key: _shallow(item, depth + 1) for key, item in value.items()}
     return [_shallow(item, depth + 1) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _text_of(value: Any) -> str:
+    try:
+        return str(value)
+    except RecursionError:
+        return "nested too deeply"

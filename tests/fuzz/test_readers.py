@@ -155,6 +155,8 @@ def test_integers_are_floats_beyond_64_bits_and_halves_of_characters_are_refused
 def test_what_is_nested_too_deeply_to_be_written_becomes_a_text() -> None:
     deep = parse_json(b'{"a": %s}' % (b"[" * 500 + b"]" * 500))
     assert b"[[[" in dump_json(deep)
+    for depth in range(700, 1000, 10):  # of the deepest Python itself makes no text
+        assert b"nested" in dump_json({"a": "nested", "b": parse_json(b"[" * depth + b"]" * depth)})
     assert dump_json({"a": [1]}) == b'{"a":[1]}'
     assert dump_json([10**30, -(10**400)]) == b"[1e+30,null]"
 
