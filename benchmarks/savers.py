@@ -5,14 +5,24 @@ from __future__ import annotations
 import os
 import warnings
 from abc import ABC, abstractmethod
-from concurrent.futures import Future
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-__all__ = ["Dcp", "Lightning", "Safetensors", "Saver", "TorchAtomic", "TorchPlain", "TorchSynced"]
+__all__ = [
+    "Dcp",
+    "DcpAsync",
+    "Lightning",
+    "LightningAsync",
+    "Safetensors",
+    "Saver",
+    "TorchAtomic",
+    "TorchPlain",
+    "TorchSynced",
+]
 
 
 class Saver(ABC):
@@ -33,6 +43,11 @@ class Saver(ABC):
     @abstractmethod
     def save(self) -> None:
         """Return when it is on the disk, as far as this saver sees to that."""
+
+    def begin(self) -> Callable[[], object]:
+        """Return, when training may go on, what waits until it is on the disk: with most it is then."""
+        self.save()
+        return lambda: None
 
     def load(self) -> object:
         """Return what was saved, on the CPU."""
@@ -102,13 +117,39 @@ class Lightning(Saver):
             self._trainer = lightning.Trainer(
                 max_steps=1, max_epochs=1, limit_train_batches=1, accelerator="cpu", logger=False, barebones=False,
                 enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+                plugins=self._plugins(),
             )  # fmt: skip
             self._trainer.fit(Module(), [torch.zeros(1)])
+
+    def _plugins(self) -> list[Any]:
+        return []
 
     def save(self) -> None:
         """Write as Lightning does: into memory, from there to another name, rename. Then wait for the disk."""
         self._trainer.save_checkpoint(self.path, weights_only=False)  # the optimizer, too
         _sync(self.path)
+
+
+class LightningAsync(Lightning):
+    """The same through `AsyncCheckpointIO`, which copies the state, and writes in a thread."""
+
+    name = "Lightning `AsyncCheckpointIO`, and `fsync`"
+
+    def _plugins(self) -> list[Any]:
+        from lightning.pytorch.plugins.io import AsyncCheckpointIO
+
+        self._writer = AsyncCheckpointIO()
+        return [self._writer]
+
+    def begin(self) -> Callable[[], object]:
+        """Copy."""
+        self._trainer.save_checkpoint(self.path, weights_only=False)
+
+        def finish() -> None:
+            self._writer.teardown()  # waits, and fails where the writing has
+            _sync(self.path)
+
+        return finish
 
 
 class Safetensors(Saver):
@@ -149,13 +190,6 @@ class Dcp(Saver):
 
         dcp.save(self.state, checkpoint_id=self.path, no_dist=True)
 
-    def begin(self) -> Future[Any]:
-        """Return when training may go on; the result comes when it is on the disk."""
-        import torch.distributed.checkpoint as dcp
-
-        future: Any = dcp.async_save(self.state, checkpoint_id=self.path, no_dist=True)
-        return future
-
     def load(self) -> object:
         """Fill the tensors of the model and its optimizer."""
         import torch.distributed.checkpoint as dcp
@@ -163,6 +197,19 @@ class Dcp(Saver):
         state = self.state
         dcp.load(state, checkpoint_id=self.path, no_dist=True)
         return state
+
+
+class DcpAsync(Dcp):
+    """The same, beside training."""
+
+    name = "torch.distributed.checkpoint `async_save`"
+
+    def begin(self) -> Callable[[], object]:
+        """Copy."""
+        import torch.distributed.checkpoint as dcp
+
+        future: Any = dcp.async_save(self.state, checkpoint_id=self.path, no_dist=True)
+        return future.result  # type: ignore[no-any-return]
 
 
 def _write(state: dict[str, Any], path: Path) -> None:
