@@ -13,7 +13,9 @@ __all__ = ["MASK", "MaskingFormatter", "mask_arguments", "mask_secrets", "mask_t
 
 MASK = "***"
 
-_NAMES = r"(api_?key|key|secret|token|password|passwd|passphrase|credentials?|authorization|webhook)"
+_NAMES = r"(api_?keys?|key|secrets?|token|passwords?|passwd|passphrase|credentials?|authorization|webhook)"
+#: A section or a list of such a name holds nothing else. (`tokens: {pad: 0}` are those of a text.)
+_SECTION = re.compile(r"(?:api_?keys|secrets|passwords|credentials)(?:\.|$)", re.IGNORECASE)
 #: Where a word of a name begins: after a sign, or with a capital (`clientSecret`).
 _BEGIN = r"(?:^|[_.\-/]|(?-i:(?<=[a-z0-9])(?=[A-Z])))"
 _SECRET = re.compile(
@@ -41,6 +43,7 @@ _BY_PLACE = tuple(
     for pattern in (
         rf"(://[^\s/@:]*:){_NONE}[^\s/@]+(?=@)",
         rf"(://){_NONE}[^\s/@:]{{16,}}(?=@)",
+        rf"(--[\w-]*(?:password|passwd|passphrase|secret|token|api-?key)[ ]+){_NONE}(?!-|(?-i:[A-Z]+\b))[^\s\"',]+",
         rf"(\bBearer\s+){_NONE}[^\s@\"',]+",
         rf"(\bAuthorization[\"']?\s*[:=]\s*[\"']?\w+[ ]+){_NONE}[^\s\"',]+",
         rf"([?&#][\w.\-]*(?:sig|signature|token|key|secret|password|credential|auth)=){_NONE}[^\s&\"'#]+",
@@ -75,7 +78,8 @@ def mask_secrets(value: Any, name: str = "") -> Any:
     interpolations (`${oc.env:KEY}`) hold no secret. What is masked by its name, `mask_text` finds from now on.
     """
     if isinstance(value, Mapping):
-        return {key: mask_secrets(item, str(key)) for key, item in value.items()}
+        section = f"{name}." if _SECTION.search(name) else ""
+        return {key: mask_secrets(item, f"{section}{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [mask_arguments([item])[0] if _is_override(item) else mask_secrets(item, name) for item in value]
     if isinstance(value, bool) or not isinstance(value, str | int | float):

@@ -19,11 +19,17 @@ from expkit.trackers import RunInfo
     ["api_key", "apikey", "API_KEY", "WANDB_API_KEY", "wandb.api_key", "hf_token", "token", "client-secret", "password",
      "db_passwd", "credentials", "credential", "authorization", "AWS_SECRET_ACCESS_KEY", "key", "apiKey",
      "clientSecret", "dbPassword", "passphrase", "DB_PASS", "PGPASSWORD", "dbpasswd",
-     "basic_auth", "webhook_url"],
+     "basic_auth", "webhook_url", "secrets", "api_keys", "dbPasswords"],
 )  # fmt: skip
 def test_texts_of_secret_sounding_names_are_masked(name: str) -> None:
     assert mask_secrets({"a": [{name: "hunter2"}]}) == {"a": [{name: "***"}]}
     assert mask_secrets({name: ["hunter2", "hunter3"]}) == {name: ["***", "***"]}
+
+
+def test_all_texts_of_a_section_for_secrets_are_masked() -> None:
+    config = {"secrets": {"a": "hunter2", "b": [{"c": "hunter3"}]}, "credentials": {"user": "me", "port": 5432}}
+    masked = {"secrets": {"a": "***", "b": [{"c": "***"}]}, "credentials": {"user": "***", "port": 5432}}
+    assert mask_secrets(config) == masked
 
 
 @pytest.mark.parametrize(
@@ -31,6 +37,7 @@ def test_texts_of_secret_sounding_names_are_masked(name: str) -> None:
     [
         {"max_tokens": 100},
         {"tokenizer": "gpt2"},
+        {"tokens": {"pad": "<pad>", "bos": 1}},
         {"keys": "a,b"},
         {"monkey": "business"},
         {"keyboard": "de"},
@@ -149,6 +156,8 @@ def test_secrets_on_the_command_line_are_masked(arguments: list[str], masked: li
         ("401 for 'Bearer abc.def'", "401 for 'Bearer ***'"),
         ("login failed for 0123456789abcdef", "login failed for ***"),
         ("login with DB_PASS=hunter2 MYSQL_PWD=a PGPASSWORD=b", "login with DB_PASS=*** MYSQL_PWD=*** PGPASSWORD=***"),
+        ("tool --db-password hunter2 --token x9", "tool --db-password *** --token ***"),
+        ("type tool --token TOKEN --max-tokens 5, or --token --verbose",) * 2,
         ("OLDPWD=/a PWD=/b forward_pass=fast, 3 of 4 pass: 5 s",) * 2,
         (r'{"api_key": "hun\"ter2", "lr": 1}', '{"api_key": ***, "lr": 1}'),
         ("no server at http://localhost:8080/x", "no server at http://localhost:8080/x"),
