@@ -17,8 +17,8 @@ from expkit.monitor.terminal.dashboard import draw_frame
 from expkit.monitor.terminal.look import Look, detect_look, plain, shortened
 from expkit.monitor.terminal.pages import grid, matching
 from expkit.record import Record
-from tests.expkit.monitor.test_screen import say
 from tests.expkit.monitor.test_screen import write as journal
+from tests.expkit.monitor.test_state import say
 
 GPU = {"gpu/0/compute_util": 91.0, "gpu/0/memory_used_pct": 97.0, "gpu/0/temp_c": 61.0, "gpu/1/compute_util": 5.0}
 
