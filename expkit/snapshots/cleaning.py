@@ -15,7 +15,7 @@ from expkit.snapshots.reading import Snapshot, file_stats, verify
 
 __all__ = ["Retention", "freed_by", "parse_age", "parse_size", "remove", "size_on_disk"]
 
-_UNITS = {"": 1, "b": 1, "kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30, "tb": 1 << 40}
+_UNITS = {"b": 1, "kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30, "tb": 1 << 40}
 _SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
@@ -115,12 +115,14 @@ def parse_age(text: str) -> timedelta:
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes that `10GB`, `500MB` (of 1024) or a number stands for.
+    """Return the bytes that `10GB` or `500MB` (of 1024) stands for; a number alone may be meant as any of them.
 
     Raises:
         UserError: it is none of these.
     """
     number, unit = _parse(text)
+    if number == 0:
+        return 0
     if number is None or unit not in _UNITS:
         raise UserError(f"--max-size {text}: write a number and KB, MB, GB or TB: 10GB")
     return int(number * _UNITS[unit])

@@ -121,8 +121,8 @@ def test_units() -> None:
     assert parse_age("2 W") == timedelta(days=14)
     assert parse_age("9" * 40 + "w") == timedelta.max
     assert parse_size("10GB") == 10 * 1024**3
-    assert parse_size("512") == 512
-    for parse, text in ((parse_age, "30"), (parse_age, "-3d"), (parse_size, "10 parsecs"), (parse_size, "")):
+    assert parse_size("512B") == 512 and parse_size("0") == 0
+    for parse, text in ((parse_age, "30"), (parse_age, "-3d"), (parse_size, "10"), (parse_size, "10 parsecs")):
         with pytest.raises(UserError, match="write a number"):
             parse(text)
 
