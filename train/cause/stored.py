@@ -57,12 +57,13 @@ def stored_run(name: str | None) -> Origin:
     Raises:
         UserError: there is none, or it is not one of `python -m train`.
     """
-    root = find(name, Path("outputs")).root.absolute()  # a wrong name is answered before torch is loaded
+    root = find(name, Path("outputs")).root  # a wrong name is answered before torch is loaded
     from train.resume import find_origin
 
-    origin = find_origin(str(root), root.parent)
+    place = root.absolute()  # no run is called like a word that resume= takes
+    origin = find_origin(str(place), place.parent)
     assert origin is not None  # only resume=never and auto give none
-    return origin
+    return replace(origin, run=root)  # as other commands name it
 
 
 def before_rewind(origin: Origin, number: int) -> tuple[Origin, Mapping[str, Any]]:

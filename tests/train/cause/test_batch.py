@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import hashlib
@@ -192,9 +193,10 @@ def test_what_is_said(train: Train, outputs: Path, capfd: pytest.CaptureFixture[
     short = ("plots=[]", "trainer.max_steps=3", "trainer.max_epochs=1", "trainer.log_interval=3", "task.fault.step=2")
     train(*SMALL["classify"], "debug=nan", *short, "run.id=run")
     run = str(outputs / "run")
-    assert BatchCommand().run([run, "--step", "2", "--samples", "1"]) == 0
+    with contextlib.chdir(outputs.parent):
+        assert BatchCommand().run(["run", "--step", "2", "--samples", "1"]) == 0
     said = capfd.readouterr().out.splitlines()
-    assert said[0] == f"step 2: epoch 1, batch 2 of 23 ({run})"
+    assert said[0] == f"step 2: epoch 1, batch 2 of 23 ({Path('outputs', 'run')})"
     assert said[1] == "  journal   train_loss nan"
     assert said[3].startswith("  [0]  float32 64 x 1 x 8 x 8  min 0  max 1  mean 0.3")
     assert said[3].endswith("NOT FINITE: 64")
