@@ -211,6 +211,8 @@ def _there_are(name: str) -> str:
         "qos": lambda: _associated("QOS"),
         "timeout_min": lambda: [f"{each} up to {limit}" for each, (limit, _) in _partitions().items()],
     }
+    if name == "gpus_per_node":
+        return "; null asks for none, and what nodes have says sinfo -N -o '%N %G'"
     found = ask[name]() if name in ask else []
     return f"; there are: {', '.join(found)}" if found else ""
 

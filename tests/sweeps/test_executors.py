@@ -80,6 +80,7 @@ def test_the_test_asks_with_the_very_parameters(slurm: Path, tmp_path: Path) -> 
         ),
         ("sbatch: error: Invalid qos specification", "cluster.qos=high: SLURM says: Invalid qos specification"),
         ("sbatch: error: Memory specification can not be satisfied", "cluster.mem_gb=640: SLURM says: Memory"),
+        ("sbatch: error: Invalid generic resource (gres) specification", "specification; null asks for none"),
         ("sbatch: error: Invalid --signal specification", "cluster.signal_delay: SLURM says: Invalid --signal"),
         ("sbatch: error: Job violates a rule", "SLURM would refuse these jobs: Job violates a rule"),
         ("sbatch: fatal: Could not establish a configuration source", "no cluster answers here (Could not"),

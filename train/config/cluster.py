@@ -55,9 +55,9 @@ def check_cluster(section: Any) -> None:
             raise ConfigError(f"cluster.{key}={value}: it must be a text, or null")
     for key in ("nodes", "tasks_per_node", "cpus_per_task", "max_jobs", "signal_delay"):
         _whole(key, values.get(key))
-    for key in ("gpus_per_node", "mem_gb"):
+    for key, other in (("gpus_per_node", ", or null for none"), ("mem_gb", ", or null for the cluster's default")):
         if values.get(key) is not None:
-            _whole(key, values[key], " or null")
+            _whole(key, values[key], other)
     for key in ("modules", "setup", "stage"):
         _texts(key, values.get(key))
     for key in ("env", "options"):

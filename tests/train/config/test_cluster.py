@@ -79,7 +79,8 @@ def test_every_cluster_file_is_in_order(option: str) -> None:
     ("changed", "says"),
     [
         ({"nodes": 0}, r"cluster\.nodes=0: it must be a whole number, at least 1"),
-        ({"gpus_per_node": "two"}, r"cluster\.gpus_per_node=two: .* or null"),
+        ({"gpus_per_node": "two"}, r"cluster\.gpus_per_node=two: .*, or null for none"),
+        ({"mem_gb": 0}, r"cluster\.mem_gb=0: .*, or null for the cluster's default"),
         ({"partition": ""}, r"cluster\.partition="),
         ({"partion": "gpu"}, r"there is no cluster\.partion: did you mean cluster\.partition\?"),
         ({"modules": "cuda"}, r"cluster\.modules=cuda: it must be a list of texts"),
