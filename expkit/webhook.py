@@ -43,7 +43,7 @@ class Webhook:
     ) -> None:
         parts = urlsplit(url) if isinstance(url, str) else None
         if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UserError("webhook: an address is needed that begins with http:// or https://")
+            raise UserError("webhook needs an address that begins with http:// or https://")
         self._url, self._host = url, parts.hostname
         self._timeout, self._pauses = timeout, pauses
         self._queue: queue.Queue[bytes | None] = queue.Queue(waiting)

@@ -125,6 +125,9 @@ def find_origin(
             steps = {step for each in path.parent.glob("checkpoint_*") if (step := step_of(each)) is not None}
             there = ", ".join(map(str, sorted(steps))) or "none"
             raise ResumeError(f"resume={resume}: there is no such checkpoint; the run has those of steps {there}")
+        within = next((each for each in path.parents if RunDir(each).exists()), None)
+        if within is not None and path.exists():
+            raise ResumeError(f"resume={resume}: that is a part of a run; to go on with the run: resume={within}")
     close = difflib.get_close_matches(resume, ("latest", "auto", "ask", "never"), n=1, cutoff=0.7)
     if close:
         raise ResumeError(f"resume={resume}: no run there: did you mean {close[0]}?")

@@ -154,6 +154,8 @@ def _no_override(override: str) -> str:
             return f"{override}: a {closing} is missing; in the shell a list with spaces needs quotes: '{key}=[a, b]'"
     if "=" not in override:
         return f"{override}: a setting is written KEY=VALUE"
+    if value.endswith(",") and value.strip(","):
+        return f"{override}: nothing stands behind the last comma: {key}={value.rstrip(',')}"
     shown = value.strip("'\"") or "a, b"
     return f"{override}: a value with = , ( [ {{ ~ : or a space needs quotes, twice: '{key}=\"{shown}\"'"
 

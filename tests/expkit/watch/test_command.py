@@ -147,7 +147,7 @@ def test_a_larger_loss_window_hears_less(run: RunDir, capsys: pytest.CaptureFixt
         (["--log-file", "no/b"], "--log-file no/b: there is no folder"),
         (["--log-file", "outputs"], "--log-file outputs: this is a folder"),
         (["--trackio-run", "a"], "--trackio-run: which project? Say --project"),
-        (["--webhook", "ftp://x"], "webhook: an address is needed"),
+        (["--webhook", "ftp://x"], "webhook needs an address"),
         (["--min-steps-between-saves", "-1"], "loss_spike.cooldown=-1: it must be a whole number"),
     ],
 )

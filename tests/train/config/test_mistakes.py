@@ -146,6 +146,7 @@ SETTINGS: dict[str, Callable[[Path], None]] = {
     "an empty file": file("empty.txt", b""),
     "a picture": file("picture.png", b"\x89PNG\r\n\x1a\n" + bytes(5000)),
     "a text of five letters": file("short.txt", b"hello"),
+    "a folder in a run": in_run(as_it_is),
     "a run without config.json": in_run(lambda run: (run / "config.json").unlink()),
     "a damaged config.json": in_run(lambda run: (run / "config.json").write_text("{broken")),
     "a config.json of something else": in_run(lambda run: (run / "config.json").write_text("{}")),
