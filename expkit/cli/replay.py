@@ -25,7 +25,7 @@ from expkit.replay import Replay, run_info
 from expkit.secrets import MASK
 from expkit.status import note_delivered
 from expkit.trackers import RunInfo, Tracker
-from expkit.trackers.known import KNOWN, make_tracker, parameters
+from expkit.trackers.known import known, make_tracker, parameters
 
 __all__ = ["ReplayCommand"]
 
@@ -172,14 +172,14 @@ def _own(name: str, nodes: Mapping[str, Mapping[str, Any]]) -> tuple[str, dict[s
     Raises:
         UserError: it is one of the user's own, whose class the run names; but what a run names is never imported.
     """
-    if name in nodes and name not in KNOWN and ":" not in name:
+    if name in nodes and name not in known() and ":" not in name:
         raise UserError(f"{name} is a tracker of your own: --to package.module:Class sends to it")
     target = name.replace(":", ".")
     alias = next((own for own, node in nodes.items() if ":" in name and node.get("_target_") == target), name)
     if alias not in nodes:
         return alias, None
-    known = parameters(name)
-    return alias, {key: value for key, value in nodes[alias].items() if key in known and not _is_secret(value)}
+    accepted = parameters(name)
+    return alias, {key: value for key, value in nodes[alias].items() if key in accepted and not _is_secret(value)}
 
 
 def _is_secret(value: Any) -> bool:

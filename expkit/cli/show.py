@@ -26,7 +26,7 @@ from expkit.listing.entry import RunEntry, entry_of
 from expkit.longer import again, longer
 from expkit.small_files import checked
 from expkit.standing import sign_of, standing
-from expkit.trackers.known import KNOWN
+from expkit.trackers.known import known
 
 __all__ = ["ShowCommand", "describe"]
 
@@ -133,7 +133,7 @@ def _commands(
         said.append((f"expkit compare {root} OTHER_RUN", "in what they differ, and what came of it"))
         said.append((f"expkit report {root} -o report.html", "one page, to look at or to hand on"))
     for name in found.get("undelivered", {}) if state not in ("starting", "running", "stalled") else ():
-        to = name if name in KNOWN else "package.module:CLASS"
+        to = name if name in known() else "package.module:CLASS"
         said.append((f"expkit replay {root} --to {to}", f"sends what {name} lacks"))
     if "offline_wandb" in found and state not in ("starting", "running", "stalled"):
         said.append((f"expkit sync {root}", "uploads its offline W&B run, where there is a network"))

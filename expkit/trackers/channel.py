@@ -10,6 +10,7 @@ from typing import Any
 
 from expkit.errors import describe
 from expkit.trackers.base import RunInfo, Tracker
+from expkit.trackers.known import option_of
 from expkit.trackers.ledger import Ledger
 from expkit.trackers.sender import Item, Sender
 from expkit.trackers.tally import Tally
@@ -59,7 +60,7 @@ class Channel:
 
     def start(self, run: RunInfo, ledger: Ledger) -> None:
         """Begin to deliver."""
-        self._advice = f"expkit replay {run.dir} sends what is missing"
+        self._advice = f"expkit replay {run.dir}{option_of(self.tracker)} sends what is missing"
         self._sender = Sender(self.name, self.tracker, run, ledger, self._closing, self._tally)
         arguments = (self._sender, run, ledger)
         thread = threading.Thread(target=self._work, args=arguments, name=f"expkit-tracker-{self.name}", daemon=True)
