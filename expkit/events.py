@@ -15,7 +15,7 @@ from zlib import crc32
 import orjson
 
 from expkit.detectors.base import Detector, Event, Severity, checked_events
-from expkit.errors import describe
+from expkit.errors import describe_at
 from expkit.experiment import RunDir
 from expkit.journal import Journal
 from expkit.opening import lines_of, open_file
@@ -71,7 +71,7 @@ def ask(name: str, detector: Detector, record: Record, failed: set[str], meanwhi
         return checked_events(found) if found != [] else []  # the usual case, quickly
     except Exception as error:  # noqa: BLE001 - it only watches: whatever it raises is not worth a run
         if name not in failed:
-            log.warning("detectors.%s failed (%s): %s", name, describe(error), meanwhile)
+            log.warning("detectors.%s failed (%s): %s", name, describe_at(error), meanwhile)
         failed.add(name)
         return []
 

@@ -16,7 +16,7 @@ from expkit.checkpoints import CheckpointManager
 from expkit.checkpoints.loading import load_into
 from expkit.checkpoints.state import load_model_state
 from expkit.detectors.base import Detector
-from expkit.errors import ResumeError, describe
+from expkit.errors import ResumeError, describe_at
 from expkit.experiment import RunDir
 from expkit.lowrank import restore_modes
 from train.probe import probe_loss
@@ -122,7 +122,7 @@ def _restore_detector(name: str, detector: Detector, saved: dict[str, Any]) -> N
     try:
         detector.load_state_dict(saved)
     except Exception as error:  # noqa: BLE001 - somebody's own, changed since then say: it is not worth a run
-        log.warning("detectors.%s begins anew: it does not take its own state (%s)", name, describe(error))
+        log.warning("detectors.%s begins anew: it does not take its own state (%s)", name, describe_at(error))
 
 
 def check_continuity(runner: Runner, state: Mapping[str, Any], tolerance: float) -> None:

@@ -136,4 +136,5 @@ def checked_respond(option: str, respond: Sequence[str], able: Sequence[str] = R
 
 
 def _kind(value: object) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
+    name = type(value).__name__
+    return "None" if value is None else f"{'an' if name[0] in 'AEIOaeio' else 'a'} {name}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from expkit.diagnostics.base import Diagnostic
 from expkit.diagnostics.budget import stretches
 from expkit.diagnostics.scheduled import Scheduled, overrides
-from expkit.errors import describe
+from expkit.errors import describe_at
 from expkit.record import to_number, to_plain
 from expkit.schedule import Progress
 
@@ -179,7 +179,7 @@ class DiagnosticSuite:
             try:
                 each.diagnostic.load_state_dict(state[name])
             except Exception as error:  # noqa: BLE001 - somebody's own, changed since then say: it is not worth a run
-                log.warning("diagnostics.%s begins anew: it does not take its own state (%s)", name, describe(error))
+                log.warning("diagnostics.%s begins anew: it does not take its own state (%s)", name, describe_at(error))
 
     def multiples(self) -> dict[str, dict[str, Any]]:
         """Return what has been lengthened: name -> the configured `interval`, and how many `times` it takes that."""
@@ -213,7 +213,7 @@ class DiagnosticSuite:
 
     def _say_failed(self, each: Scheduled, error: Exception) -> None:
         if each.name not in self._failed:
-            log.warning("diagnostics.%s failed (%s): training goes on", each.name, describe(error))
+            log.warning("diagnostics.%s failed (%s): training goes on", each.name, describe_at(error))
         self._failed.add(each.name)
 
 

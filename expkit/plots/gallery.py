@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from expkit.errors import describe
+from expkit.errors import describe, describe_at
 from expkit.plots.base import Plot, PlotContext
 from expkit.plots.drawer import Drawer, Drawn
 
@@ -92,7 +92,7 @@ class Gallery:
 
     def fail(self, name: str, step: int, error: Exception) -> None:
         """Say, once, that a plot cannot be drawn."""
-        self._drawn(Drawn(name, step, [], describe(error)))
+        self._drawn(Drawn(name, step, [], describe_at(error)))
 
     def wait(self, timeout: float) -> None:
         """Wait until everything is drawn, but not longer than `timeout` seconds: what is not yet is drawn later."""

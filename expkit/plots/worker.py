@@ -16,7 +16,7 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from expkit.errors import describe
+from expkit.errors import describe_at
 from expkit.plots.base import Plot
 
 __all__ = ["main"]
@@ -69,7 +69,7 @@ def _draw_all(connection: Connection) -> None:
                 plots[name] = pickle.loads(stored[name])  # noqa: S301
             connection.send(("drawn", _pictures(plots[name].draw(context, collected))))
         except Exception as error:  # noqa: BLE001 - whatever a plot of somebody's own does
-            connection.send(("failed", describe(error)))
+            connection.send(("failed", describe_at(error)))
 
 
 def _pictures(found: object) -> list[Path]:

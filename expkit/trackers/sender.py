@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import operator
 import threading
 import time
 from collections.abc import Container, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
-from expkit.errors import ConfigError, describe
+from expkit.errors import ConfigError, describe_at
 from expkit.record import Record
 from expkit.trackers.backlog import Backlog
 from expkit.trackers.base import RunInfo, Tracker
@@ -242,14 +243,28 @@ class Sender:
         """Call a method of the tracker. Return its answer, or _FAILED."""
         self._tally.doing = name
         try:
-            return getattr(self._tracker, name)(*args)
+            answer = getattr(self._tracker, name)(*args)
+            return _step(answer) if name == "start" else answer
         except BaseException as error:  # a tracker may raise anything, SystemExit too
             if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
                 raise  # somebody waits for a replay, and no longer wants to
             self._hopeless = isinstance(error, ConfigError)
-            self._tally.failed(name, describe(error), again=not self._hopeless)
+            self._tally.failed(name, describe_at(error), again=not self._hopeless)
             if self._down_since is None:
                 self._down_since = time.monotonic()
             return _FAILED
         finally:
             self._tally.doing = ""
+
+
+def _step(answer: object) -> int | None:
+    """Return what `start` returned, if it can be that.
+
+    Raises:
+        TypeError: it is neither a step nor None.
+    """
+    if answer is None:
+        return None
+    if isinstance(answer, SupportsIndex) and not isinstance(answer, bool):
+        return operator.index(answer)
+    raise TypeError(f"start() returned {answer!r}, but it must return the last step that the tool holds, or None")

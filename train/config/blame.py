@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import re
-import sysconfig
-import traceback
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig
 
-from expkit.errors import UserError
+from expkit.errors import UserError, place
 
-__all__ = ["place", "short_path", "told", "typed_keys", "unresolved"]
-
-_OURS = tuple(f"{Path(__file__).parents[2] / name}/" for name in ("expkit", "train"))
-_INSTALLED = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+__all__ = ["told", "typed_keys", "unresolved"]
 
 
 def told(error: BaseException, key: str, values: Any, what: str = "") -> str:
@@ -41,14 +35,6 @@ def told(error: BaseException, key: str, values: Any, what: str = "") -> str:
     return f"{_subject(key, values, text)}: {shown}" + (f" ({where})" if where else "")
 
 
-def place(error: BaseException) -> str:
-    """Return `my_task.py, line 12`: where in the user's own code `error` was raised, or nothing."""
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not frame.filename.startswith((*_OURS, *_INSTALLED, "<")):
-            return f"{short_path(frame.filename)}, line {frame.lineno}"
-    return ""
-
-
 def unresolved(error: BaseException) -> str:
     """Return what an error of OmegaConf's says of an interpolation, without what it says of itself."""
     text = re.sub(r"^\w+ raised while resolving interpolation: ", "", [*str(error).splitlines(), ""][0]).strip('"')
@@ -61,11 +47,6 @@ def typed_keys() -> set[str]:
     """Return the keys that were typed, where there is a command line."""
     typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     return {str(each).partition("=")[0].lstrip("+") for each in typed}
-
-
-def short_path(path: str | Path) -> str:
-    """Return a path as it is from here, if it is below this folder."""
-    return str(Path(path).relative_to(Path.cwd())) if Path(path).is_relative_to(Path.cwd()) else str(path)
 
 
 def _subject(key: str, values: Any, text: str) -> str:

@@ -16,9 +16,9 @@ from omegaconf.errors import (
 )
 from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
-from expkit.errors import ConfigError, UserError
+from expkit.errors import ConfigError, UserError, short_path
 from expkit.secrets import mask_arguments
-from train.config.blame import short_path, unresolved
+from train.config.blame import unresolved
 from train.config.build import group_folders, group_options
 from train.config.keys import no_key, no_option, selected
 

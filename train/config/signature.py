@@ -15,8 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from expkit.errors import ConfigError
-from train.config.blame import place, short_path
+from expkit.errors import ConfigError, place, short_path
 
 __all__ = ["check_values", "locate", "parameters"]
 
@@ -70,8 +69,8 @@ def locate(target: str, key: str) -> Any:
     return found
 
 
-def parameters(target: str, key: str) -> Mapping[str, inspect.Parameter]:
-    """Return the parameters of what `target` names, annotations evaluated; {} where they cannot be known.
+def parameters(target: str, key: str) -> Mapping[str, inspect.Parameter] | None:
+    """Return the parameters of what `target` names, annotations evaluated; None where they cannot be known.
 
     Raises:
         ConfigError: there is no such thing; see `locate`.
@@ -82,7 +81,7 @@ def parameters(target: str, key: str) -> Mapping[str, inspect.Parameter]:
             return inspect.signature(found, eval_str=evaluated).parameters
         except (NameError, TypeError, ValueError, AttributeError):  # imported for type checkers only; built in C
             continue
-    return {}
+    return None
 
 
 def check_values(node: Any, key: str) -> None:
@@ -101,9 +100,10 @@ def check_values(node: Any, key: str) -> None:
             check_values(node[name], f"{key}.{name}")
     if not isinstance(node.get("_target_"), str):
         return
-    known = parameters(node["_target_"], key)
+    found = parameters(node["_target_"], key)
+    known = found or {}
     owner = node["_target_"].rpartition(".")[2]
-    takes_any = not known or any(each.kind is inspect.Parameter.VAR_KEYWORD for each in known.values())
+    takes_any = found is None or any(each.kind is inspect.Parameter.VAR_KEYWORD for each in known.values())
     for name in map(str, node):
         if name.startswith("_") or OmegaConf.is_missing(node, name):
             continue

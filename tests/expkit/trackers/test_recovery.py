@@ -16,6 +16,9 @@ import expkit.trackers.sender as sender_module
 from expkit.journal import Journal, to_record
 from expkit.record import Record
 from expkit.trackers import Delivery, RunInfo, Tracker
+from expkit.trackers.known import known, make_tracker, option_of
+from expkit.trackers.tensorboard import TensorBoardTracker
+from tests.conftest import CONF
 from tests.expkit.trackers.memory_tracker import ALERT, warnings
 
 
@@ -242,3 +245,30 @@ def test_what_is_not_delivered_is_counted_in_the_middle_of_catching_up(fails, ru
     delivery.finish()
     assert tool.steps == list(range(1, 50))
     assert delivery.failures()["tool"]["undelivered"] == 101 - 49
+
+
+@pytest.mark.parametrize("answer", ["ok", True, 1.5])
+def test_a_start_that_returns_no_step_is_a_failure_like_others(answer, run, write, caplog):
+    tool = Tool()
+    tool.start = lambda run: answer
+    delivery = Delivery({"tool": tool})
+    delivery.start(run)
+    write(delivery, [1])
+    delivery.finish({})
+    assert tool.steps == [] and delivery.failures()["tool"]["undelivered"] == 1
+    said = f"start() failed: TypeError: start() returned {answer!r}, but it must return the last step"
+    assert said in warnings(caplog)[0]
+
+
+def test_what_is_to_be_typed_for_a_tracker_of_ones_own_names_its_class(run, write, caplog):
+    delivery = Delivery({"tool": Tool(lambda call, step: True)})
+    delivery.start(run)
+    write(delivery, [1])
+    delivery.finish({})
+    assert f"expkit replay {run.dir} --to {__name__}:Tool sends what is missing" in warnings(caplog)[-1]
+    assert option_of(TensorBoardTracker()) == ""
+
+
+def test_commands_know_the_trackers_that_there_are_files_for():
+    assert set(known()) == {file.stem for file in (CONF / "tracker").glob("*.yaml")}
+    assert all(make_tracker(name, {}) for name in ("tensorboard", "wandb"))
