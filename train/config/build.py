@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import os
 import re
@@ -16,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, resolvers
 from omegaconf.errors import OmegaConfBaseException
 
 from expkit.conf import CONF_DIR
-from expkit.errors import ConfigError, UserError
+from expkit.errors import ConfigError, UserError, short_path
 from expkit.secrets import mask_secrets
 from train.config.blame import told, typed_keys, unresolved
 from train.config.signature import check_values, locate
@@ -28,6 +29,13 @@ T = TypeVar("T")
 
 #: Groups in which several options can be selected at once; a comma means both.
 MULTI_SELECT = ("tracker", "diagnostics", "detectors", "plots")
+#: Of a part's methods it has to have one, or it does nothing at all.
+_METHODS = {
+    "Tracker": ("log", "image", "alert"),
+    "Diagnostic": ("measure",),
+    "Detector": ("observe",),
+    "Plot": ("draw",),
+}
 #: What was given with --config-dir, for the time after Hydra.
 extra_folders: list[Path] = []
 
@@ -59,6 +67,7 @@ def build(config: DictConfig, key: str, expected: type[T]) -> T:
         raise ConfigError(
             f"{key}: {node._target_} makes a {type(made).__name__}, but this group needs a {expected.__name__}"
         )
+    _check_methods(made, key, expected)
     return made
 
 
@@ -98,6 +107,12 @@ def group_options(group: str) -> list[str]:
     return sorted(GlobalHydra.instance().config_loader().get_group_options(group))
 
 
+def _files(group: str) -> list[Path]:
+    """Return the files of a group's options, those of presets aside."""
+    files = [file for folder in group_folders(group) for file in sorted(folder.glob("*.yaml"))]
+    return [file for file in files if not preset(group, file.stem)]
+
+
 def preset(group: str, option: str) -> list[str]:
     """Return the options that an option of a multi-select group selects, if that is what it is for."""
     for folder in group_folders(group):
@@ -127,13 +142,15 @@ def without_target(key: str, node: Any, selected: Sequence[str] = ()) -> str:
     """
     group, _, name = key.partition(".")
     if group in MULTI_SELECT and name == "_target_":
-        return f"{group}: an option's YAML file must begin with the line `# @package {group}.NAME`, and one does not"
+        wrong = [file for file in _files(group) if f"@package {group}." not in file.read_text(errors="replace")]
+        file, option = (short_path(wrong[0]), wrong[0].stem) if wrong else ("an option's YAML file", "NAME")
+        return f"{group}: {file} must begin with the line `# @package {group}.{option}`, and does not"
     if group in MULTI_SELECT and name:
         options = group_options(group)
         if name not in options:
             return f"{key} is set, but there is no {group} {name!r}: choose from {', '.join(options) or 'none yet'}"
         if node is not None and not any(each.startswith(f"{group}.{name}.") for each in typed_keys()):
-            return f"{key} has no _target_: the YAML file of {group}={name} needs one"
+            return f"{key} has no _target_: the YAML file of {group}={name} needs one, package.module.Name of its class"
         if preset(group, name):
             return f"{key} is set, but {name} only selects others: set the values of {', '.join(preset(group, name))}"
         both = ",".join(dict.fromkeys([*_shortened(group, selected), name]))
@@ -150,6 +167,19 @@ def _check_class(target: Any, key: str, node: DictConfig, expected: type) -> Non
     if expected.__name__ == "Callable":
         raise ConfigError(f"{key}: {node._target_} is made later on: add `_partial_: true` to its YAML file")
     raise ConfigError(f"{key}: {node._target_} is no {expected.__name__}, which this group needs: derive it from that")
+
+
+def _check_methods(made: Any, key: str, expected: type) -> None:
+    """Refuse a part without the method that it is for: it would be said in training only, or never."""
+    methods = _METHODS.get(expected.__name__, ())
+    if any(getattr(getattr(made, each), "__func__", None) is not vars(expected)[each] for each in methods):
+        return
+    if methods:
+        own = [each for each in dir(made) if not each.startswith("_") and not hasattr(expected, each)]
+        close = difflib.get_close_matches(methods[0], own, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        wanted = [f"{each}({', '.join([*inspect.signature(vars(expected)[each]).parameters][1:])})" for each in methods]
+        raise ConfigError(f"{key}: {type(made).__name__} has no method {' or '.join(wanted)}{hint}")
 
 
 def _refusal(error: BaseException, key: str, node: DictConfig) -> str:

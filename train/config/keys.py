@@ -41,6 +41,8 @@ def no_key(key: str, arguments: Sequence[str]) -> str:
     what = f"there is no {key}"
     target = _taker(config, key)
     close = meant(key, config)
+    if group in MULTI_SELECT and rest:  # what other parts have is no help
+        close = [each for each in close if each.startswith(f"{group}.{name}.")]
     owner = _owner(key)
     if owner:
         return f"{what} among the options selected: {owner} has it"
@@ -121,7 +123,7 @@ def _taker(config: DictConfig, key: str) -> str:
     if not isinstance(target, str):
         return ""
     try:
-        return target if name in parameters(target, section) else ""
+        return target if name in (parameters(target, section) or {}) else ""
     except UserError:
         return ""
 

@@ -90,6 +90,9 @@ def make_guards(detectors: Mapping[str, Detector]) -> list[Guard]:
     """
     guards = []
     for name, detector in detectors.items():
+        words: object = detector.respond
+        if isinstance(words, str):  # each of its letters would be taken for a word
+            raise ConfigError(f"detectors.{name}.respond={words}: it must be a list, [{words}]")
         unknown = [each for each in detector.respond if each not in RESPONSES]
         if unknown:
             raise ConfigError(f"detectors.{name}.respond: there is no {unknown[0]}; choose from {', '.join(RESPONSES)}")

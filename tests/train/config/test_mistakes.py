@@ -88,6 +88,34 @@ def own_task(code: str = TASK, yaml: str = "") -> Callable[[Path], None]:
     return write
 
 
+DETECTOR = """\
+from expkit.detectors import Detector
+
+
+class Mine(Detector):
+    def __init__(self, *, limit: float = 1.0):
+        self.limit = limit
+
+    def observe(self, record):
+        return []
+"""
+
+
+def own_part(code: str = DETECTOR, yaml: str = "") -> Callable[[Path], None]:
+    """A detector of one's own."""
+    package = "# @package detectors.mine\n"
+
+    def write(folder: Path) -> None:
+        for file, content in (
+            ("my_package/mine.py", code),
+            ("my_conf/detectors/mine.yaml", yaml or f"{package}_target_: my_package.mine.Mine\nlimit: 1.0\n"),
+        ):
+            (folder / file).parent.mkdir(parents=True)
+            (folder / file).write_text(content)
+
+    return write
+
+
 def file(name: str, content: bytes) -> Callable[[Path], None]:
     return lambda folder: (folder / name).write_bytes(content) and None
 
@@ -142,6 +170,14 @@ SETTINGS: dict[str, Callable[[Path], None]] = {
     "a YAML file with a tab": own_task(yaml="_target_: my_package.my_task.MyTask\n\thidden: 3\n"),
     "a YAML file without _target_": own_task(yaml="hidden: 3\n"),
     "an argument that it does not take": own_task(yaml="_target_: my_package.my_task.MyTask\nhiden: 3\n"),
+    "a setting that it does not have": own_part(),
+    "without its method": own_part(DETECTOR.replace("observe", "observed")),
+    "another base class": own_part(DETECTOR.replace("(Detector)", "")),
+    "a text where a list belongs": own_part(DETECTOR.replace("def __init__", "respond = 'stop'\n\n    def __init__")),
+    "without an argument of that name": own_part(DETECTOR.replace("limit", "bound")),
+    "without a constructor": own_part(DETECTOR.replace("__init__", "setup")),
+    "without its first line": own_part(yaml="_target_: my_package.mine.Mine\n"),
+    "a typing mistake in _target_": own_part(yaml="# @package detectors.mine\n_traget_: my_package.mine.Mine\n"),
     "a train.py of your own": file("train.py", b"raise SystemExit('this is not expkit')\n"),
     "an empty file": file("empty.txt", b""),
     "a picture": file("picture.png", b"\x89PNG\r\n\x1a\n" + bytes(5000)),
