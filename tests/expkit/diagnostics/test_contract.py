@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import random
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch.nn.utils import parametrizations
 
 from expkit.checkpoints.state import check_loadable
 from expkit.diagnostics import Diagnostic, DiagnosticSuite
+from expkit.diagnostics._evaluation import evaluating
 from expkit.record import make_record
 from expkit.schedule import Progress
 from tests.components import make, option_files
@@ -45,10 +47,16 @@ def file(request: pytest.FixtureRequest, page: Path) -> Path:
     return path
 
 
+def on_probe(inputs: torch.Tensor, model: nn.Module) -> object:
+    """What the runner gives to `use_probe`: it leaves the model as it was."""
+    with evaluating(model):
+        return model(inputs)
+
+
 def measured(diagnostic: Diagnostic, model: nn.Module) -> dict[str, float]:
     """Measure as the runner does, in the first step that is due, when gradients are there and no update follows."""
     suite, inputs = DiagnosticSuite({"it": diagnostic}), torch.linspace(-1, 1, 64).view(4, 16)
-    suite.use_probe(lambda: lambda probed: probed(inputs))
+    suite.use_probe(lambda: functools.partial(on_probe, inputs))
     for step in range(1, 1000):
         look = suite.look_ahead(model, Progress(step=step, epoch=step, epoch_ended=True), last=False)
         if look is not None:
