@@ -15,10 +15,10 @@ from zlib import crc32
 import orjson
 
 from expkit.detectors.base import Detector, Event, Severity, checked_events
-from expkit.errors import describe_at
 from expkit.experiment import RunDir
 from expkit.journal import Journal
 from expkit.opening import lines_of, open_file
+from expkit.place import describe_at
 from expkit.record import Record
 from expkit.trackers import Alert
 

@@ -16,9 +16,10 @@ from expkit.checkpoints import CheckpointManager
 from expkit.checkpoints.loading import load_into
 from expkit.checkpoints.state import load_model_state
 from expkit.detectors.base import Detector
-from expkit.errors import ResumeError, describe_at
+from expkit.errors import ResumeError
 from expkit.experiment import RunDir
 from expkit.lowrank import restore_modes
+from expkit.place import describe_at
 from train.probe import probe_loss
 from train.rankstate import restore_own
 from train.resume import Origin, differences

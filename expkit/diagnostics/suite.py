@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from expkit.diagnostics.base import Diagnostic
 from expkit.diagnostics.budget import stretches
 from expkit.diagnostics.scheduled import Scheduled, overrides
-from expkit.errors import describe_at
+from expkit.place import describe_at
 from expkit.record import to_number, to_plain
 from expkit.schedule import Progress
 

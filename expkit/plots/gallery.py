@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from expkit.errors import describe, describe_at
+from expkit.errors import describe
+from expkit.place import describe_at
 from expkit.plots.base import Plot, PlotContext
 from expkit.plots.drawer import Drawer, Drawn
 

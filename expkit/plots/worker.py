@@ -16,7 +16,7 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from expkit.errors import describe_at
+from expkit.place import describe_at
 from expkit.plots.base import Plot
 
 __all__ = ["main"]

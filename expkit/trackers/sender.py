@@ -9,7 +9,8 @@ import time
 from collections.abc import Container, Iterator, Mapping
 from typing import Any, NamedTuple, SupportsIndex
 
-from expkit.errors import ConfigError, describe_at
+from expkit.errors import ConfigError
+from expkit.place import describe_at
 from expkit.record import Record
 from expkit.trackers.backlog import Backlog
 from expkit.trackers.base import RunInfo, Tracker

@@ -9,7 +9,8 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig
 
-from expkit.errors import UserError, place
+from expkit.errors import UserError
+from expkit.place import place
 
 __all__ = ["told", "typed_keys", "unresolved"]
 

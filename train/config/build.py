@@ -17,7 +17,8 @@ from omegaconf import DictConfig, OmegaConf, resolvers
 from omegaconf.errors import OmegaConfBaseException
 
 from expkit.conf import CONF_DIR
-from expkit.errors import ConfigError, UserError, short_path
+from expkit.errors import ConfigError, UserError
+from expkit.place import short_path
 from expkit.secrets import mask_secrets
 from train.config.blame import told, typed_keys, unresolved
 from train.config.signature import check_values, locate

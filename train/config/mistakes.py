@@ -16,7 +16,8 @@ from omegaconf.errors import (
 )
 from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
-from expkit.errors import ConfigError, UserError, short_path
+from expkit.errors import ConfigError, UserError
+from expkit.place import short_path
 from expkit.secrets import mask_arguments
 from train.config.blame import unresolved
 from train.config.build import group_folders, group_options

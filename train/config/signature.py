@@ -15,7 +15,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from expkit.errors import ConfigError, place, short_path
+from expkit.errors import ConfigError
+from expkit.place import place, short_path
 
 __all__ = ["check_values", "locate", "parameters"]
 
