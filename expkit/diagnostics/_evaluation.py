@@ -10,9 +10,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from expkit.rng import fixed_seed
+from expkit.rng import fixed_seed, rng_state, set_rng_state
 
-__all__ = ["evaluating", "weight_of"]
+__all__ = ["evaluating", "untouched", "weight_of"]
+
+
+@contextlib.contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Give every module its mode back, and the global generators their state, whatever happens inside."""
+    modes = [(module, module.training) for module in model.modules()]
+    before = rng_state()
+    try:
+        yield
+    finally:
+        set_rng_state(before)
+        for module, training in modes:
+            module.training = training
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -204,8 +205,12 @@ class DiagnosticSuite:
         """Return what `call` returns, or None if it raises, which is said once."""
         import torch
 
+        from expkit.diagnostics._evaluation import untouched
+
+        # One of somebody's own may draw numbers, or call model.eval(), without thinking of what trains on.
+        own = not type(each.diagnostic).__module__.startswith("expkit.")
         try:
-            with each.timed(_device(model)), torch.no_grad():
+            with each.timed(_device(model)), untouched(model) if own else contextlib.nullcontext(), torch.no_grad():
                 return call()
         except Exception as error:  # noqa: BLE001 - it only watches: whatever it raises is not worth a run
             self._say_failed(each, error)

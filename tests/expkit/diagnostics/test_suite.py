@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import re
 import time
 import warnings
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -133,6 +135,34 @@ class Failing(Noting):
         if self.where == "measure":
             raise RuntimeError("no weight")
         return None if self.where == "nothing" else {}
+
+
+class Careless(Diagnostic):
+    """Looks at the model as one would who forgets that it trains."""
+
+    interval = 2
+
+    def before_update(self, model: nn.Module) -> None:
+        torch.rand(3), random.random(), np.random.rand()
+
+    def measure(self, model: nn.Module) -> dict[str, Any]:
+        model.eval()
+        return {"sum": float(model[0](torch.randn(4, 2)).sum()) + random.random() + np.random.rand()}
+
+
+def test_one_that_draws_numbers_or_changes_the_mode_does_not_change_training() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(), nn.BatchNorm1d(2))
+    model[2].eval()  # kept so by its task
+    suite = DiagnosticSuite({"careless": Careless()})
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    look = suite.look_ahead(model, Progress(step=2), last=False)
+    assert look is not None
+    look()
+    assert "careless/sum" in suite.measure(model, due=True)[0]
+    after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+    assert [module.training for module in model.modules()] == [True, True, True, False]
 
 
 @pytest.mark.parametrize("where", ["before_update", "measure", "nothing"])
