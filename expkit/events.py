@@ -33,6 +33,9 @@ LEVELS = {
     Severity.CRITICAL: logging.CRITICAL,
 }
 
+#: A detector that takes more than this share of the time is said, once it has taken so many seconds.
+_SHARE, _GRACE = 0.05, 2.0
+
 #: Kinds that depend on the clock and not on records alone: a second look at the same records tells them otherwise.
 BY_THE_CLOCK = ("stalled",)
 
@@ -139,20 +142,38 @@ class EventLog:
         self._journal: Journal | None = None
         self._opening = threading.Lock()
         self._failed: set[str] = set()
+        self._spent = dict.fromkeys(detectors, 0.0)
+        self._began = time.perf_counter()
+        self._slow: set[str] = set()
 
     def observe(self, record: Record) -> list[Event]:
         """Show `record` to every detector, write down and pass on the events, and return them."""
-        events = [
-            event
-            for name, detector in self._detectors.items()
-            for event in ask(name, detector, record, self._failed, "training goes on")
-        ]
+        events = []
+        before = time.perf_counter()
+        for name, detector in self._detectors.items():
+            events += ask(name, detector, record, self._failed, "training goes on")
+            now = time.perf_counter()
+            self._spent[name] += now - before
+            if self._spent[name] > _GRACE and name not in self._slow:
+                self._say_if_slow(name, now)
+            before = now
         self._epoch = record.epoch
         for event in events:
             self._pass_on(event, "alert" in self._detectors[event.detector].respond)
         if events:
             self._respond(events)
         return events
+
+    def _say_if_slow(self, name: str, now: float) -> None:
+        share = self._spent[name] / (now - self._began)
+        if share > _SHARE:
+            self._slow.add(name)
+            log.warning(
+                "detectors.%s has taken %.0f %% of the time so far: training waits for it at every record; "
+                "a longer trainer.log_interval makes fewer",
+                name,
+                100 * share,
+            )
 
     def note(self, detector: str, step: int, severity: Severity, message: str) -> None:
         """Write down, and say, what was done about an event of `detector`. It is no alert: the event was one.

@@ -70,6 +70,30 @@ def test_an_events_words_and_values_need_not_be_of_the_exact_types(tmp_path: Pat
     assert alerts == [Alert("high", "high", "CRITICAL", 1, "t")]
 
 
+class Dawdling(High):
+    """Takes its time, by the clock that it is given."""
+
+    def __init__(self, now: list[float], takes: float) -> None:
+        self.now, self.takes = now, takes
+
+    def observe(self, record: Record) -> list[Event]:
+        self.now[0] += self.takes
+        return []
+
+
+@pytest.mark.parametrize(("takes", "said"), [(0.5, ["detectors.slow"]), (0.03, [])])
+def test_one_that_takes_much_of_the_time_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path, takes: float, said: list[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    log = EventLog(tmp_path / "events.jsonl", {"slow": Dawdling(now, takes), "quick": High()}, lambda alert: None)
+    for step in range(200):
+        now[0] += 1.0  # of training
+        log.observe(make_record(step, {"loss": 0.0}))
+    assert [message.split(" has taken 3")[0] for message in caplog.messages] == said
+
+
 def test_what_was_done_about_an_event_is_written_down_and_no_alert(tmp_path: Path) -> None:
     path, alerts = tmp_path / "events.jsonl", []
     log = EventLog(path, {"high": High()}, alerts.append, epoch=3)
