@@ -59,9 +59,10 @@ class Comparison:
 
     def markdown(self) -> str:
         """Return the rows as a Markdown table."""
-        rounds = len(self.samples[self.baseline])
+        count = len(self.samples[self.baseline])
+        rounds = f"{count} round{'s' * (count != 1)}"
         lines = [
-            f"| {rounds} rounds, {self.unit} | median | quartiles | over the baseline, median | quartiles | ratio |",
+            f"| {rounds}, {self.unit} | median | quartiles | over the baseline, median | quartiles | ratio |",
             "|---|---:|---:|---:|---:|---:|",
         ]
         for row in self.rows():

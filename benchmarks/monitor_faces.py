@@ -195,7 +195,7 @@ def goals(figures: Figures) -> list[Goal]:
     goals = []
     for text, ending, unit, others, most in wanted:
         rows = {name: figure for name, figure in found.items() if name.endswith(ending)}
-        shown = ", ".join(f"{name.partition(',')[0]} {figure:.3g} {unit}" for name, figure in rows.items())
+        shown = ", ".join(f"{name.rpartition(',')[0]} {figure:.3g} {unit}" for name, figure in rows.items())
         met = all(figure < others.get(name.partition(":")[0], most) for name, figure in rows.items())
         goals.append(Goal(text, shown, met))
     return goals
