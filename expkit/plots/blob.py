@@ -163,10 +163,10 @@ def _draw(
             small.tick_params(labelsize=7, labelleft=place == 0)
             _paint(small, each["counts"], each["extent"], theme)
     named = density.metrics
-    silhouette = named["silhouette_score"]
+    silhouette, clusters = named["silhouette_score"], int(named["n_clusters_dbscan"])
     note = (
         f"{density.pairs:,} pairs, correlation {named['weight_correlation']:.3f}, "
-        f"{int(named['n_clusters_dbscan'])} cluster(s), silhouette "
+        f"{clusters} cluster{'s' * (clusters != 1)}, silhouette "
         f"{'undefined' if np.isnan(silhouette) else format(silhouette, '.3f')}. Stronger colour: more pairs, on a "
         "logarithmic scale. "
         + ("Below: earlier, all on the same axes." if earlier else "")

@@ -43,8 +43,8 @@ class Victim:
             raise UnexpectedError(f"{why}: exit code {code}, not {expected}: {training.now.text[-300:]}")
         attempt = training.restart()
         self.away = time.monotonic() - since
-        again = step - attempt.resumed_at
-        return f"{why}; resumed at step {attempt.resumed_at}, {max(again, 0)} steps trained again"
+        again = max(step - attempt.resumed_at, 0)
+        return f"{why}; resumed at step {attempt.resumed_at}, {again} step{'s' * (again != 1)} trained again"
 
     def lives(self, seconds: float) -> str:
         """Look at the training for some seconds, in which it must go on, and return what happened."""
