@@ -177,7 +177,7 @@ class Measured:
         ]
         if ON in by_name:
             lines.append(
-                f"In what is called after an update it spends {self.called:.1f} us ({self.share_called:.1f} % of a step)."
+                f"What is called after an update takes {self.called:.1f} us of that thread ({self.share_called:.1f} %)."
             )
         return f"{self.title}:\n\n{self.wall.markdown()}\n\n" + "\n".join(lines)
 
