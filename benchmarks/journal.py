@@ -65,7 +65,7 @@ class Result:
         for name, lags in self.following.items():
             lines.append(f"| {name} | {_late(statistics.median(lags))} | {_late(max(lags))} | {self.sizes[name]:.0f} |")
         many = [f"| a journal of {self.records:,} records | seconds |", "|---|---:|"]
-        many += [f"| {name} | {seconds:.2f} |" for name, seconds in self.many.items()]
+        many += [f"| {name} | {seconds:#.3g} |" for name, seconds in self.many.items()]
         tables = {"Logging": self.logging, "Until all is kept": self.keeping, "Reading back": self.reading}
         return "\n\n".join([Tables(tables).markdown(), "\n".join(lines), "\n".join(many)])
 

@@ -53,7 +53,7 @@ def _summary(report: Report, part: RunPart) -> dict[str, Any]:
     told = f"{state.state}: {state.text}" if state.text else state.state
     groups = {id(run): group.label for group in comparison.groups for run in group.runs}
     events = ", ".join(
-        f"{part.counted[name]} {name.lower()}" for name in ("CRITICAL", "WARNING") if part.counted.get(name)
+        f"{part.counted[name]} {name.lower()}" for name in ("CRITICAL", "WARNING", "INFO") if part.counted.get(name)
     )
     return {
         "run": part.label,
