@@ -108,7 +108,8 @@ def test_the_test_on_the_page_passes(project: Path, monkeypatch: pytest.MonkeyPa
         (
             "my_package/norms.py",
             "from expkit.diagnostics import Diagnostic\n\n\n"
-            "class WeightNorm(Diagnostic):\n    def check(self, model):\n        raise RuntimeError('no heads')\n",
+            "class WeightNorm(Diagnostic):\n    def check(self, model):\n        raise RuntimeError('no heads')\n\n"
+            "    def measure(self, model):\n        return {}\n",
             ["diagnostics.norms: RuntimeError: no heads (my_package/norms.py, line 6)"],
         ),
         ("my_conf/diagnostics/norms.yaml", "# @package diagnostics.norms\nx: 1\n", ["diagnostics.norms", "_target_"]),
@@ -146,7 +147,8 @@ def test_a_state_that_no_checkpoint_could_hold_is_refused_before_training(
 ) -> None:
     (tmp_path / f"own_{group}.py").write_text(
         f"import collections\n\nfrom expkit.{group} import {base}\n\n\n"
-        f"class High({base}):\n    def state_dict(self):\n        {state}\n"
+        f"class High({base}):\n    def state_dict(self):\n        {state}\n\n"
+        "    def observe(self, record):\n        return []\n\n    def measure(self, model):\n        return {}\n"
     )
     (tmp_path / "conf" / group).mkdir(parents=True)
     (tmp_path / "conf" / group / "high.yaml").write_text(f"# @package {group}.high\n_target_: own_{group}.High\n")
@@ -163,22 +165,24 @@ def test_a_state_that_no_checkpoint_could_hold_is_refused_before_training(
     [
         (
             "tracker",
-            "class X(Tracker):\n    def check(self):\n        raise ValueError('no key')\n",
+            "class X(Tracker):\n    def check(self):\n        raise ValueError('no key')\n\n"
+            "    def log(self, record): ...\n",
             "tracker.x: ValueError: no key (own_x.py, line ",
         ),
         (
             "tracker",
-            "class X(Tracker):\n    requires = 'not_there'\n",
+            "class X(Tracker):\n    requires = 'not_there'\n\n    def log(self, record): ...\n",
             "tracker.x needs the package not_there, which is not installed: pip install it",
         ),
         (
             "diagnostics",
-            "class X(Diagnostic):\n    interval = 'sometimes'\n",
+            "class X(Diagnostic):\n    interval = 'sometimes'\n\n    def measure(self, model): ...\n",
             "diagnostics.x.interval=sometimes: a number of steps, or log, or epoch",
         ),
         (
             "plots",
-            "class X(Plot):\n    def __init__(self, most=3):\n        self.most = most\n",
+            "class X(Plot):\n    def __init__(self, most=3):\n        self.most = most\n\n"
+            "    def draw(self, context, collected): ...\n",
             "plots.x: X has no viz_interval: its constructor takes viz_interval and theme, and calls super().__init__(",
         ),
     ],

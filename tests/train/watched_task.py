@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from expkit.plots import NOTHING, Plot, PlotSource
+from expkit.plots import NOTHING, Plot, PlotContext, PlotSource
 from expkit.record import Record
 from expkit.trackers import Tracker
 from tests.train.helpers import Regression
@@ -70,6 +70,9 @@ class NotingPlot(Plot):
     def collect(self, source: PlotSource) -> Any:
         self._note("weights", dict(source.model.named_parameters()))
         return NOTHING
+
+    def draw(self, context: PlotContext, collected: Any) -> list[Path]:
+        raise AssertionError("there is nothing to draw")
 
     def _note(self, what: str, tensors: Mapping[str, torch.Tensor]) -> None:
         sizes = {name: [*tensor.shape, tensor.square().sum().item()] for name, tensor in tensors.items()}
