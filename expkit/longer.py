@@ -25,6 +25,8 @@ def again(run: Path, folders: Sequence[str] = (), program: str = "python -m trai
 def longer(trainer: Mapping[str, Any], step: int | None = None, total_steps: int | None = None) -> str:
     """Return the override with twice the limit at which a run has ended: `trainer.max_epochs=100`.
 
+    A run that a resume has left beyond its limit gets the first multiple that is beyond the run.
+
     Args:
         trainer: the section of its configuration, with `max_epochs` and `max_steps`.
         step: the last one that it has trained; None if it is not known.
@@ -38,4 +40,5 @@ def longer(trainer: Mapping[str, Any], step: int | None = None, total_steps: int
     steps, epochs = trainer.get("max_steps"), trainer.get("max_epochs")
     by_steps = steps is not None and (epochs is None or total_steps is None or steps == total_steps)
     name, limit = ("max_steps", steps) if by_steps else ("max_epochs", epochs)
-    return f"trainer.{name}={2 * limit}" if isinstance(limit, int) else ""
+    passed = step // total_steps if step is not None and total_steps else 1
+    return f"trainer.{name}={(passed + 1) * limit}" if isinstance(limit, int) else ""
