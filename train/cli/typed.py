@@ -131,7 +131,7 @@ def parse_override(argument: str) -> Override | None:
 
 def _check_override(argument: str, override: Override, arguments: Sequence[str]) -> None:
     key, values = override.key_or_group, list(_values(override))
-    if key == "hydra.run.dir":
+    if key in ("hydra.run.dir", "run.dir"):
         raise UserError(f"{argument} has no effect: a run's folder is run.outputs/run.id, so set these two")
     group = key.replace(".", "/")
     whole = "." in key and group_folders(group) and any(isinstance(value, str) for value in values)
