@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from expkit.conf import CONF_DIR
-from expkit.detectors.base import RESPONSES, Detector
+from expkit.detectors.base import RESPONSES, Detector, checked_respond
 from expkit.errors import ConfigError, describe
 from expkit.opening import read_whole
 from expkit.yaml_text import parse_yaml
@@ -209,15 +209,20 @@ def _make(name: str, node: dict[str, Any], own: Collection[str]) -> Detector:
         made = None
     if not (isinstance(made, type) and issubclass(made, Detector)):
         raise ConfigError(f"detectors.{name}._target_={target}: there is no such detector")
-    known = list(inspect.signature(made).parameters)
-    for key in node:
+    known = inspect.signature(made).parameters
+    for key, value in node.items():
         if key not in known:
             raise ConfigError(f"there is no detectors.{name}.{key}: {name} has {', '.join(known)}")
+        usual = known[key].default
+        if target in own and isinstance(value, str) and isinstance(usual, int | float):  # else it fails at a record
+            kind = "true or false" if isinstance(usual, bool) else "a number"
+            raise ConfigError(f"detectors.{name}.{key}={value}: it must be {kind} (default: {usual})")
     respond = node.get("respond", ())
     if not isinstance(respond, list | tuple) and respond not in RESPONSES:
         raise ConfigError(f"detectors.{name}.respond={respond}: choose from {', '.join(RESPONSES)}")
     try:
         detector: Detector = made(**node)
+        checked_respond(name, detector.respond)
     except ConfigError:
         raise
     except (TypeError, ValueError) as error:

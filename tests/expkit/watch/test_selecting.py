@@ -102,6 +102,33 @@ def test_a_detector_of_ones_own_is_made_where_a_file_of_ones_own_names_it(
         make_detectors(as_run)
 
 
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("detectors.gap.ratio=high", "detectors.gap.ratio=high: it must be a number (default: 1.5)"),
+        ("detectors.gap.respond=[alrt]", "detectors.gap.respond=[alrt]: there is no alrt; choose from snapshot, alert"),
+    ],
+)
+def test_a_mistake_in_a_detector_of_ones_own_is_told_before_its_first_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, message: str
+) -> None:
+    (tmp_path / "gap_of_a_test.py").write_text(
+        "from expkit.detectors import Detector\n\n\n"
+        "class Gap(Detector):\n"
+        "    def __init__(self, *, ratio=1.5, respond=('alert',)):\n"
+        "        self.ratio, self.respond = ratio, list(respond)\n\n"
+        "    def observe(self, record):\n"
+        "        return []\n"
+    )
+    (tmp_path / "detectors").mkdir()
+    (tmp_path / "detectors" / "gap.yaml").write_text("_target_: gap_of_a_test.Gap\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert make_detectors(settings_of(["detectors=gap"], "", None, tmp_path), own_targets(tmp_path))
+    with pytest.raises(ConfigError) as caught:
+        make_detectors(settings_of(["detectors=gap", word], "", None, tmp_path), own_targets(tmp_path))
+    assert message in str(caught.value)
+
+
 def test_nothing_that_a_run_directory_names_is_imported(tmp_path: Path) -> None:
     config = {"detectors": {"x": {"_target_": "pathlib.Path.touch", "self": str(tmp_path / "made")}}}
     with pytest.raises(ConfigError, match=r"pathlib.Path.touch is none of expkit's detectors"):
