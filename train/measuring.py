@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 from expkit.dist import Dist
+from expkit.errors import ConfigError
 from train.data import Batches, to_device
 from train.shares import in_step
 from train.tasks.base import Task
+from train.tasks.checking import checked
 from train.update import Update
 
 __all__ = ["training_metrics", "validation_means"]
@@ -43,7 +45,11 @@ def training_metrics(
 
 @torch.no_grad()
 def validation_means(task: Task, model: nn.Module, val: Batches, update: Update, dist: Dist) -> dict[str, float]:
-    """Return the mean over the validation data of `loss` and of every sum that the task's step reports."""
+    """Return the mean over the validation data of `loss` and of every sum that the task's step reports.
+
+    Raises:
+        ConfigError: what the step returned is not as it must be, or it counted nothing.
+    """
     totals: torch.Tensor | None = None
     names: list[str] = []
     update.strategy.share_buffers(model)
@@ -54,7 +60,7 @@ def validation_means(task: Task, model: nn.Module, val: Batches, update: Update,
     for batches in updates:
         for batch, weight in batches.pieces:
             with update.autocast():
-                out = task.step(model, to_device(batch, update.device))
+                out = checked(task, task.step(model, to_device(batch, update.device)), training=False)
             names = ["loss", *out.sums]
             row = torch.stack([out.loss.float() * out.count, *(value.float() for value in out.sums.values())])
             row = torch.cat([row, row.new_tensor([out.count])])
@@ -66,4 +72,6 @@ def validation_means(task: Task, model: nn.Module, val: Batches, update: Update,
     if totals is None:
         return {}
     *sums, count = dist.sum(totals).tolist()
+    if not count:
+        raise ConfigError(f"task: {type(task).__name__}.step counted no sample in all of the validation data")
     return {name: value / count for name, value in zip(names, sums, strict=True)}

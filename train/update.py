@@ -13,11 +13,11 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from expkit.errors import ConfigError
 from expkit.guards.base import Guard
 from train.data import to_device
 from train.strategies.base import Strategy
 from train.tasks.base import StepOutput, Task
+from train.tasks.checking import checked
 
 __all__ = ["AVERAGED", "Update"]
 
@@ -118,12 +118,7 @@ class Update:
                 batch = to_device(batch, self.device)
             with self.strategy.piece(trained, last=number == len(pieces)):
                 with self.autocast():
-                    out = task.step(trained, batch)
-                if type(out) is not StepOutput or not isinstance(out.loss, torch.Tensor):
-                    raise ConfigError(
-                        f"task: {type(task).__name__}.step returned {_shape(out)}, but it must be "
-                        "StepOutput(loss, sums, count), with tensors for the loss and each sum"
-                    )
+                    out = checked(task, task.step(trained, batch), training=True)
                 piece = out.loss if weight == 1.0 else out.loss * weight
                 scaled = piece if self.scaler is None else self.scaler.scale(piece)
                 scaled.backward()  # type: ignore[no-untyped-call]
@@ -221,9 +216,3 @@ class Update:
 def _nothing(out: StepOutput) -> StepOutput:
     """Return a stand-in's share of what is reported."""
     return StepOutput(out.loss, {name: torch.zeros_like(value) for name, value in out.sums.items()}, 0)
-
-
-def _shape(out: Any) -> str:
-    if isinstance(out, StepOutput):
-        return f"a StepOutput whose loss is a {type(out.loss).__name__}"
-    return f"a {type(out).__name__}"

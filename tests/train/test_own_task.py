@@ -85,6 +85,13 @@ def test_its_mistakes_are_one_line_too(train: Train, project: Path) -> None:
         ("def val_data", "def value", "SineTask has no method val_data(self)"),
         ("return StepOutput(", "return (", "SineTask.step returned a tuple, but it must be StepOutput"),
         ("error.square().mean()", "0.5", "whose loss is a float"),
+        ("error.square().mean()", "error.square()", "a loss of shape [64, 1], but it must be one number: the mean"),
+        ("error.square().mean()", "error.square().mean().detach()", "a loss without a gradient"),
+        (".abs().sum()", ".abs().sum().item()", "whose 'absolute_error' is a float"),
+        (".abs().sum()", ".abs()", "'absolute_error' of shape [64, 1], but it must be one number: the sum"),
+        ('{"absolute_error": error.detach().abs().sum()}', "None", "whose sums are a NoneType"),
+        ("len(x))", "x)", "a count of shape [64, 1], but it must be one number"),
+        ("len(x))", "str(len(x)))", "whose count is a str, but it must be an int"),
         ('"absolute_error"', '"loss"', "StepOutput.sums holds 'loss'"),
         ("return nn.Sequential(", "return (", "SineTask.build_model returned a tuple, not a model"),
         ("nn.Linear(1, self.hidden)", "nn.Linear(1, -3)", "SineTask.build_model failed"),
@@ -103,6 +110,26 @@ def test_a_task_that_breaks_the_contract_is_told_in_one_line(
     assert says in lines[0]
     assert "Traceback" not in done.stderr
     assert not list(outputs.glob("*/config.json"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ("error.mean()", "SineTask.step returned a Tensor, but it must be StepOutput"),
+        ("StepOutput(error.mean(), {}, 0)", "SineTask.step counted no sample in all of the validation data"),
+    ],
+)
+def test_a_step_that_breaks_it_in_validation_only_is_told_too(
+    train: Train, project: Path, wrong: str, says: str
+) -> None:
+    file = project / "my_package" / "my_task.py"
+    old = "        return StepOutput("
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, f"        if not model.training:\n            return {wrong}\n{old}"))
+    done = train("--config-dir", "my_conf", "task=my_task", "tracker=[]", "plots=[]", cwd=project, check=False)
+    assert done.returncode == 1
+    assert says in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
 
 
 def test_what_to_type_next_names_the_folder_of_ones_own(train: Train, project: Path) -> None:
