@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import statistics
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 from unittest import mock
 
 from torch import nn
@@ -15,10 +17,13 @@ from torch import nn
 from benchmarks.problem import Classify, Ready, make_batches, make_model
 from expkit.experiment import RunDir
 from expkit.status import read_status
+from train import runner
 from train.api import run_experiment
 from train.runner import Runner
 
 __all__ = ["SETTINGS", "ReadyTask", "everything_on"]
+
+T = TypeVar("T")
 
 #: What would be typed after `python -m train --config-dir benchmarks/conf task=ready`.
 SETTINGS = (
@@ -87,16 +92,9 @@ def everything_on(width: int, size: int, steps: int, warmup: int, folder: Path) 
     Returns:
         The task, which has the times and the network.
     """
-    after_step, called = Runner._after_step, list[float]()
-
-    def timed(runner: Runner) -> bool:
-        began = time.thread_time()
-        stop = after_step(runner)
-        called.append(time.thread_time() - began)
-        return stop
-
+    beside = _Beside()
     task = {"width": width, "size": size, "steps": steps // 2, "epochs": 2, "warmup": warmup}
-    with contextlib.redirect_stderr(io.StringIO()), mock.patch.object(Runner, "_after_step", timed):
+    with contextlib.redirect_stderr(io.StringIO()), beside.timed():
         outcome = run_experiment(
             {"task": "ready"},
             outputs=folder,
@@ -109,5 +107,45 @@ def everything_on(width: int, size: int, steps: int, warmup: int, folder: Path) 
         )
     status = read_status(RunDir(outcome.dir).status)
     assert not status["trackers"] and not status["unwritten"], status  # all of it has worked
-    ReadyTask.last.batches.called = statistics.fmean(called[warmup:-1]) * 1e6  # where the clock runs
+    ReadyTask.last.batches.beside = statistics.fmean(beside.steps[warmup:-1]) * 1e6  # where the clock runs
     return ReadyTask.last
+
+
+class _Beside:
+    """What the runner does beside the update: who may look at the gradients and does, and all that follows the step.
+
+    Attributes:
+        steps: seconds of the training thread's CPU, of each step.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[float] = []
+        self._step = 0.0
+
+    @contextlib.contextmanager
+    def timed(self) -> Iterator[None]:
+        """Measure the runs in this context."""
+        ask, after_step = runner.before_update, Runner._after_step
+
+        def asked(*arguments: Any) -> Callable[[], object] | None:
+            look = self._call(ask, *arguments)
+            return None if look is None else functools.partial(self._call, look)
+
+        def followed(runner: Runner) -> bool:
+            stop = self._call(after_step, runner)
+            self.steps.append(self._step)
+            self._step = 0.0
+            return stop
+
+        with (
+            mock.patch.object(runner, "before_update", asked),
+            mock.patch.object(Runner, "_after_step", followed),
+        ):
+            yield
+
+    def _call(self, function: Callable[..., T], *arguments: Any) -> T:
+        began = time.thread_time()
+        try:
+            return function(*arguments)
+        finally:
+            self._step += time.thread_time() - began

@@ -150,18 +150,18 @@ def competitors(size: Size, folder: Path) -> dict[str, Callable[[], tuple[Ready,
 class Measured:
     """What was measured of one size: by the clock, and of the training thread's CPU.
 
-    `called` are the microseconds of a step, of that CPU, in what the runner calls after an update with everything on.
+    `beside` are the microseconds of a step, of that CPU, that the runner takes beside the update with everything on.
     """
 
     title: str
     wall: Comparison
     cpu: Comparison
-    called: float = 0.0
+    beside: float = 0.0
 
     @property
-    def share_called(self) -> float:
+    def share_beside(self) -> float:
         """Those of a bare step, in percent."""
-        return 100 * self.called / statistics.median(self.cpu.samples[BASELINE])
+        return 100 * self.beside / statistics.median(self.cpu.samples[BASELINE])
 
     def markdown(self) -> str:
         """Return a table by the clock, and a line on what expkit adds."""
@@ -177,7 +177,8 @@ class Measured:
         ]
         if ON in by_name:
             lines.append(
-                f"What is called after an update takes {self.called:.1f} us of that thread ({self.share_called:.1f} %)."
+                "What the runner does beside the update (a record, a look at gradients, a checkpoint and so on) takes "
+                f"{self.beside:.1f} us of that thread ({self.share_beside:.1f} %)."
             )
         return f"{self.title}:\n\n{self.wall.markdown()}\n\n" + "\n".join(lines)
 
@@ -222,7 +223,7 @@ def goals(result: Tables) -> list[Goal]:
         Goal(
             "everything on: at most 2 % of a step of 10 ms",
             f"{share:+.1f} %; of the training thread's CPU time {100 * (cpu.ratio - 1):+.1f} %, of which "
-            f"{result.sizes[-1].share_called:.1f} % in what is called after an update",
+            f"{result.sizes[-1].share_beside:.1f} % in what the runner does beside the update",
             share <= 2,
             "the rest comes with what works beside training, and shares caches and memory with it: trackers, the "
             "process that draws, checkpoints being written",
@@ -232,18 +233,18 @@ def goals(result: Tables) -> list[Goal]:
 
 def _measure(size: Size, folder: Path) -> Measured:
     cpu: dict[str, list[float]] = {}
-    called: dict[str, list[float]] = {}
+    beside: dict[str, list[float]] = {}
 
     def turn(name: str, train: Callable[[], tuple[Ready, nn.Module]]) -> float:
         batches, _ = train()
         wall, own = batches.per_step()
         cpu.setdefault(name, []).append(own)
-        called.setdefault(name, []).append(batches.called)
+        beside.setdefault(name, []).append(batches.beside)
         return wall
 
     training = competitors(size, folder)
     turns = {name: functools.partial(turn, name, training[name]) for name in size.names or training}
     wall = compare(turns, BASELINE, "us per step", rounds=size.rounds, warmup=size.discarded, shuffle=0)
     kept = {name: cpu[name][-size.rounds :] for name in turns}  # without the warm-up
-    after = statistics.median(called[ON][-size.rounds :]) if ON in turns else 0.0
-    return Measured(size.title, wall, Comparison("us of CPU per step", BASELINE, kept), after)
+    own = statistics.median(beside[ON][-size.rounds :]) if ON in turns else 0.0
+    return Measured(size.title, wall, Comparison("us of CPU per step", BASELINE, kept), own)

@@ -29,11 +29,11 @@ class Ready:
         epochs: as many as will be drawn.
 
     Attributes:
-        called: microseconds of a step, of the training thread's CPU, in what a runner calls after an update; 0 where
+        beside: microseconds of a step, of the training thread's CPU, in what a runner does beside the update; 0 where
             nobody has looked.
     """
 
-    called: float = 0.0
+    beside: float = 0.0
 
     def __init__(self, batches: Sequence[Batch], warmup: int = 0, epochs: int = 1) -> None:
         self._batches = batches
