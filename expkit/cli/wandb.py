@@ -111,6 +111,7 @@ def _gpu(options: argparse.Namespace) -> tuple[Report, int]:
 
 def _compare(options: argparse.Namespace) -> tuple[Report, int]:
     compared, server = [], _Server(options)
+    missed: dict[str, list[str]] = {}
     for name in options.names:
         try:
             run = _compared(options, server, name)
@@ -118,8 +119,10 @@ def _compare(options: argparse.Namespace) -> tuple[Report, int]:
         except UserError as error:
             if len(options.names) == 1:
                 raise UserError(f"{name}: {error}") from None
-            print(f"error: {name}: {error}", file=sys.stderr)
+            missed.setdefault(str(error), []).append(name)
             compared.append(Comparison(name))
+    for said, names in missed.items():
+        print(f"error: {', '.join(names)}: {said}", file=sys.stderr)
     return compare_report(compared, options.system), int(any(each.run is None for each in compared))
 
 

@@ -87,6 +87,8 @@ def test_a_comparison_goes_on_without_a_run_that_is_missing(three: Path, ask: As
         ["nothing", "not", "found", "n/a", "n/a", "n/a", "n/a"],
         ["outputs/new", "id2", "finished", "30.00%", "30.00%", "n/a", "n/a"],
     ]
+    ask("compare", "nothing", "outputs/old", "neither", code=1)
+    assert ask.said.count("\n") == 1 and ask.said.startswith("error: nothing, neither: neither a path"), "said once"
     shown = json.loads(ask("compare", "outputs/old", "outputs/new", "--json"))
     assert shown["runs"][1]["averages"] == {
         **{"memory_util": 30.0, "compute_util": 30.0},
