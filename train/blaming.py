@@ -1,4 +1,4 @@
-"""Which rank is to blame for an error, and where it has written why."""
+"""Who is to blame for an error: which rank, and where it has written why; or what leaves the process in a run."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from expkit.dist import Dist
-from expkit.errors import RankFailed
+from expkit.errors import RankFailed, UserError
 from expkit.experiment import RunDir
+from expkit.place import place
 from train.report import resume_command
 from train.unfinished import newest_step
 
@@ -18,7 +19,7 @@ __all__ = ["blaming", "rank_log", "rank_logs"]
 
 @contextmanager
 def blaming(dist: Dist, files: RunDir | None = None) -> Iterator[None]:
-    """Let an error inside that another rank is to blame for be that rank's.
+    """Let an error inside that another rank is to blame for be that rank's, and `sys.exit()` be an error.
 
     Args:
         dist: the ranks.
@@ -26,9 +27,17 @@ def blaming(dist: Dist, files: RunDir | None = None) -> Iterator[None]:
 
     Raises:
         RankFailed: naming the rank.
+        UserError: a part of the user's own called `sys.exit()`; with code 0 a run cut short would pass for a whole one.
     """
     try:
         yield
+    except SystemExit as leaving:
+        where = place(leaving)
+        raise UserError(
+            f"sys.exit({'' if leaving.code is None else repr(leaving.code)}) was called in the run"
+            f"{f', at {where}' if where else ''}: trainer.max_steps or max_epochs ends it, or a detector that stops; "
+            "what went wrong is to be raised as an error"
+        ) from None
     except Exception as error:  # a rank that is gone shows as any error of torch's or of the system's
         blamed = dist.watch.blame(error) if dist.watch is not None else None
         if blamed is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ class FailingTask(Regression):
     """Least squares with dropout, during which rank 1 fails in one update, unless it has before.
 
     Args:
-        how: raises, killed, stopped or hangs; main: rank 0, which has started it, is killed; "" does not fail.
+        how: raises, leaves, killed, stopped or hangs; main: rank 0, which has started it, is killed; "" does not fail.
         at: in which of this process's updates, from 1.
         trace: file for the number of the process and the time at which it fails: while it is there, nothing fails.
     """
@@ -45,6 +46,8 @@ class FailingTask(Regression):
     def _fail(self) -> None:
         if self.how == "raises":
             raise RuntimeError("the disk of rank 1 is on fire")
+        if self.how == "leaves":
+            sys.exit(0)
         if self.how == "hangs":
             time.sleep(1000)
         if self.how == "main":

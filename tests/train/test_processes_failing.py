@@ -21,7 +21,7 @@ from tests.train.launching import launched, task_option
 from train.verify.compare import first_journal_difference
 
 TIMEOUT = 20
-KINDS = ("raises", "killed", "stopped", "hangs", "main")
+KINDS = ("raises", "leaves", "killed", "stopped", "hangs", "main")
 STEPS = 15
 SMALL = (
     *("optimizer.lr=0.01", "tracker=[]", "plots=[]", "gpu.enabled=false", "trainer.device=cpu"),
@@ -100,6 +100,7 @@ def is_there(pid: int) -> bool:
     ("how", "what"),
     [
         ("raises", r"failed: RuntimeError: the disk of rank 1 is on fire"),
+        ("leaves", r"failed: sys.exit\(0\) was called in the run, at \S+failing_task.py, line \d+: "),
         ("killed", r"was killed \(signal 9, SIGKILL\)"),
         ("stopped", r"has said nothing for \d+ s: it was killed, stopped, or its node is gone"),
         ("hangs", r"hangs: it has been computing for step 10 for \d+ s \(it is at \S+failing_task.py:\d+ in _fail\)"),
