@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.harness import Comparison
-from benchmarks.loop import BASELINE, Measured, Size, bare, competitors
+from benchmarks.loop import BASELINE, OFF, ON, PEERS, Measured, Size, Tables, bare, competitors, goals
 from benchmarks.ours import expkit_standard
 from benchmarks.problem import Ready, make_batches, make_model
 from expkit.experiment import RunDir
@@ -32,6 +32,7 @@ def test_all_competitors_end_with_the_same_weights_and_have_a_row(tmp_path: Path
             assert torch.equal(value, trained[parameter]), f"{name}: {parameter}"
         wall, cpu = batches.per_step()
         assert wall > 0 and cpu > 0
+        assert (0 < batches.beside < cpu) if name == ON else batches.beside == 0
         samples[name] = [wall]
     table = Measured("Tiny", Comparison("us", BASELINE, samples), Comparison("us", BASELINE, samples)).markdown()
     assert all(f"| {name} |" in table for name in turns)
@@ -50,6 +51,21 @@ def _check_that_everything_was_on(folder: Path) -> None:
     [delivered] = read_json(files.logs / "delivery.json").values()
     assert {name: found["step"] for name, found in delivered.items()} == {"wandb": 128, "trackio": 128}
     assert list(files.visualizations.glob("*.png"))
+
+
+def test_goals_are_of_a_small_step_without_anything_and_of_a_long_training_with_everything() -> None:
+    def measured(wall: dict[str, float]) -> Measured:
+        table = Comparison("us", BASELINE, {name: [value] for name, value in wall.items()})
+        return Measured("", table, table, beside=90.0)
+
+    def said(off: float, on: float) -> list[bool]:
+        small = measured({BASELINE: 200.0, OFF: 200.0 + off, **dict.fromkeys(PEERS, 230.0)})
+        large = measured({BASELINE: 9000.0, OFF: 9000.0 - off})
+        return [each.met for each in goals(Tables([small, large, measured({BASELINE: 9000.0, ON: 9000.0 + on})]))]
+
+    assert said(29.0, 170.0) == [True, True, True]
+    assert said(34.0, 190.0) == [True, False, False]
+    assert said(36.0, 0.0) == [False, False, True]
 
 
 def test_the_clock_runs_from_the_warm_up_to_the_last_batch(monkeypatch: pytest.MonkeyPatch) -> None:
