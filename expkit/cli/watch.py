@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import glob
 import logging
 import os
@@ -29,6 +30,7 @@ from expkit.watch.selecting import make_detectors, option_names, own_targets, se
 from expkit.watch.sources.journal import JournalSource
 from expkit.watch.targets import SOURCES, Target, other_target, run_target
 from expkit.watch.unseen import HOW
+from expkit.watch.waiting import waits_for
 from expkit.watch.watcher import Watcher
 from expkit.webhook import Webhook
 
@@ -39,6 +41,7 @@ log = logging.getLogger("expkit")
 _PAUSES = (1.0, 4.0, 15.0, 60.0, 300.0)
 _WAITING = 10_000  # alerts, of ten minutes that are read at once
 _LONGEST = 86400.0  # seconds
+_LOOK = 5.0  # seconds between two looks for a run that is not there yet, at most
 
 
 class WatchCommand:
@@ -59,6 +62,8 @@ class WatchCommand:
             )
         if options.config_dir is not None and not {"", str(Path.cwd())} & set(sys.path):
             sys.path.append(str(Path.cwd()))  # the user's own package, where `python -m train` finds it too
+        if options.wait and (options.dry_run or options.once or _sources(options)):
+            raise UserError("--wait is for a run that is to be watched as it goes on: expkit watch RUN --wait")
         if options.dry_run:
             return _dry_run(names, words, options)
         if options.json:
@@ -71,6 +76,8 @@ class WatchCommand:
 
 
 def _watch(names: Sequence[str], words: Sequence[str], options: argparse.Namespace) -> int:
+    if options.wait and not _is_there(names, options):
+        return 0
     targets = _targets(names, words, options)
     if len(targets) > 1:
         raise UserError(f"{len(targets)} runs are named, and one is watched at a time: name one, or use --dry-run")
@@ -134,7 +141,7 @@ def _dry_run(names: Sequence[str], words: Sequence[str], options: argparse.Names
             print(f"note: {note}", file=sys.stderr)
     if not any(each.records for each in results):
         raise UserError("; ".join(remarks(results)))
-    how = HOW if any(getattr(options, each) is not None for each in SOURCES) else ""
+    how = HOW if _sources(options) else ""
     for text in remarks(results):
         print(f"note: {text}{how}", file=sys.stderr)
     if options.json:
@@ -173,11 +180,38 @@ def _runs(names: Sequence[str], options: argparse.Namespace) -> list[RunDir]:
         UserError: there is none.
     """
     base: Path | None = options.base_dir
-    if base is not None and not base.is_dir():
-        raise UserError(f"--base-dir {base}: there is no such folder")
     outputs = base or Path("outputs")
     if base is not None and not names and (RunDir(base).exists() or RunDir(base).metrics.exists()):
         return [RunDir(base)]
+    _check_names(names, options)
+    return find_runs(names, outputs)
+
+
+def _is_there(names: Sequence[str], options: argparse.Namespace) -> bool:
+    """Wait until there is what `names` say; return False if it is told to end before."""
+    _check_names(names, options)
+
+    def found() -> bool:
+        with contextlib.suppress(UserError):
+            return bool(_runs(names, options))
+        return False
+
+    stop = threading.Event()
+    with stopping(stop) as signals:
+        if not found():
+            print(f"waiting for {', '.join(names) or 'a run'}, in {options.base_dir or 'outputs'}", flush=True)
+        there = waits_for(found, min(options.poll_interval, _LOOK), stop)
+    if not there:
+        print(f"ended by {signals[0]} before it was there")
+    return there
+
+
+def _sources(options: argparse.Namespace) -> list[str]:
+    """Return the options that name what another trainer writes."""
+    return [each for each in SOURCES if getattr(options, each) is not None]
+
+
+def _check_names(names: Sequence[str], options: argparse.Namespace) -> None:
     for name in names:
         if not Path(name).exists():
             if name in option_names(options.config_dir):
@@ -186,7 +220,6 @@ def _runs(names: Sequence[str], options: argparse.Namespace) -> list[RunDir]:
                 raise UserError(
                     f"{name}: there is no such setting: write detectors=NAME,... or detectors.NAME.KEY=VALUE"
                 )
-    return find_runs(names, outputs)
 
 
 def _nodes(

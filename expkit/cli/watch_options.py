@@ -19,6 +19,7 @@ _EXAMPLES = """examples:
   expkit watch RUN detectors=standard,memory detectors.memory.threshold=80
   expkit watch RUN detectors=run                  the detectors that the run itself has
   expkit watch RUN --once                         read what is there, and end
+  expkit watch RUN --wait                         its job has not begun yet
   expkit watch 'outputs/gpt_*' --dry-run detectors=loss_spike_robust      what would have happened
   expkit watch --status-file status/training_status.json --checkpoint-dir 'output/checkpoint-*'
   expkit watch --log-file train.log --pattern 'step (?P<step>\\d+) loss (?P<loss>\\S+)'
@@ -85,6 +86,7 @@ def parser(summary: str) -> Parser:
         help="between two looks where the file system does not tell of changes, and two lines in the log (10)",
     )
     made.add_argument("--webhook", metavar="URL", help=f"gets a JSON object for each alert; better in ${WEBHOOK}")
+    made.add_argument("--wait", action="store_true", help="first until the run is there: its job may be in a queue")
     made.add_argument("--once", action="store_true", help="read what is there, and end")
     made.add_argument("--dry-run", action="store_true", help="only say what would have happened; any number of runs")
     made.add_argument("--json", action="store_true", help="with --dry-run: one JSON object instead of a table")

@@ -1,13 +1,13 @@
-"""Waiting until there is more to read: the file system says so, or else the clock."""
+"""Waiting until there is more to read: the file system says so, or else the clock; and until there is a run at all."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-__all__ = ["OWN", "waits"]
+__all__ = ["OWN", "waits", "waits_for"]
 
 log = logging.getLogger("expkit")
 
@@ -16,6 +16,15 @@ OWN = ("watch_", "smart_monitor_", ".")
 
 _STEP = 100  # milliseconds between two looks at what the system has said: 0.05 % of a core
 _GATHER = 200  # milliseconds in which changes become one
+
+
+def waits_for(found: Callable[[], bool], seconds: float, stop: threading.Event) -> bool:
+    """Wait until something is `found`, asked every so many seconds; return False if `stop` is set before."""
+    while not stop.is_set():
+        if found():
+            return True
+        stop.wait(seconds)
+    return False
 
 
 def waits(folders: Sequence[Path], seconds: float, stop: threading.Event) -> Iterator[None]:

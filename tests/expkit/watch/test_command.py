@@ -140,6 +140,8 @@ def test_a_larger_loss_window_hears_less(run: RunDir, capsys: pytest.CaptureFixt
         (["--poll-interval", "nan"], "--interval nan: it must be more than 0 seconds"),
         (["--poll-interval", "1e12"], "--interval 1e+12: it must be more than 0 seconds, at most a day"),
         (["--json"], "--json belongs to --dry-run"),
+        (["a", "--wait"], "--wait is for a run that is to be watched as it goes on"),
+        (["--wait", "--log-file", "b"], "--wait is for a run"),
         (["--fields", "loss=x"], "--fields belongs to"),
         (["--pattern", "x"], "--pattern belongs to --log-file"),
         (["--status-file", "a", "--log-file", "b"], "one source at a time: --status-file or --log-file"),
@@ -207,6 +209,42 @@ def test_it_follows_a_run_until_it_is_told_to_end(run: RunDir, number: signal.Si
     if Path("/proc/self/status").exists():
         imported, _, kilobytes, _ = next(line for line in lines if "VmHWM" in line).split()
         assert imported == "False" and int(kilobytes) < 50 * 1024
+
+
+def waiting(*words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "expkit", "watch", *words, "--wait", "--interval", "0.2"]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=takes_ctrl_c
+    )
+
+
+def test_it_waits_for_a_run_whose_job_has_not_begun(run: RunDir) -> None:
+    late = RunDir(run.root.parent / "late")
+    with waiting("late") as process, ended(process):
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waiting for late, in outputs\n"
+        late.logs.mkdir(parents=True)  # no run yet
+        time.sleep(0.5)
+        write(late, records(1, 20))
+        lines = [process.stdout.readline()]
+        while "ALERT step 17" not in lines[-1]:
+            lines.append(process.stdout.readline())
+        assert "watching outputs/late" in lines[0]
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 0
+
+
+def test_what_it_waits_for_may_be_there_or_never_come(run: RunDir) -> None:
+    with waiting() as there, waiting("never") as never, ended(there), ended(never):
+        assert there.stdout is not None and never.stdout is not None
+        assert "watching outputs/a" in there.stdout.readline()
+        there.send_signal(signal.SIGTERM)
+        assert there.wait() == 0
+        assert never.stdout.readline() == "waiting for never, in outputs\n"
+        never.send_signal(signal.SIGTERM)
+        assert never.stdout.read() == "ended by SIGTERM before it was there\n"
+        assert never.wait() == 0
+    assert not (run.root.parent / "never").exists()
 
 
 def last_event(run: RunDir) -> int:
