@@ -13,7 +13,9 @@ __all__ = ["MASK", "MaskingFormatter", "mask_arguments", "mask_secrets", "mask_t
 
 MASK = "***"
 
-_NAMES = r"(api_?keys?|key|secrets?|token|passwords?|passwd|passphrase|credentials?|authorization|webhook)"
+#: One that lets somebody in; not `pad_token` and the like, which stand for something in a text.
+_TOKEN = "".join(rf"(?<!\b{each}[_-])" for each in ("pad", "bos", "eos", "sos", "unk", "cls", "sep", "mask")) + "token"
+_NAMES = rf"(api_?keys?|key|secrets?|{_TOKEN}|passwords?|passwd|passphrase|credentials?|authorization|webhook)"
 #: A section or a list of such a name holds nothing else. (`tokens: {pad: 0}` are those of a text.)
 _SECTION = re.compile(r"(?:api_?keys|secrets|passwords|credentials)(?:\.|$)", re.IGNORECASE)
 #: Where a word of a name begins: after a sign, or with a capital (`clientSecret`).
@@ -43,7 +45,7 @@ _BY_PLACE = tuple(
     for pattern in (
         rf"(://[^\s/@:]*:){_NONE}[^\s/@]+(?=@)",
         rf"(://){_NONE}[^\s/@:]{{16,}}(?=@)",
-        rf"(--[\w-]*(?:password|passwd|passphrase|secret|token|api-?key)[ ]+){_NONE}(?!-|(?-i:[A-Z]+\b))[^\s\"',]+",
+        rf"(--[\w-]*(?:password|passwd|passphrase|secret|{_TOKEN}|api-?key)[ ]+){_NONE}(?!-|(?-i:[A-Z]+\b))[^\s\"',]+",
         rf"(\bBearer\s+){_NONE}[^\s@\"',]+",
         rf"(\bAuthorization[\"']?\s*[:=]\s*[\"']?\w+[ ]+){_NONE}[^\s\"',]+",
         rf"([?&#][\w.\-]*(?:sig|signature|token|key|secret|password|credential|auth)=){_NONE}[^\s&\"'#]+",

@@ -26,6 +26,12 @@ def test_texts_of_secret_sounding_names_are_masked(name: str) -> None:
     assert mask_secrets({name: ["hunter2", "hunter3"]}) == {name: ["***", "***"]}
 
 
+@pytest.mark.parametrize("name", ["keypad_token", "my_pad_token", "pad_token_key", "eos_secret", "mask_api_key"])
+def test_only_the_tokens_of_a_text_are_none_that_let_in(name: str) -> None:
+    assert mask_secrets({name: "hunter2"}) == {name: "***"}
+    assert mask_text(f"{name}=hunter2") == f"{name}=***"
+
+
 def test_all_texts_of_a_section_for_secrets_are_masked() -> None:
     config = {"secrets": {"a": "hunter2", "b": [{"c": "hunter3"}]}, "credentials": {"user": "me", "port": 5432}}
     masked = {"secrets": {"a": "***", "b": [{"c": "***"}]}, "credentials": {"user": "***", "port": 5432}}
@@ -38,6 +44,8 @@ def test_all_texts_of_a_section_for_secrets_are_masked() -> None:
         {"max_tokens": 100},
         {"tokenizer": "gpt2"},
         {"tokens": {"pad": "<pad>", "bos": 1}},
+        {"pad_token": "<|endoftext|>", "task": {"mask_token": "[MASK]"}, "eos-token": "</s>"},
+        {"command": "train --pad-token <pad> --unk_token=<unk>, eos_token: </s>"},
         {"keys": "a,b"},
         {"monkey": "business"},
         {"keyboard": "de"},
@@ -136,6 +144,8 @@ def test_the_configuration_itself_is_not_changed() -> None:
         (["tracker.wandb={'api_key': 'hunter 2'}"], ["tracker.wandb={'api_key': ***}"]),
         (["tracker.wandb.api_key=${oc.env:KEY}"], ["tracker.wandb.api_key=${oc.env:KEY}"]),
         (["tracker.wandb={api_key:${oc.env:KEY}}"], ["tracker.wandb={api_key:${oc.env:KEY}}"]),
+        (["task.pad_token=<pad>", "--pad-token", "<pad>", "secrets.pad_token=x"],
+         ["task.pad_token=<pad>", "--pad-token", "<pad>", "secrets.pad_token=***"]),
         (["task.pad_token=5", "m.key_dim=64", "m.key_dims=[64,0.5]"],) * 2,
         (["password=12345678", "a.api_key=1_000"], ["password=***", "a.api_key=***"]),
         (["task={token:5,secret:5}"], ["task={token:5,secret:***}"]),
