@@ -62,10 +62,11 @@ def failed(folder: Path) -> dict[str, Failed]:
     """A run of two real processes for each way to fail, all at once: they mostly wait."""
     outputs = folder / "outputs"
     traces = {how: folder / f"trace.{how}" for how in KINDS}
+    option = task_option(folder, "failing", FailingTask)  # once: a job that has begun reads the file
     jobs = {
         how: Forked(
             outputs,
-            *(*task_option(folder, "failing", FailingTask), *SMALL, f"run.id={how}", f"trainer.timeout={TIMEOUT}"),
+            *(*option, *SMALL, f"run.id={how}", f"trainer.timeout={TIMEOUT}"),
             *(f"task.how={how}", f"task.trace={traces[how]}"),
             setup=slow_disk,
         )
