@@ -68,6 +68,11 @@ def _places(name: str, outputs: Path) -> Iterator[Path]:
 
 def _instead(name: str, outputs: Path) -> str:
     """Return what to type where `name` is no run."""
+    own = next((place for place in _places(name, outputs) if RunDir(place).has_something()), None)
+    if own is not None:
+        return (
+            f"there is no config.json in {own}; in your own loop ConfigTracker({str(own)!r}).save_config(...) writes it"
+        )
     newest = newest_run(Path(name)) if Path(name).is_dir() else None
     if newest is not None:
         return f"it is a folder of runs, name one: {newest.root} is the newest"
@@ -75,7 +80,7 @@ def _instead(name: str, outputs: Path) -> str:
 
 
 def find_with(folder: str, name: str | None, outputs: Path) -> RunDir:
-    """Return the run that `find` does; or of which `name` is this folder, or which has it: a copy is no run otherwise.
+    """Return the run that `find_any` does; or of which `name` is this folder, or which has it: a copy is no run else.
 
     Raises:
         UserError: there is none.
@@ -86,7 +91,7 @@ def find_with(folder: str, name: str | None, outputs: Path) -> RunDir:
             return RunDir(path.resolve().parent)
         if (path / folder).is_dir():
             return RunDir(path)
-    return find(name, outputs)
+    return find_any(name, outputs)
 
 
 def find_runs(names: Sequence[str], outputs: Path) -> list[RunDir]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
-from expkit.cli.finding import find
+from expkit.cli.finding import find_any
 from expkit.cli.parser import Parser
 from expkit.errors import UserError
 from expkit.experiment import RunDir, newest_run
@@ -162,7 +162,7 @@ def _local(names: Sequence[str], pattern: KeyPattern) -> Source:
         if newest_inside is not None:
             print(f"note: the newest run in it: {newest_inside.root}", file=sys.stderr)
             return JournalSource(newest_inside, pattern)
-    return JournalSource(find(name, Path("outputs")), pattern)
+    return JournalSource(find_any(name, Path("outputs")), pattern)
 
 
 def _active(run: RunDir) -> float:

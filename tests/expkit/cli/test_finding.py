@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from expkit.cli.finding import find, find_any, find_runs, newest_runs
+from expkit.cli.finding import find, find_any, find_runs, find_with, newest_runs
 from expkit.errors import UserError
 
 
@@ -86,7 +86,8 @@ def test_a_run_of_a_sweeps_folder_is_named_as_the_list_does(outputs: Path) -> No
 def test_runs_of_ones_own_loop_are_found_where_a_journal_is_enough(outputs: Path) -> None:
     assert find_any("own", outputs).id == "own"
     assert find_any(None, outputs).id == "b_1", "the newest that has a config.json"
-    with pytest.raises(UserError, match="own is no run"):
+    assert find_with("snapshots", "own", outputs).id == "own", "by its name, not only by its path"
+    with pytest.raises(UserError, match=r"own is no run: there is no config\.json in outputs/own; in your own loop"):
         find("own", outputs)
     for name in ("a_1", "a_2", "b_1"):
         (outputs / name / "config.json").unlink()
