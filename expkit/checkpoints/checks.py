@@ -6,9 +6,11 @@ import operator
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from torch import nn
+
 from expkit.errors import UserError
 
-__all__ = ["check_metrics", "check_policy", "checked_mode", "whole_number"]
+__all__ = ["check_metrics", "check_parts", "check_policy", "checked_mode", "whole_number"]
 
 
 def whole_number(name: str, value: Any, at_least: int) -> int:
@@ -24,6 +26,18 @@ def whole_number(name: str, value: Any, at_least: int) -> int:
     if number < at_least or isinstance(value, bool):
         raise UserError(f"{name} must be a whole number of at least {at_least}, not {value!r}")
     return number
+
+
+def check_parts(model: object, optimizer: object | None) -> None:
+    """Refuse what is no model, or no optimizer: its state_dict, say, or arguments in another order.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model is of type {type(model).__name__}: give the nn.Module itself")
+    if optimizer is not None and not callable(getattr(optimizer, "state_dict", None)):
+        raise UserError(f"optimizer is of type {type(optimizer).__name__}: give the torch.optim.Optimizer itself")
 
 
 def check_policy(name: str, policy: object, method: str, maker: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from expkit.checkpoints.checks import check_metrics, check_policy, checked_mode, whole_number
+from expkit.checkpoints.checks import check_metrics, check_parts, check_policy, checked_mode, whole_number
 from expkit.checkpoints.finding import find_valid
 from expkit.checkpoints.folder import CheckpointFolder
 from expkit.checkpoints.keeping import KeepPolicy, keep_also
@@ -148,6 +148,7 @@ class CheckpointManager:
             StateError: (a UserError and a TypeError) a value could not be loaded again; nothing was written.
             UserError: `step` is no step, or a name in `extra` is one of the checkpoint's own.
         """
+        check_parts(model, optimizer)
         ranks = self._ranks(model)
         if ranks is not None:
             self.wait()  # the thread that writes asks the other ranks by the same group
@@ -231,6 +232,7 @@ class CheckpointManager:
         Raises:
             ResumeError: the checkpoint is of another model or optimizer.
         """
+        check_parts(model, optimizer)
         self.wait()
         ranks = self._ranks(model) or Dist()
         path = ranks.broadcast(ranks.together(lambda: self.find() if ranks.is_main else None))

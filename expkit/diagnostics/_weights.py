@@ -21,7 +21,10 @@ def find_weights(model: nn.Module, encoder: str | None, decoder: str | None) -> 
 
     Raises:
         ConfigError: there are none, or their shapes are not each other's transpose.
+        UserError: `model` is none: its state_dict, or a path, say.
     """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model is of type {type(model).__name__}: give the nn.Module itself")
     if encoder is not None and decoder is not None:
         first = _weight(model, encoder, "encoder")
         last = _weight(model, decoder, "decoder")

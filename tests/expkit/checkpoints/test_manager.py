@@ -16,6 +16,8 @@ from expkit.checkpoints import checkpoint_error, read_checkpoint
 from expkit.errors import UserError
 from tests.expkit.checkpoints.small import assert_same, flip_a_bit, make, save, steps, train_step
 
+REST = {"step": 1, "loss_history": [], "config": {}}
+
 # The guide's examples
 
 
@@ -185,3 +187,19 @@ def test_best_is_marked_inside_the_file(manager):
     path = save(manager, 1, is_best=True)
     assert read_checkpoint(path)["is_best"] is True
     assert "is_best" not in read_checkpoint(save(manager, 2))
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda m, o, c: c.save_checkpoint(model=m.state_dict(), optimizer=o, **REST), "model is of type OrderedDict"),
+        (
+            lambda m, o, c: c.save_checkpoint(model=m, optimizer=[0.5], **REST),
+            "optimizer is of type list: give the torch",
+        ),
+        (lambda m, o, c: c.restore(m.state_dict()), "model is of type OrderedDict: give the nn.Module itself"),
+    ],
+)
+def test_what_is_no_model_or_optimizer_is_refused_in_one_line(manager, call, says):
+    with pytest.raises(UserError, match=says):
+        call(*make(), manager)

@@ -17,7 +17,7 @@ from torch import nn
 
 from expkit.diagnostics._weights import weight_pairs
 from expkit.diagnostics.blob import BlobDiagnostic, full_blob_analysis
-from expkit.errors import ConfigError
+from expkit.errors import ConfigError, UserError
 
 Array = npt.NDArray[np.float64]
 
@@ -172,6 +172,12 @@ def test_small_gaussian_matrices_have_one_cluster(shape: tuple[int, int]) -> Non
         rng = np.random.default_rng(seed)
         model = network(rng.normal(size=shape), rng.normal(size=shape).T)
         assert BlobDiagnostic().measure(model)["n_clusters_dbscan"] == 1
+
+
+@pytest.mark.parametrize("given", [nn.Linear(2, 2).state_dict(), "checkpoint_step_100.pt", None])
+def test_what_is_no_model_is_refused_in_one_line(given: object) -> None:
+    with pytest.raises(UserError, match=r"^model is of type \w+: give the nn\.Module itself$"):
+        full_blob_analysis(given)  # type: ignore[arg-type]
 
 
 def test_configuration_states_the_defaults() -> None:
