@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expkit.environment import git_state, hardware, packages, slurm_ids
+from expkit.errors import UserError
 from expkit.experiment import RunDir
 from expkit.files import read_json, write_json
 from expkit.record import to_plain
@@ -130,7 +131,14 @@ class ConfigTracker:
 
         Returns:
             The path of results.json.
+
+        Raises:
+            UserError: `final_metrics` are no names and values.
         """
+        given: object = final_metrics
+        if not isinstance(given, Mapping):
+            what = type(given).__name__
+            raise UserError(f"final_metrics is of type {what}: give names and numbers, as {{'val_loss': 0.5}}")
         if training_history is None:
             before = read_json(self.files.results) if self.files.results.exists() else {}
             training_history = before.get("training_history", [])

@@ -56,9 +56,13 @@ class MetricsLogger:
             flush: hand the line to the operating system at once (a killed process then loses nothing).
 
         Raises:
-            TypeError: a value is no single number.
+            TypeError: a value is no single number, or `metrics` are no names and values.
             ValueError: a name is reserved (step, time, details, series, nonfinite).
         """
+        given: object = metrics
+        if not isinstance(given, Mapping):
+            what = type(given).__name__
+            raise TypeError(f"metrics is {what}, but it must be names and numbers: log_metrics(step, {{'loss': 0.5}})")
         values = dict(metrics)
         epoch = int(values.pop("epoch", 0))
         record = make_record(step, values, epoch)

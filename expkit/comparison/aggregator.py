@@ -35,8 +35,12 @@ class ResultsAggregator:
         """Add what a parser finds.
 
         Raises:
-            UserError: it finds nothing.
+            UserError: it finds nothing, or is no parser.
         """
+        given: object = parser
+        if not isinstance(given, ResultsParser):
+            what = type(given).__name__
+            raise UserError(f"load_from_parser takes ResultsParser(PATH), not {what}; add() takes experiments")
         self.add(parser.parse())
 
     def add(self, experiments: Sequence[Mapping[str, Any]]) -> None:

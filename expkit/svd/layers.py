@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from expkit.errors import UserError
 from expkit.svd.alerts import Alert, criteria, judge
 from expkit.svd.metrics import SVDMetrics
 from expkit.svd.trend import MOST, Trend, find_trend
@@ -62,6 +63,8 @@ class Layers:
     """
 
     def __init__(self, thresholds: SwitchThresholds | None = None, calibrated: bool = False) -> None:
+        if thresholds is not None and not isinstance(thresholds, SwitchThresholds):
+            raise UserError(f"thresholds={thresholds!r}: give SwitchThresholds(...), or nothing")
         self.thresholds = thresholds or SwitchThresholds()
         self.calibrated = calibrated
         self._layers: dict[str, LayerHistory] = {}

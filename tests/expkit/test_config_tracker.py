@@ -218,6 +218,12 @@ def test_the_last_line_of_a_training_loop(tracker: ConfigTracker) -> None:
     }
 
 
+def test_results_without_names_are_refused(tracker: ConfigTracker) -> None:
+    with pytest.raises(UserError, match="final_metrics is of type float: give names and numbers"):
+        tracker.save_results(0.5)  # type: ignore[arg-type]
+    assert not tracker.files.results.exists()
+
+
 def test_the_history_is_kept_by_who_does_not_give_one(tracker: ConfigTracker) -> None:
     tracker.save_results({}, training_history=[{"epoch": 1}])
     tracker.save_results({"val_loss": 0.5})

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,6 +75,12 @@ def test_a_shape_error_names_the_metric_and_writes_nothing(logger: MetricsLogger
     with pytest.raises(TypeError, match=r"metric 'loss_per_sample' has shape \(4,\)"):
         logger.log_metrics(1, {"loss": 0.5, "loss_per_sample": torch.zeros(4)})
     assert logger.load_metrics() == []
+
+
+@pytest.mark.parametrize("arguments", [(1, 0.5), ({"loss": 0.5}, 1)])
+def test_metrics_without_names_are_refused(logger: MetricsLogger, arguments: tuple[Any, Any]) -> None:
+    with pytest.raises(TypeError, match=r"but it must be names and numbers: log_metrics\(step, \{'loss': 0.5\}\)"):
+        logger.log_metrics(*arguments)
 
 
 @pytest.mark.parametrize("name", ["step", "time", "details", "series", "nonfinite"])

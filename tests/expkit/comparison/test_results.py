@@ -244,3 +244,9 @@ def test_settings_in_brackets_make_a_heading_and_steps_that_go_back_are_said(
     path.write_text("\n".join(["wide, with the large rate", *lines, "narrow, with the small one", *lines]))
     assert len(ResultsParser(path).parse()) == 1
     assert "mine.txt: steps go back within mine: several experiments? Begin each with `Experiment:" in caplog.text
+
+
+@pytest.mark.parametrize("given", ["results.txt", []])
+def test_what_is_no_parser_is_refused(given: object) -> None:
+    with pytest.raises(UserError, match=r"load_from_parser takes ResultsParser\(PATH\), not (str|list); add\(\)"):
+        ResultsAggregator().load_from_parser(given)  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from expkit import SVDMetrics, SVDMonitor, SwitchThresholds
+from expkit.errors import UserError
 from expkit.severity import Severity
 from expkit.svd.metrics import KeyPattern
 from expkit.svd.notes import rule_notes
@@ -248,3 +249,8 @@ def test_layers_of_a_wandb_run_come_in_the_order_of_their_numbers() -> None:
 
     found = [each.layer_name for each in WandbSource(Run(), KeyPattern()).poll()]
     assert found == ["block2.k", "block2.q", "block10.q", "head"]
+
+
+def test_a_margin_in_the_place_of_thresholds_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^thresholds=0.05: give SwitchThresholds\(...\), or nothing$"):
+        SVDMonitor(0.05)  # type: ignore[arg-type]
