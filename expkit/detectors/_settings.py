@@ -54,7 +54,9 @@ def number(key: str, value: float, above: float | None = None, at_least: float |
     if not plain or (above is not None and value <= above) or (at_least is not None and value < at_least):
         limit = "" if above is None else f" above {above:g}"
         limit += "" if at_least is None else f" of at least {at_least:g}"
-        raise ConfigError(f"{key}={value}: it must be a number{limit}")
+        given: object = value
+        shown = repr(given) if isinstance(given, str) else given  # a text may look like a number
+        raise ConfigError(f"{key}={shown}: it must be a number{limit}")
     return float(value)
 
 

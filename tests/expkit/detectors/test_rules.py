@@ -275,6 +275,7 @@ def test_a_better_metric_takes_over_from_another_one() -> None:
     ("new", "says"),
     [
         (lambda: LossSpike(threshold=-1), "detectors.loss_spike.threshold=-1: it must be a number above 0"),
+        (lambda: LossSpike(threshold="0.3"), "detectors.loss_spike.threshold='0.3': it must be a number above 0"),  # type: ignore[arg-type]
         (lambda: LossSpike(threshold={}), "detectors.loss_spike.threshold={}: give a number, or steps and numbers"),
         (lambda: LossSpike(cooldown=-1), "detectors.loss_spike.cooldown=-1: it must be a whole number, at least 0"),
         (lambda: LossSpike(respond=["alarm"]), "detectors.loss_spike.respond=[alarm]: there is no alarm; choose from"),
