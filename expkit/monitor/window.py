@@ -19,7 +19,7 @@ __all__ = ["can_open", "show_window"]
 
 _SIZE = (13.0, 8.4)  # inches
 _TICK = 0.25  # seconds
-_OTHERS = "--terminal, --web or --static"
+_OTHERS = "--terminal, --web or --static; in Python generate_static_plot(FILE)"
 _HELP = "l: logarithmic, linear, either   x: steps, time or epochs   o: zoom   r: whole   s: save   q: close"
 
 #: In the order in which matplotlib itself tries them.

@@ -39,5 +39,7 @@ def test_every_name_resolves_and_is_listed() -> None:
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="module 'expkit' has no attribute 'CheckpointManger'"):
+    with pytest.raises(AttributeError, match="module 'expkit' has no attribute 'CheckpointManger'") as refused:
         expkit.CheckpointManger  # noqa: B018
+    # Of these Python makes its "Did you mean: 'CheckpointManager'?".
+    assert (refused.value.name, refused.value.obj) == ("CheckpointManger", expkit)

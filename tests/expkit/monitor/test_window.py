@@ -169,7 +169,8 @@ def test_without_a_display_it_says_what_else_there_is(run: Path) -> None:
     command = [sys.executable, "-m", "expkit", "monitor", str(run), "--window"]
     done = subprocess.run(command, env=environment(None), capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
-    assert done.stderr == "error: --window: there is no display here; choose --terminal, --web or --static\n"
+    others = "--terminal, --web or --static; in Python generate_static_plot(FILE)"
+    assert done.stderr == f"error: --window: there is no display here; choose {others}\n"
 
 
 @needs_display
