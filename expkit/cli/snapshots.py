@@ -120,6 +120,7 @@ def _entry(snapshot: Snapshot, read: bool) -> dict[str, Any]:
         "loss": snapshot.loss,
         "accuracy": snapshot.accuracy,
         "checkpoint_step": snapshot.checkpoint_step,
+        "model": snapshot.model,
         "bytes": snapshot.size,
         "valid": False if problem is not None else True if read else None,
         "problem": problem,
@@ -176,12 +177,13 @@ def _lines(listing: dict[str, Any]) -> Iterator[str]:
 
 def _row(entry: dict[str, Any]) -> tuple[str, ...]:
     loss = entry["loss"]
+    kept = ", ".join(entry["model"]) or "none"  # of another trainer, which says the step in its own way
     return (
         entry["time"],
         entry["reason"],
         "?" if entry["step"] is None else str(entry["step"]),
         "" if loss is None else f"{loss:.5g}",
-        "none" if entry["checkpoint_step"] is None else f"step {entry['checkpoint_step']}",
+        kept if entry["checkpoint_step"] is None else f"step {entry['checkpoint_step']}",
         readable_size(entry["bytes"]),
         entry["problem"] or ("intact" if entry["valid"] else ""),
     )

@@ -70,6 +70,11 @@ class Snapshot:
         return step_of(self.checkpoint) if self.checkpoint is not None else None
 
     @property
+    def model(self) -> tuple[str, ...]:
+        """What is in its folder `model`: the checkpoint, or what another trainer has written."""
+        return tuple(sorted(each.name for each in (self.path / "model").glob("[!.]*")))
+
+    @property
     def run(self) -> str:
         """The id of the run that it was made of."""
         return str(self.metadata.get("run") or self.path.resolve().parent.parent.name)

@@ -42,6 +42,17 @@ def test_each_is_listed(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None
     assert shown == listed(capsys, run.snapshots)
 
 
+def test_the_model_of_another_trainer_is_named(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its files say the step in their own way: "none" would read as if nothing had been kept."""
+    model = next(run.snapshots.glob("*spike*")) / "model"
+    next(model.iterdir()).rename(model / "adapter_model.safetensors")
+    (model / "checkpoint-17500").mkdir()
+    spike = listed(capsys, run.root, code=1)["snapshots"][0]  # its files are others than it was made with
+    assert (spike["checkpoint_step"], spike["model"]) == (None, ["adapter_model.safetensors", "checkpoint-17500"])
+    main(["snapshots", str(run.root)])
+    assert "  adapter_model.safetensors, checkpoint-17500  " in capsys.readouterr().out
+
+
 def test_verify_reads_every_byte(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     assert [each["valid"] for each in listed(capsys, run.root, "--verify")["snapshots"]] == [True, True]
     damage(run)
