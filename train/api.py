@@ -179,9 +179,9 @@ def analyze_experiment(
 
 
 def _find(run: Path | str, outputs: Path | str) -> RunDir:
-    """Return the run that is at the path `run`, or the newest one that is called so."""
+    """Return the run that is at the path `run`, of one's own loop too, or the newest one that is called so."""
     path = Path(run).expanduser()
-    return RunDir(path) if RunDir(path).exists() else _newest(str(run), Path(outputs))
+    return RunDir(path) if RunDir(path).has_something() else _newest(str(run), Path(outputs))
 
 
 def _experiment(config: Mapping[str, Any] | Path | str, config_dir: Path | str | None) -> Experiment:
