@@ -94,7 +94,7 @@ def template_step() -> float:
     return float(first) - began
 
 
-def measure(rounds: int = 5) -> Comparison:
+def measure(rounds: int = 3) -> Comparison:
     """Return the seconds of each competitor."""
     return compare(competitors(), BASELINE, "seconds", rounds=rounds)
 
